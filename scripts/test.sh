@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The gate: lint, types and tests, in this order; it stops at the first that fails. Sets up .venv by itself.
+# Arguments go to pytest: `bash scripts/test.sh tests/memory -k ward`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/setup.sh dev
+ruff check .
+mypy
+# One thread for each test process: the arrays of the tests are small, and threads that share cores only wait.
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+exec pytest -q -n "${PYTEST_WORKERS:-$(nproc 2>/dev/null || echo 2)}" "$@"
