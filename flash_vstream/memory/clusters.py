@@ -1,0 +1,227 @@
+"""Temporal memory: weighted centroids of the stream, each merge the best there is, and the frames nearest to them.
+
+A new frame joins as a centroid of weight 1.  Past `capacity`, the two centroids a, b with the least Ward cost
+`w_a w_b / (w_a + w_b) * |c_a - c_b|^2` merge.  For capacity + 1 weighted points into capacity clusters that is the
+global optimum of weighted k-means.
+
+Centroids also keep member frames near to them, the candidates of retrieval, `budget` in all.  Past that the centroid
+with the most candidates for its weight gives up a far one: key frames belong to heavy centroids, so these keep
+more (an equal share for each finds the same key frames as an exhaustive search much less often).
+
+Layout: centroids live in capacity + 1 slots, one of them free between frames; `order` lists the used slots in time
+order.  Numbers that decide a merge (weights, squared distances) are float64 on the host, features stay on their device.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flash_vstream.memory.state import Frame, array_tensor, pack_frames, tensor_nbytes, unpack_frames
+
+# A centroid's candidates are measured again once its weight has grown by this factor; until then it has hardly moved.
+REMEASURE_GROWTH = 1.1
+# The share of a centroid's candidates that is left behind its nearest one (see `_drop_farthest`).
+LEAST_BEHIND = 0.1
+# Candidates compared at once when key frames are looked up: few enough to stay in a core's cache.
+READ_FRAMES = 16
+ARRAYS = ("weights", "times", "first_times", "last_times", "measured_weights", "distances")
+
+
+class Clusters:
+    """The centroids and their bookkeeping.  Only `add` changes one, and only on a `copy` that nobody else holds."""
+
+    def __init__(self, capacity: int, budget: int, width: int, device: torch.device) -> None:
+        """`budget` member frames are kept in all (0: none); `width` numbers make a centroid."""
+        slots = capacity + 1
+        self.capacity, self.budget = capacity, budget
+        self.centroids = torch.zeros(slots, width, dtype=torch.float32, device=device)
+        self.order: list[int] = []
+        self.weights = np.zeros(slots)
+        self.times = np.zeros(slots)  # mean time of the frames a centroid stands for
+        self.first_times = np.zeros(slots)
+        self.last_times = np.zeros(slots)
+        self.distances = np.zeros((slots, slots))  # squared
+        self.members: list[tuple[Frame, ...]] = [()] * slots  # each in order of arrival
+        self.member_distances: list[tuple[float, ...]] = [()] * slots  # squared, as of the last measurement
+        self.measured_weights = np.zeros(slots)  # a centroid's weight at that time; 0: measure before use
+        self.free = 0
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def copy(self) -> Clusters:
+        """An independent copy; the frames, which nobody writes to, are shared."""
+        other = Clusters.__new__(Clusters)
+        other.__dict__.update(self.__dict__)
+        other.centroids = self.centroids.clone()
+        for name in ("order", "members", "member_distances", *ARRAYS):
+            setattr(other, name, getattr(self, name).copy())
+        return other
+
+    def add(self, frame: Frame) -> None:
+        """Fold one frame in: it becomes a centroid, and past capacity the two cheapest to merge become one."""
+        slot = self.free
+        distances = self._measure(frame)
+        self.centroids[slot] = frame.temporal
+        self.weights[slot] = self.measured_weights[slot] = 1
+        self.times[slot] = self.first_times[slot] = self.last_times[slot] = frame.time
+        self.distances[slot], self.distances[:, slot] = distances, distances
+        self.distances[slot, slot] = 0
+        self.members[slot], self.member_distances[slot] = ((frame,), (0.0,)) if self.budget else ((), ())
+        self.order.append(slot)
+        if len(self.order) <= self.capacity:
+            self.free = len(self.order)
+        else:
+            self._merge(*self._cheapest_pair())
+
+    def _measure(self, frame: Frame) -> np.ndarray:
+        """Squared distances of the frame to every slot; on the way the candidates are cut down to the budget.
+
+        FloatingPointError if one is not finite.  Both are measured here so that a frame costs one exchange with the
+        device.
+        """
+        measured = torch.linalg.vector_norm(self.centroids - frame.temporal, dim=1)
+        crowded = self._most_crowded()
+        stale = crowded >= 0 and self.weights[crowded] > REMEASURE_GROWTH * self.measured_weights[crowded]
+        if stale:
+            members = torch.stack([member.temporal for member in self.members[crowded]])
+            measured = torch.cat((measured, torch.linalg.vector_norm(members - self.centroids[crowded], dim=1)))
+        values = measured.cpu().numpy().astype(np.float64) ** 2
+        if not np.isfinite(values).all():
+            raise FloatingPointError("a distance is not finite")
+        if stale:
+            self.member_distances[crowded] = tuple(values[self.capacity + 1 :].tolist())
+            self.measured_weights[crowded] = self.weights[crowded]
+        if crowded >= 0:
+            self._drop_farthest(crowded)
+        return values[: self.capacity + 1]
+
+    def _most_crowded(self) -> int:
+        """The slot to give up a candidate, the one with the most for its weight; -1 while all are within the budget."""
+        counts = [len(members) for members in self.members]
+        if sum(counts) <= self.budget:
+            return -1
+        # The nearest frame of a centroid is never given up, unless the budget is one frame each and all have one.
+        several = [slot for slot in self.order if counts[slot] > 1]
+        return max(several, key=lambda slot: counts[slot] / self.weights[slot])
+
+    def _drop_farthest(self, slot: int) -> None:
+        """Drop the candidate of `slot` that is farthest behind its centroid, if enough are behind, else the farthest.
+
+        Behind means before the nearest one: as its scene goes on a centroid moves on, towards the newer frames.
+        """
+        distances, members = self.member_distances[slot], self.members[slot]
+        behind = min(range(len(members)), key=distances.__getitem__)
+        count = behind if behind >= LEAST_BEHIND * len(members) and behind else len(members)
+        # Of equally far ones the newest goes.
+        farthest = max(range(count), key=lambda n: (distances[n], n))
+        self.members[slot] = members[:farthest] + members[farthest + 1 :]
+        self.member_distances[slot] = distances[:farthest] + distances[farthest + 1 :]
+
+    def _cheapest_pair(self) -> tuple[int, int]:
+        """The slots (older, newer) with the least Ward cost; of equal costs the pair that is first in time order."""
+        weights = self.weights
+        cost = self.distances * (weights[:, None] * weights) / (weights[:, None] + weights)
+        np.fill_diagonal(cost, np.inf)
+        rows, columns = np.nonzero(cost == cost.min())
+        rank = np.empty(len(weights), dtype=np.int64)
+        rank[self.order] = np.arange(len(weights))
+        # The matrix is symmetric, so the lowest (rank of row, rank of column) has the older slot as its row.
+        first = np.argmin(rank[rows] * len(weights) + rank[columns])
+        return int(rows[first]), int(columns[first])
+
+    def _merge(self, older: int, newer: int) -> None:
+        """Merge slot `newer` into `older` and free it."""
+        a, b = self.weights[older], self.weights[newer]
+        total = a + b
+        self.centroids[older].lerp_(self.centroids[newer], b / total)
+        # Lance-Williams: the exact squared distances to the weighted mean of the two.
+        between = self.distances[older, newer]
+        merged = (a * self.distances[older] + b * self.distances[newer]) / total - a * b / total**2 * between
+        np.maximum(merged, 0, out=merged)
+        merged[older] = 0
+        self.distances[older], self.distances[:, older] = merged, merged
+        self.weights[older] = total
+        self.times[older] = (a * self.times[older] + b * self.times[newer]) / total
+        self.first_times[older] = min(self.first_times[older], self.first_times[newer])
+        self.last_times[older] = max(self.last_times[older], self.last_times[newer])
+        self._join_members(older, newer, a, b, between)
+        self.order.remove(newer)
+        # A mean time can pass its neighbours' in a merge; the sort is stable and the list nearly sorted.
+        self.order.sort(key=self.times.__getitem__)
+        self.free = newer
+
+    def _join_members(self, older: int, newer: int, a: float, b: float, between: float) -> None:
+        """Give slot `older` the candidates of `newer`; a and b are their weights before the merge."""
+        # To the merged centroid, a single frame's distance is known, and the others' have hardly changed.
+        of_older, of_newer = self.member_distances[older], self.member_distances[newer]
+        if b == 1:
+            of_newer = tuple((a / (a + b)) ** 2 * between for _ in of_newer)
+        elif a == 1:
+            of_older = tuple((b / (a + b)) ** 2 * between for _ in of_older)
+            self.measured_weights[older] = self.measured_weights[newer]
+        else:
+            self.measured_weights[older] = 0
+        frames = self.members[older] + self.members[newer]
+        by_arrival = sorted(range(len(frames)), key=lambda n: frames[n].index)
+        distances = of_older + of_newer
+        self.members[older] = tuple(frames[n] for n in by_arrival)
+        self.member_distances[older] = tuple(distances[n] for n in by_arrival)
+        self.members[newer] = self.member_distances[newer] = ()
+
+    def in_order(self, values: np.ndarray) -> np.ndarray:
+        """A per-slot array as a copy in time order."""
+        return values[self.order]
+
+    def centroids_in_order(self) -> Tensor:
+        """The centroids in time order [n, width], a copy."""
+        return self.centroids[self.order]
+
+    def nearest_frames(self, count: int) -> tuple[Frame, ...]:
+        """For each of the `count` heaviest centroids (of equal ones the older first) the nearest candidate of all."""
+        heaviest = sorted(self.order, key=lambda slot: -self.weights[slot])[:count]
+        frames = sorted((frame for slot in self.order for frame in self.members[slot]), key=lambda f: f.index)
+        if not frames or not heaviest:
+            return ()
+        distances = []
+        for start in range(0, len(frames), READ_FRAMES):
+            stacked = torch.stack([frame.temporal for frame in frames[start : start + READ_FRAMES]])
+            rows = [torch.linalg.vector_norm(stacked - self.centroids[slot], dim=1) for slot in heaviest]
+            distances.append(torch.stack(rows))
+        nearest = torch.cat(distances, dim=1).argmin(dim=1)
+        return tuple(frames[index] for index in nearest.tolist())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept alive, without the member frames (which other parts of a state may share)."""
+        numbers = sum(getattr(self, name).nbytes for name in ARRAYS)
+        return tensor_nbytes([self.centroids]) + numbers + 8 * sum(map(len, self.member_distances))
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Everything as tensors, for storage."""
+        members = [(slot, frame) for slot, frames in enumerate(self.members) for frame in frames]
+        return {
+            "clusters.centroids": self.centroids.clone(),
+            "clusters.order": torch.tensor(self.order, dtype=torch.int64),
+            "clusters.free": torch.tensor(self.free),
+            **{f"clusters.{name}": array_tensor(getattr(self, name)) for name in ARRAYS},
+            **pack_frames("members", [frame for _, frame in members]),
+            "members.slot": torch.tensor([slot for slot, _ in members], dtype=torch.int64),
+            "members.distance": torch.tensor(list(chain(*self.member_distances)), dtype=torch.float64),
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `to_tensors` gave; for a fresh object of the same sizes."""
+        self.centroids.copy_(tensors["clusters.centroids"])
+        self.order = tensors["clusters.order"].tolist()
+        self.free = int(tensors["clusters.free"])
+        for name in ARRAYS:
+            setattr(self, name, tensors[f"clusters.{name}"].cpu().numpy().copy())
+        slots, distances = tensors["members.slot"].tolist(), tensors["members.distance"].tolist()
+        for slot, distance, frame in zip(slots, distances, unpack_frames("members", tensors), strict=True):
+            self.members[slot] += (frame,)
+            self.member_distances[slot] += (distance,)

@@ -1,0 +1,138 @@
+"""The memory's configuration: sizes of its parts, and what follows from them (tokens, bytes).
+
+Every default of the memory lives here and nowhere else.  Terms: `length` counts frames or entries, `size` is the side
+of a square token grid, so a part of length n and size s holds n * s * s tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+MODES = ("star", "published", "recent", "uniform", "merge")
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Sizes of the STAR memory (arXiv 2406.08085, section 3.2) and how a stream is folded into it.
+
+    `mode`: "star" (this project's), "published" (the release's offline consolidation) or a control of the same token
+    budget: "recent", "uniform", "merge".  `candidates`: how many frames are kept for retrieval, per
+    centroid on average (a heavy centroid keeps more of them than a light one).
+    """
+
+    spatial_length: int = 1
+    spatial_size: int = 8
+    temporal_length: int = 25
+    temporal_size: int = 4
+    abstract_length: int = 25
+    abstract_size: int = 1
+    retrieved_length: int = 3
+    update_ratio: float = 0.2
+    attention_dim: int = 32
+    mode: str = "star"
+    candidates: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("spatial_length", "temporal_length", "abstract_length", "retrieved_length"):
+            _require_integer(name, getattr(self, name), least=0)
+        for name in ("spatial_size", "temporal_size", "abstract_size", "attention_dim", "candidates"):
+            _require_integer(name, getattr(self, name), least=1)
+        for name in ("temporal_size", "abstract_size"):
+            if self.spatial_size % getattr(self, name):
+                raise ValueError(
+                    f"spatial_size={self.spatial_size} is not a multiple of {name}={getattr(self, name)}: frames are "
+                    f"pooled from the one to the other, so choose a divisor"
+                )
+        ratio = self.update_ratio
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+            raise ValueError(f"update_ratio={ratio!r} must be a number from 0 to 1")
+        if self.mode not in MODES:
+            raise ValueError(f"mode={self.mode!r} is unknown: choose one of {', '.join(MODES)}")
+        if self.num_tokens(math.inf) == 0:
+            raise ValueError(
+                "spatial_length, temporal_length and abstract_length are all 0: such a memory holds no token; "
+                "give at least one of them a length"
+            )
+
+    @property
+    def budget(self) -> int:
+        """The most tokens the star memory of these sizes ever holds; the controls stay within it."""
+        return self._star_tokens(math.inf)
+
+    @property
+    def control_length(self) -> int:
+        """How many frames at `temporal_size` a control keeps beside its spatial window, within the budget."""
+        return (self.budget - self.spatial_length * self.spatial_size**2) // self.temporal_size**2
+
+    def num_tokens(self, n_frames: float) -> int:
+        """Tokens in the memory after `n_frames` frames (an integer, or `math.inf` for the most there can be)."""
+        if not n_frames >= 0:
+            raise ValueError(f"n_frames={n_frames} must be 0 or more")
+        if self.mode in ("star", "published"):
+            return self._star_tokens(n_frames)
+        recent = int(min(n_frames, self.spatial_length))
+        older = n_frames - recent
+        kept = int(min(older, self.control_length))
+        if self.mode == "uniform" and older > kept and older != math.inf and kept:
+            kept = math.ceil(older / self.uniform_stride(int(older)))
+        return recent * self.spatial_size**2 + kept * self.temporal_size**2
+
+    def uniform_stride(self, older: int) -> int:
+        """Every how many of the `older` frames (those past the spatial window) mode "uniform" keeps one."""
+        stride = 1
+        while math.ceil(older / stride) > self.control_length:
+            stride *= 2
+        return stride
+
+    def _star_tokens(self, n_frames: float) -> int:
+        recent = int(min(n_frames, self.spatial_length))
+        older = n_frames - recent if n_frames != math.inf else math.inf
+        centroids = int(min(older, self.temporal_length))
+        return (
+            int(min(older, self.abstract_length)) * self.abstract_size**2
+            + centroids * self.temporal_size**2
+            + min(self.retrieved_length, centroids) * self.spatial_size**2
+            + recent * self.spatial_size**2
+        )
+
+    def state_nbytes_bound(self, feature_dim: int, dtype: torch.dtype) -> int:
+        """Bytes that a state of features [T, P, feature_dim] in `dtype` never exceeds, however long the stream."""
+        spatial = self.spatial_size**2 * feature_dim * dtype.itemsize
+        temporal = self.temporal_size**2 * feature_dim * 4
+        entry = self.abstract_size**2 * feature_dim * 4
+        frame = spatial + temporal
+        numbers = 8  # float64 or int64
+        if self.mode != "star":
+            kept = self.control_length + 1
+            return self.spatial_length * frame + kept * (temporal + 8 * numbers)
+        total = self.spatial_length * (frame + entry) + 2 * self.abstract_length * entry
+        if self.temporal_length:
+            slots = self.temporal_length + 1
+            total += slots * temporal + slots * (slots + 5) * numbers
+            if self.retrieved_length:
+                # The newest frame is one more than the budget until the next one comes.
+                total += (self.temporal_length * self.candidates + 1) * (frame + numbers)
+        return total
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MemoryConfig:
+        """The inverse of `to_dict`; fields left out take their defaults, an unknown one is a ValueError."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"unknown memory settings {', '.join(map(repr, unknown))}: choose from {', '.join(known)}")
+        return cls(**values)
+
+
+def _require_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")

@@ -1,0 +1,179 @@
+"""The release's offline consolidation (arXiv 2406.08085 and its public code), for its checkpoints and its figures.
+
+Reproduced as it is, with what this project's own memory does otherwise: k-means starts from a random permutation, an
+empty cluster is refilled by a random frame, centroids come in random order, and key frames are looked up by cluster
+number as if it were a frame number.  Written anew; no difference tensor of all points and all centroids is ever built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from flash_vstream.memory.attention import attend
+from flash_vstream.memory.base import Memory, check_features, check_finite
+from flash_vstream.memory.config import MemoryConfig
+from flash_vstream.memory.pooling import grid_side, pool_grid
+
+MAX_ITERATIONS = 10
+TOLERANCE = 1e-4  # on the summed shift of the centroids
+
+
+def weighted_kmeans(
+    points: Tensor,
+    k: int,
+    weights: Tensor | None = None,
+    *,
+    order: Tensor | None = None,
+    refill: Iterable[int] | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lloyd's k-means of weighted points [T, P, D]: centroids [k, P, D], their weights [k], labels [T].
+
+    Starts from the points `order[:k]` (default: a random permutation drawn on the CPU).  `refill` are the point
+    numbers, one after another, that empty clusters take over (default: drawn at random).  With T <= k every point is
+    its own centroid.  Float32; runs at most 10 iterations.
+    """
+    if points.ndim != 3 or not points.is_floating_point() or len(points) == 0:
+        raise ValueError(f"points of shape {list(points.shape)} and {points.dtype} must be floats [T, P, D], T >= 1")
+    if k < 1:
+        raise ValueError(f"k={k} must be at least 1")
+    count = len(points)
+    flat = points.flatten(1).float()
+    mass = torch.ones(count, device=points.device) if weights is None else weights.to(flat)
+    if mass.shape != (count,):
+        raise ValueError(f"weights of shape {list(mass.shape)} must be [{count}], one for each point")
+    if count <= k:
+        return points.clone(), mass.clone(), torch.arange(count, device=points.device)
+    order = _checked_order(order, count, generator)
+    draws = _random_indices(count, generator) if refill is None else iter(refill)
+    centroids = flat[order[:k].to(points.device)]
+    for _ in range(MAX_ITERATIONS):
+        labels = _nearest(flat, centroids)
+        updated = _weighted_means(flat, mass, labels, k, draws)
+        shift = torch.linalg.vector_norm(updated - centroids, dim=1).sum()
+        centroids = updated
+        if float(shift) < TOLERANCE:
+            break
+    totals = torch.zeros(k, device=points.device).index_add_(0, labels, mass)
+    return centroids.view(k, *points.shape[1:]).to(points.dtype), totals, labels
+
+
+def _nearest(points: Tensor, centroids: Tensor) -> Tensor:
+    """The nearest centroid of each point, by direct differences: points [T, L], centroids [k, L] -> labels [T]."""
+    return torch.cdist(points, centroids, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+
+
+def _weighted_means(flat: Tensor, mass: Tensor, labels: Tensor, k: int, draws: Iterator[int]) -> Tensor:
+    totals = torch.zeros(k, device=flat.device).index_add_(0, labels, mass)
+    sums = torch.zeros(k, flat.shape[1], device=flat.device).index_add_(0, labels, flat * mass[:, None])
+    means = sums / totals[:, None]
+    for cluster in (totals == 0).nonzero().flatten().tolist():
+        means[cluster] = flat[next(draws)]
+    return means
+
+
+def _checked_order(order: Tensor | None, count: int, generator: torch.Generator | None) -> Tensor:
+    if order is None:
+        return torch.randperm(count, generator=generator)
+    if order.shape != (count,) or not torch.equal(order.sort().values.cpu(), torch.arange(count)):
+        raise ValueError(f"order of shape {list(order.shape)} must be a permutation of the {count} points")
+    return order
+
+
+def _random_indices(count: int, generator: torch.Generator | None) -> Iterator[int]:
+    while True:
+        yield int(torch.randint(count, (), generator=generator))
+
+
+@torch.no_grad()
+def _temporal_and_keys(
+    older: Tensor,
+    config: MemoryConfig,
+    order: Tensor | None,
+    ranking: Tensor | None,
+    refill: Iterable[int] | None,
+    generator: torch.Generator | None,
+) -> list[Tensor]:
+    """Temporal tokens and key frames of the frames [T, P, D] that are not current."""
+    points = pool_grid(older.float(), config.temporal_size)
+    centroids, weights, _ = weighted_kmeans(
+        points, config.temporal_length, order=order, refill=refill, generator=generator
+    )
+    # Not a stable sort: where weights tie, the order is the release's own.
+    ranking = torch.argsort(weights, descending=True) if ranking is None else ranking.to(older.device)
+    frame_numbers = ranking[: config.retrieved_length]
+    nearest = _nearest(points[frame_numbers].flatten(1), points.flatten(1))
+    return [centroids, older[nearest]]
+
+
+def consolidate(
+    features: Tensor,
+    config: MemoryConfig,
+    q_proj: nn.Module,
+    k_proj: nn.Module,
+    *,
+    order: Tensor | None = None,
+    ranking: Tensor | None = None,
+    refill: Iterable[int] | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The release's memory tokens [N, D] of a clip [T, spatial_size^2, D], N == config.num_tokens(T).
+
+    `order`: the initial permutation of the frames before the current ones (default: `torch.randperm` with `generator`);
+    `ranking`: cluster numbers by falling weight (default: `torch.argsort`, as the release); `refill`: see
+    `weighted_kmeans`.  Gradients reach q_proj and k_proj.
+    """
+    side = grid_side(features.shape[1]) if features.ndim == 3 else 0
+    if side != config.spatial_size:
+        raise ValueError(
+            f"features of shape {list(features.shape)} must be [T, {config.spatial_size**2}, D]: pool them first"
+        )
+    features = features.detach()
+    split = max(0, len(features) - config.spatial_length)
+    older, current = features[:split], features[split:]
+    parts: list[Tensor] = []
+    if config.abstract_length and len(older):
+        parts.append(_abstract(older, config, q_proj, k_proj))
+    if config.temporal_length and len(older):
+        parts += _temporal_and_keys(older, config, order, ranking, refill, generator)
+    parts.append(current)
+    return torch.cat([part.reshape(-1, features.shape[-1]).to(features.dtype) for part in parts])
+
+
+def _abstract(older: Tensor, config: MemoryConfig, q_proj: nn.Module, k_proj: nn.Module) -> Tensor:
+    entries = pool_grid(older.float(), config.abstract_size)
+    first, *blocks = entries.split(config.abstract_length)
+    for block in blocks:
+        first = attend(first, block, q_proj, k_proj, config.update_ratio)
+    return first
+
+
+class PublishedMemory(Memory):
+    """The memory of mode "published": whole clips only."""
+
+    def consolidate(self, features: Tensor, times: Sequence[float] | Tensor | None = None) -> Tensor:
+        """The tokens [N, D] of a clip [T, P, D].  Draws from torch's global CPU generator; `times` are not used."""
+        check_features(features, self.config, self.feature_dim)
+        check_finite(features, features.sum(dtype=torch.float32))
+        pooled = pool_grid(features.detach(), self.config.spatial_size)
+        return consolidate(pooled, self.config, self.q_proj, self.k_proj)
+
+    def init_state(self) -> NoReturn:
+        """Always a ValueError: the published algorithm needs the whole clip."""
+        raise ValueError('mode="published" is offline only: use consolidate on a whole clip, or mode="star"')
+
+    def update(self, state: object, features: Tensor, times: object = None) -> NoReturn:
+        """Always a ValueError, see `init_state`."""
+        self.init_state()
+
+    def read(self, state: object) -> NoReturn:
+        """Always a ValueError, see `init_state`."""
+        self.init_state()
+
+    def state_from_tensors(self, tensors: dict[str, Tensor]) -> NoReturn:
+        """Always a ValueError, see `init_state`."""
+        self.init_state()

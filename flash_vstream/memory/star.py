@@ -1,0 +1,236 @@
+"""The STAR memory: spatial, temporal, abstract and retrieved tokens of an endless stream, in constant space.
+
+The contract: `update(state, features) -> state` is a fold, frame by frame, so that any split of a stream into calls
+gives the same bits; `read(state)` gives the tokens abstract | temporal | retrieved | spatial.  A frame enters temporal
+and abstract memory when it leaves the spatial window, so nothing is seen twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from flash_vstream.memory.attention import attend
+from flash_vstream.memory.base import Memory, check_features, check_finite, check_state, check_times
+from flash_vstream.memory.clusters import Clusters
+from flash_vstream.memory.config import MemoryConfig
+from flash_vstream.memory.pooling import pool_grid
+from flash_vstream.memory.state import Frame, array_tensor, pack_frames, tensor_nbytes, unpack_frames
+
+# Features pooled at once, in numbers: small enough to stay in a core's cache, large enough to spare small frames calls.
+SLICE_NUMBERS = 2**18
+
+
+@dataclass(frozen=True, eq=False)
+class StarState:
+    """One stream's memory.  Never written to: an update returns another one that shares the frames."""
+
+    config: MemoryConfig
+    feature_dim: int
+    n_frames: int = 0
+    last_time: float = float("-inf")
+    dtype: torch.dtype | None = None  # of the features, from the first frame on
+    window: tuple[Frame, ...] = ()  # the newest frames, oldest first
+    window_entries: tuple[Tensor, ...] = ()  # their abstract entries, each [abstract_size^2, D] float32
+    clusters: Clusters | None = None  # None before a frame has left the window
+    abstract: Tensor | None = None  # [abstract_length, abstract_size^2, D] float32 once it is full
+    pending: tuple[Tensor, ...] = ()  # entries of the block that is not complete yet
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that this state keeps alive, never above `config.state_nbytes_bound`."""
+        members = [] if self.clusters is None else [frame for frames in self.clusters.members for frame in frames]
+        tensors = [t for frame in (*self.window, *members) for t in (frame.spatial, frame.temporal)]
+        tensors += [*self.window_entries, *self.pending, *([] if self.abstract is None else [self.abstract])]
+        return tensor_nbytes(tensors) + (0 if self.clusters is None else self.clusters.nbytes)
+
+    @property
+    def temporal_times(self) -> Tensor:
+        """Mean time of each centroid, in time order [n], float64."""
+        return self._per_centroid("times")
+
+    @property
+    def temporal_weights(self) -> Tensor:
+        """Frames that each centroid stands for [n], float32; they sum to the frames that left the spatial window."""
+        return self._per_centroid("weights").float()
+
+    @property
+    def temporal_spans(self) -> Tensor:
+        """First and last time of the frames that each centroid stands for [n, 2], float64."""
+        return torch.stack((self._per_centroid("first_times"), self._per_centroid("last_times")), dim=1)
+
+    @cached_property
+    def retrieved(self) -> tuple[Frame, ...]:
+        """The key frames, the heaviest centroid's first."""
+        return () if self.clusters is None else self.clusters.nearest_frames(self.config.retrieved_length)
+
+    @property
+    def retrieved_times(self) -> Tensor:
+        """Times of the key frames [k], float64."""
+        return torch.tensor([frame.time for frame in self.retrieved], dtype=torch.float64)
+
+    @property
+    def spatial_times(self) -> Tensor:
+        """Times of the newest frames [s], oldest first, float64."""
+        return torch.tensor([frame.time for frame in self.window], dtype=torch.float64)
+
+    def _per_centroid(self, name: str) -> Tensor:
+        if self.clusters is None:
+            return torch.zeros(0, dtype=torch.float64)
+        return array_tensor(self.clusters.in_order(getattr(self.clusters, name)))
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Everything but the configuration, for storage; `StarMemory.state_from_tensors` is the exact inverse."""
+        tensors = {"n_frames": torch.tensor(self.n_frames), "last_time": torch.tensor(self.last_time).double()}
+        if self.dtype is not None:
+            tensors["like"] = torch.zeros(self.feature_dim, dtype=self.dtype)
+        tensors |= pack_frames("window", self.window)
+        for name, entries in (("window_entries", self.window_entries), ("pending", self.pending)):
+            if entries:
+                tensors[name] = torch.stack(entries).detach()
+        if self.abstract is not None:
+            tensors["abstract"] = self.abstract.detach().clone()
+        return tensors if self.clusters is None else tensors | self.clusters.to_tensors()
+
+
+class StarMemory(Memory):
+    """The memory of mode "star"."""
+
+    def init_state(self) -> StarState:
+        """The state before the first frame."""
+        return StarState(self.config, self.feature_dim)
+
+    def update(self, state: StarState, features: Tensor, times: Sequence[float] | Tensor | None = None) -> StarState:
+        """The state after the frames `features` [T, P, D] too, with stream `times` [T] (default: the frame index).
+
+        Cost per frame does not depend on the stream's length.  Gradients reach q_proj and k_proj, never the features;
+        where none are wanted call it under `torch.no_grad()`, or an endless stream's graph grows with it.
+        """
+        check_state(state, StarState, self)
+        check_features(features, self.config, self.feature_dim, state.dtype)
+        seconds = check_times(times, len(features), state.n_frames, state.last_time)
+        features = features.detach()
+        fold = _Fold(self, state, features)
+        per_slice = max(1, SLICE_NUMBERS // features[0].numel())
+        try:
+            for start in range(0, len(features), per_slice):
+                fold.add(features[start : start + per_slice], seconds[start : start + per_slice])
+        except FloatingPointError:  # a distance was not finite
+            fold.probe.fill_(float("nan"))
+        check_finite(features, fold.probe)
+        return replace(
+            state,
+            n_frames=state.n_frames + len(features),
+            last_time=seconds[-1],
+            dtype=features.dtype,
+            window=tuple(fold.window),
+            window_entries=tuple(fold.window_entries),
+            clusters=fold.clusters,
+            abstract=fold.abstract,
+            pending=tuple(fold.pending),
+        )
+
+    def read(self, state: StarState) -> Tensor:
+        """The tokens [N, D] in the features' dtype, N == config.num_tokens(state.n_frames)."""
+        check_state(state, StarState, self)
+        if state.dtype is None:
+            return self.q_proj.weight.new_zeros(0, self.feature_dim)
+        parts = [self._read_abstract(state)]
+        if state.clusters is not None:
+            parts.append(state.clusters.centroids_in_order())
+        parts += [frame.spatial for frame in (*state.retrieved, *state.window)]
+        return torch.cat([part.reshape(-1, self.feature_dim).to(state.dtype) for part in parts if part is not None])
+
+    def state_from_tensors(self, tensors: dict[str, Tensor]) -> StarState:
+        """The state that `StarState.to_tensors` stored; ValueError if it is not one of this memory's."""
+        try:
+            state = self._load(tensors)
+            if len(self.read(state)) != self.config.num_tokens(state.n_frames):
+                raise ValueError("it gives another number of tokens")
+        except (KeyError, RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(f"the stored state does not fit this memory's configuration: {error}") from error
+        return state
+
+    def _load(self, tensors: dict[str, Tensor]) -> StarState:
+        config, clusters = self.config, None
+        if "clusters.centroids" in tensors:
+            centroids = tensors["clusters.centroids"]
+            clusters = new_clusters(config, self.feature_dim, centroids.device)
+            clusters.load_tensors(tensors)
+        return StarState(
+            config,
+            self.feature_dim,
+            n_frames=int(tensors["n_frames"]),
+            last_time=float(tensors["last_time"]),
+            dtype=tensors["like"].dtype if "like" in tensors else None,
+            window=unpack_frames("window", tensors),
+            window_entries=tuple(entry.clone() for entry in tensors.get("window_entries", ())),
+            clusters=clusters,
+            abstract=tensors["abstract"].clone() if "abstract" in tensors else None,
+            pending=tuple(entry.clone() for entry in tensors.get("pending", ())),
+        )
+
+    def _read_abstract(self, state: StarState) -> Tensor | None:
+        if not state.pending:
+            return state.abstract
+        entries = torch.stack(state.pending)
+        return entries if state.abstract is None else self.attend(state.abstract, entries)
+
+    def attend(self, abstract: Tensor, entries: Tensor) -> Tensor:
+        """One abstract update by a block of entries, new tensor [abstract_length, abstract_size^2, D]."""
+        return attend(abstract, entries, self.q_proj, self.k_proj, self.config.update_ratio)
+
+
+class _Fold:
+    """The parts of a state while an update runs: its own lists and its own copy of the clusters."""
+
+    def __init__(self, memory: StarMemory, state: StarState, features: Tensor) -> None:
+        self.memory, self.config = memory, memory.config
+        self.window, self.window_entries = list(state.window), list(state.window_entries)
+        self.abstract, self.pending = state.abstract, list(state.pending)
+        self.clusters = None if state.clusters is None else state.clusters.copy()
+        self.n_frames = state.n_frames
+        self.probe = torch.zeros((), device=features.device)
+
+    def add(self, features: Tensor, times: list[float]) -> None:
+        """Fold in one slice of frames [T, P, D]."""
+        config = self.config
+        spatial = pool_grid(features, config.spatial_size)
+        temporal = pool_grid(spatial.float(), config.temporal_size)
+        entries = pool_grid(
+            temporal if config.temporal_size % config.abstract_size == 0 else spatial.float(), config.abstract_size
+        )
+        self.probe = self.probe + entries.sum()
+        # Clones, so that a frame which stays does not keep its whole slice, or the caller's tensor, alive.
+        keep = Tensor.clone if len(times) > 1 or spatial is features else Tensor.detach
+        for n, time in enumerate(times):
+            frame = Frame(keep(spatial[n]), keep(temporal[n].flatten()), self.n_frames, time)
+            self.n_frames += 1
+            self.window.append(frame)
+            self.window_entries.append(keep(entries[n]))
+            if len(self.window) > config.spatial_length:
+                self._leave_window(self.window.pop(0), self.window_entries.pop(0))
+
+    def _leave_window(self, frame: Frame, entry: Tensor) -> None:
+        config = self.config
+        if config.temporal_length:
+            if self.clusters is None:
+                self.clusters = new_clusters(config, self.memory.feature_dim, frame.temporal.device)
+            with torch.no_grad():
+                self.clusters.add(frame)
+        if config.abstract_length:
+            self.pending.append(entry)
+            if len(self.pending) == config.abstract_length:
+                block = torch.stack(self.pending)
+                self.abstract = block if self.abstract is None else self.memory.attend(self.abstract, block)
+                self.pending = []
+
+
+def new_clusters(config: MemoryConfig, feature_dim: int, device: torch.device) -> Clusters:
+    """Empty clusters of a configuration's sizes; without retrieval no candidates are kept."""
+    budget = config.candidates * config.temporal_length if config.retrieved_length else 0
+    return Clusters(config.temporal_length, budget, config.temporal_size**2 * feature_dim, device)
