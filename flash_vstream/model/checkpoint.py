@@ -1,0 +1,120 @@
+"""The files of a checkpoint folder: which there are, whether they are whole, and what is in them.
+
+Every fault is a one-line ValueError that names the file. Nothing is ever unpickled: `.bin` files are read with
+`weights_only=True`. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+HUB_FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt"]
+
+
+def resolve_folder(path: str | Path, revision: str | None = None) -> Path:
+    """The folder of a checkpoint given as a path, or as a hub id, which is downloaded. Raises ValueError."""
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ValueError(f"{path} is a file: give the checkpoint's folder")
+    if not HUB_ID.fullmatch(str(path)):
+        raise ValueError(f"there is no folder {path}: check the path of the checkpoint")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(path), revision=revision, allow_patterns=HUB_FILES))
+    except Exception as error:
+        # The hub client's errors have no common base and fill many lines.
+        reason = type(error).__name__
+        raise ValueError(
+            f"there is no folder {path}, and it cannot be had from the hub ({reason}): check it"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a json file. Raises ValueError where the file is missing or holds anything else."""
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: {path.parent} is not a whole checkpoint folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid json ({error}): copy the checkpoint again") from error
+    if not isinstance(contents, dict):
+        raise ValueError(f"{path} holds a {type(contents).__name__} where an object is expected: copy it again")
+    return contents
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder, all of them present: safetensors before `.bin`, shards by their index."""
+    for single, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
+        if (folder / single).is_file():
+            return [folder / single]
+        if (folder / index).is_file():
+            weight_map = read_json(folder / index).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise ValueError(f"{folder / index} has no weight_map: copy the checkpoint again")
+            shards = [folder / name for name in sorted(set(weight_map.values()))]
+            for shard in shards:
+                if not shard.is_file():
+                    raise ValueError(f"the shard {shard} named by {index} is missing: copy or download it again")
+            return shards
+    raise ValueError(f"{folder} holds no weights ({', '.join(SINGLE_FILES + INDEX_FILES)}): give a checkpoint's folder")
+
+
+def check_weights(folder: Path) -> None:
+    """Raises ValueError unless all weight files are there and every safetensors header is readable."""
+    for file in weight_files(folder):
+        if file.suffix == ".safetensors":
+            _checked_safetensors(file)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder by name; safetensors stay mapped from disk until they are used."""
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        weights.update(_read_safetensors(file) if file.suffix == ".safetensors" else _read_bin(file))
+    for index in INDEX_FILES:
+        if (folder / index).is_file() and not (folder / index.removesuffix(".index.json")).is_file():
+            absent = sorted(set(read_json(folder / index)["weight_map"]) - set(weights))
+            if absent:
+                raise ValueError(f"{absent[0]} of {folder / index} is in none of its shards: copy them again")
+            break
+    return weights
+
+
+def _checked_safetensors(file: Path) -> None:
+    try:
+        with safe_open(file, framework="pt"):
+            return
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a whole safetensors file ({error}): copy or download it again") from error
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    _checked_safetensors(file)
+    return load_file(file)
+
+
+def _read_bin(file: Path) -> dict[str, Tensor]:
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{file} cannot be read as plain weights ({reason}): copy or download it again") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{file} holds something else than named tensors: give a weights file")
+    return weights

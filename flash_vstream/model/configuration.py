@@ -1,0 +1,135 @@
+"""What a model is made of: the vision tower, the memory, the projector and the language model, as one configuration.
+
+`VStreamConfig` is an ordinary transformers configuration with two sub-configurations. It also reads the `config.json`
+of a published checkpoint, which it converts (see `published.py`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from flash_vstream.memory import MemoryConfig
+from flash_vstream.model.published import convert_config, is_published
+
+DEFAULT_VISION = {  # CLIP ViT-L/14 at 224 pixels
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+DEFAULT_TEXT = {"model_type": "llama"}  # Llama's own defaults are those of the 7B model
+
+
+class VStreamConfig(PreTrainedConfig):
+    """Configuration of `VStreamForConditionalGeneration`.
+
+    vision_config: of any transformers vision encoder with a square patch grid (CLIP, SigLIP, DINOv2), object or dict.
+    text_config: of any transformers decoder (Llama, Qwen, Mistral), object or dict.
+    memory: MemoryConfig or its dict.
+    visual_token_id: placeholder id in `input_ids`; must lie past the vocabulary, so that the language model can never
+        produce it. Default: the size of the vocabulary.
+    vision_feature_layer: which hidden state of the tower is the feature (-2: the last layer but one).
+    vision_feature_size: side of the patch grid; frames are this many patches high and wide. Default: the tower's own.
+    projector_hidden_act, projector_bias: of the 2-layer projector.
+    vision_tower_path: folder of a tower's weights that are to be read from there instead of from the checkpoint
+        (published checkpoints only; never saved).
+
+    Raises ValueError for an unknown sub-model type and for values that no model can have.
+    """
+
+    model_type = "vstream"
+    sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
+
+    # None is never what is read: __post_init__ puts the default in its place, and objects in the place of dicts.
+    vision_config: Any = None
+    text_config: Any = None
+    memory: MemoryConfig = None  # type: ignore[assignment]
+    visual_token_id: int = None  # type: ignore[assignment]
+    vision_feature_layer: int = -2
+    vision_feature_size: int = None  # type: ignore[assignment]
+    projector_hidden_act: str = "gelu"
+    projector_bias: bool = True
+    vision_tower_path: str | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.vision_config = _sub_config(self.vision_config, "vision_config", DEFAULT_VISION)
+        self.text_config = _sub_config(self.text_config, "text_config", DEFAULT_TEXT)
+        if self.memory is None:
+            self.memory = MemoryConfig()
+        elif isinstance(self.memory, dict):
+            self.memory = MemoryConfig.from_dict(self.memory)
+        if self.visual_token_id is None:
+            self.visual_token_id = self.text_config.vocab_size
+        if self.vision_feature_size is None:
+            self.vision_feature_size = self.vision_config.image_size // self.vision_config.patch_size
+        # The base class's tying would look for tied weights here; they are the language model's own affair.
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        super().__post_init__(**kwargs)
+        self._check_values()
+
+    def _check_values(self) -> None:
+        if not isinstance(self.memory, MemoryConfig):
+            raise ValueError(f"memory is a {type(self.memory).__name__}: give a MemoryConfig or its dict")
+        if self.visual_token_id < self.text_config.vocab_size:
+            raise ValueError(
+                f"visual_token_id {self.visual_token_id} is a word of the language model's vocabulary of"
+                f" {self.text_config.vocab_size}: choose {self.text_config.vocab_size} or more"
+            )
+        if self.vision_feature_size < 1:
+            raise ValueError(f"vision_feature_size is {self.vision_feature_size}: give at least 1 patch a side")
+        if self.vision_feature_size % self.memory.spatial_size:
+            raise ValueError(
+                f"frames of {self.vision_feature_size} x {self.vision_feature_size} patches cannot be pooled to the"
+                f" memory's spatial_size {self.memory.spatial_size}: choose a divisor"
+            )
+        n_states = self.vision_config.num_hidden_layers + 1
+        if not -n_states <= self.vision_feature_layer < n_states:
+            raise ValueError(
+                f"vision_feature_layer is {self.vision_feature_layer}, but the vision tower has {n_states} hidden"
+                f" states: choose from {-n_states} to {n_states - 1}"
+            )
+
+    @property
+    def frame_size(self) -> int:
+        """Side in pixels of the square frames the vision tower takes."""
+        return self.vision_feature_size * self.vision_config.patch_size
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        # `from_dict` needs the folder: a published config names its vision tower relative to it.
+        kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        if is_published(config_dict):
+            config_dict = convert_config(config_dict, kwargs.get("name_or_path", "."))
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        output = super().to_dict()
+        output["memory"] = self.memory.to_dict()
+        # A saved model carries its tower's weights, and a path of this machine is of no use on another.
+        output.pop("vision_tower_path", None)
+        return output
+
+
+def _sub_config(value: Any, name: str, default: dict[str, Any]) -> PreTrainedConfig:
+    """A sub-configuration from an object, a dict with its `model_type`, or None (the default)."""
+    if isinstance(value, PreTrainedConfig):
+        return value
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} is a {type(value).__name__}: give a transformers configuration or its dict")
+    fields = dict(default if value is None else value)
+    model_type = fields.pop("model_type", default["model_type"])
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"{name} has model_type {model_type!r}, which this transformers does not know: check the name")
+    return CONFIG_MAPPING[model_type](**fields)

@@ -1,0 +1,235 @@
+"""Text and frames to model inputs: the one place where a visual becomes placeholders.
+
+A processor holds the tokenizer, the frame preprocessing and the memory configuration, for the number of placeholders of
+a visual is the number of tokens the memory will give. `<image>` stands for a visual in text; it need not be in the
+tokenizer's vocabulary, for the text is split on it and each piece is tokenized on its own, as the release does.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from flash_vstream.memory import MemoryConfig
+from flash_vstream.model.checkpoint import read_json, resolve_folder
+from flash_vstream.model.configuration import VStreamConfig
+from flash_vstream.model.preprocessing import FramePreprocessor
+from flash_vstream.model.prompts import STYLES, VISUAL_TOKEN, Conversation, Turn, write
+from flash_vstream.model.published import is_published
+from flash_vstream.model.tokenizer import load_tokenizer
+
+IGNORED = -100
+PROCESSOR_FILE = "processor_config.json"
+PROCESSOR_FIELDS = {"frames", "memory", "visual_token_id", "conversation"}
+
+
+class VStreamProcessor(ProcessorMixin):
+    """Makes what `VStreamForConditionalGeneration` takes.
+
+    tokenizer: any transformers tokenizer with character offsets (a fast one). frames: the image preprocessing.
+    memory: the model's memory configuration; keep both in step. visual_token_id: the model configuration's.
+    conversation: the style used where none is named: "v1", "plain" or "chat_template" (the tokenizer's own).
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        frames: FramePreprocessor | dict[str, Any],
+        memory: MemoryConfig | dict[str, Any],
+        visual_token_id: int,
+        conversation: str = "v1",
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise ValueError(f"{type(tokenizer).__name__} gives no character offsets: use its fast version")
+        if conversation not in STYLES:
+            raise ValueError(f"conversation style {conversation!r} is unknown: choose one of {', '.join(STYLES)}")
+        super().__init__(tokenizer)
+        self.frames = frames if isinstance(frames, FramePreprocessor) else FramePreprocessor.from_hf(frames)
+        self.memory = memory if isinstance(memory, MemoryConfig) else MemoryConfig.from_dict(memory)
+        self.visual_token_id = visual_token_id
+        self.conversation = conversation
+        # Asked of the tokenizer itself: what it puts around a text differs between kinds and versions.
+        self._start_ids: list[int] = _start_ids(tokenizer)
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        n_frames: Sequence[int] = (),
+        padding_side: str = "right",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Texts and the number of frames of each of their `<image>` in order -> input_ids, attention_mask [B, L].
+
+        The mask is 0 on padding. Raises ValueError where the `<image>` and `n_frames` are not equally many.
+        """
+        if kwargs:
+            raise ValueError(f"the processor takes text, n_frames and padding_side, not {', '.join(kwargs)}")
+        if padding_side not in ("left", "right"):
+            raise ValueError(f'padding_side is {padding_side!r}: choose "left" or "right"')
+        texts = [text] if isinstance(text, str) else list(text)
+        counts = _deal(texts, n_frames)
+        rows = [self._encode(text, own)[0] for text, own in zip(texts, counts, strict=True)]
+        length = max(map(len, rows), default=0)
+        input_ids = torch.full((len(rows), length), self.pad_token_id)
+        attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
+        for number, row in enumerate(rows):
+            place = slice(length - len(row), length) if padding_side == "left" else slice(len(row))
+            input_ids[number, place] = torch.tensor(row, dtype=torch.long)
+            attention_mask[number, place] = 1
+        return BatchFeature({"input_ids": input_ids, "attention_mask": attention_mask})
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills up a batch and the mask hides: the tokenizer's pad, else its unknown, else its end token, or 0."""
+        ids = (self.tokenizer.pad_token_id, self.tokenizer.unk_token_id, self.tokenizer.eos_token_id)
+        return next((token for token in ids if token is not None), 0)
+
+    def frames_to_pixels(self, frames: Tensor | np.ndarray, pad: bool = False) -> Tensor:
+        """frames uint8 RGB [T, H, W, 3] -> float32 [T, 3, S, S]. pad: keep the whole picture, on a square canvas."""
+        return self.frames(frames, pad=pad)
+
+    def prompt(self, question: str | Sequence[Turn], conversation: str | None = None, with_visual: bool = True) -> str:
+        """A question, or turns of which the last answer is None, -> the text to be continued by the model."""
+        turns = [(question, None)] if isinstance(question, str) else question
+        return self._write(turns, conversation, int(with_visual)).text
+
+    def encode_conversation(
+        self, turns: Sequence[Turn], n_frames: Sequence[int] = (), conversation: str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Answered turns -> (input_ids [L], labels [L]): labels are the ids of the answers, and -100 elsewhere.
+
+        An answer is learnt with its end token ("plain": the caption with its newline). Raises ValueError if nothing is.
+        """
+        text, answers = self._write(turns, conversation, len(n_frames))
+        if all(not answer or not answer.strip() for _, answer in turns):
+            raise ValueError("nothing in this conversation is to be learnt: give at least one answer that is not empty")
+        ids, starts = self._encode(text, list(n_frames))
+        input_ids = torch.tensor(ids)
+        labels = torch.full_like(input_ids, IGNORED)
+        for begin, end in answers:
+            first, last = bisect.bisect_left(starts, begin), bisect.bisect_left(starts, end)
+            labels[first:last] = input_ids[first:last]
+        return input_ids, labels
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = True, **kwargs: Any) -> str:
+        """Token ids [L] -> text; placeholders are left out, and so are special tokens unless asked for."""
+        ids = token_ids.tolist() if isinstance(token_ids, Tensor) else [int(token) for token in token_ids]
+        words = [token for token in ids if token not in (self.visual_token_id, IGNORED)]
+        return self.tokenizer.decode(words, skip_special_tokens=skip_special_tokens, **kwargs)
+
+    def batch_decode(self, sequences: Any, skip_special_tokens: bool = True, **kwargs: Any) -> list[str]:
+        """Token ids [B, L] -> texts."""
+        return [self.decode(row, skip_special_tokens, **kwargs) for row in sequences]
+
+    def _write(self, turns: Sequence[Turn], style: str | None, n_visuals: int) -> Conversation:
+        template = self.tokenizer.apply_chat_template if self.tokenizer.chat_template else None
+        end = self.tokenizer.eos_token or ""
+        return write(turns, style or self.conversation, n_visuals, end_of_answer=end, apply_chat_template=template)
+
+    def _encode(self, text: str, n_frames: list[int]) -> tuple[list[int], list[int]]:
+        """A text -> its token ids, and for each the character of the text it starts at (never decreasing)."""
+        pieces = text.split(VISUAL_TOKEN)
+        if any(not piece for piece in pieces[1:-1]):
+            raise ValueError(
+                f"two {VISUAL_TOKEN} stand side by side and could not be told apart: put text between them"
+            )
+        bos = self.tokenizer.bos_token
+        ids = [] if bos and text.startswith(bos) else list(self._start_ids)
+        starts = [-1] * len(ids)
+        offset = 0
+        for number, piece in enumerate(pieces):
+            if number:
+                count = self.memory.num_tokens(n_frames[number - 1])
+                ids += [self.visual_token_id] * count
+                starts += [offset - len(VISUAL_TOKEN)] * count
+            if piece:
+                encoding = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+                ids += encoding["input_ids"]
+                starts += [offset + start for start, _ in encoding["offset_mapping"]]
+            offset += len(piece) + len(VISUAL_TOKEN)
+        return ids, starts
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "processor_class": type(self).__name__,
+            "frames": self.frames.to_dict(),
+            "memory": self.memory.to_dict(),
+            "visual_token_id": self.visual_token_id,
+            "conversation": self.conversation,
+        }
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> list[str]:
+        """Writes the tokenizer's files and processor_config.json; returns their paths."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = list(self.tokenizer.save_pretrained(folder))
+        file = folder / PROCESSOR_FILE
+        file.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return [*written, str(file)]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *args: Any,
+        memory: MemoryConfig | None = None,
+        memory_mode: str | None = None,
+        **kwargs: Any,
+    ) -> VStreamProcessor:
+        """Of a native or published checkpoint, folder or hub id. memory, memory_mode: as for the model. ValueError."""
+        folder = resolve_folder(Path(pretrained_model_name_or_path), kwargs.get("revision"))
+        if (folder / PROCESSOR_FILE).is_file():
+            fields = read_json(folder / PROCESSOR_FILE)
+            fields.pop("processor_class", None)
+            if set(fields) != PROCESSOR_FIELDS:
+                wrong = ", ".join(sorted(set(fields) ^ PROCESSOR_FIELDS))
+                raise ValueError(f"{folder / PROCESSOR_FILE} lacks or does not know {wrong}: save the processor again")
+            processor = cls(load_tokenizer(folder), **fields)
+        elif (folder / "config.json").is_file() and is_published(read_json(folder / "config.json")):
+            processor = cls(load_tokenizer(folder), **_published_fields(folder))
+        else:
+            raise ValueError(f"{folder} has no {PROCESSOR_FILE}: give a folder that the processor was saved to as well")
+        memory = processor.memory if memory is None else memory
+        processor.memory = memory if memory_mode is None else dataclasses.replace(memory, mode=memory_mode)
+        return processor
+
+
+def _published_fields(folder: Path) -> dict[str, Any]:
+    """What the processor of a published checkpoint is made of; its image preprocessing lies with the vision tower."""
+    config = VStreamConfig.from_pretrained(folder)
+    file = Path(config.vision_tower_path) / "preprocessor_config.json"
+    if file.is_file():
+        frames = FramePreprocessor.from_hf(read_json(file))
+    else:
+        frames = FramePreprocessor(size=config.frame_size, crop_size=config.frame_size)
+    return {"frames": frames, "memory": config.memory, "visual_token_id": config.visual_token_id}
+
+
+def _start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids the tokenizer puts in front of every text (Llama: its BOS; Qwen: none)."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    return full[: full.index(bare[0])] if bare else []
+
+
+def _deal(texts: list[str], n_frames: Sequence[int]) -> list[list[int]]:
+    """One list of frame numbers for all texts -> one for each text. Raises ValueError where numbers do not fit."""
+    wanted = [text.count(VISUAL_TOKEN) for text in texts]
+    if sum(wanted) != len(n_frames):
+        raise ValueError(
+            f"the text holds {sum(wanted)} {VISUAL_TOKEN} but n_frames has {len(n_frames)} numbers: give one for each"
+        )
+    if any(count < 1 for count in n_frames):
+        raise ValueError(f"n_frames holds {min(n_frames)}: a visual has at least 1 frame")
+    remaining = iter(n_frames)
+    return [[next(remaining) for _ in range(count)] for count in wanted]

@@ -1,0 +1,53 @@
+"""Tokenizers of checkpoints: any that transformers reads, and Llama's `tokenizer.model` with sentencepiece's own ids.
+
+transformers' own reading of `tokenizer.model` differs from sentencepiece where a text starts or ends with a space,
+which is just what happens around a placeholder ("USER: <image>").
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Regex, normalizers
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+SPACE = "\u2581"  # what sentencepiece writes for a space
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a checkpoint folder; a tokenizer.model counts where there is no tokenizer.json. ValueError."""
+    folder = Path(folder)
+    try:
+        if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+            return _from_sentencepiece(folder)
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, DecodeError) as error:
+        reason = (str(error) or type(error).__name__).split("\n", 1)[0]
+        raise ValueError(f"{folder} has no readable tokenizer ({reason}): copy its tokenizer files again") from error
+
+
+def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
+    """A Llama tokenizer whose treatment of spaces is the one written in tokenizer.model."""
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    model.ParseFromString((folder / "tokenizer.model").read_bytes())
+    llama = LlamaTokenizer.from_pretrained(folder)
+    backend = llama.backend_tokenizer
+    steps: list[normalizers.Normalizer] = []
+    if model.normalizer_spec.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    if model.normalizer_spec.add_dummy_prefix:
+        steps.append(normalizers.Prepend(SPACE))
+    steps.append(normalizers.Replace(" ", SPACE))
+    backend.normalizer = normalizers.Sequence(steps)
+    # The normalizer has marked the spaces, so that nothing is left to do here.
+    backend.pre_tokenizer = None
+    # Not a LlamaTokenizer again: that class writes its own treatment of spaces over the saved one when it is loaded.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=llama.model_max_length,
+        clean_up_tokenization_spaces=False,
+        chat_template=llama.chat_template,
+        **llama.special_tokens_map,
+    )

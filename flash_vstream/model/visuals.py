@@ -1,0 +1,36 @@
+"""Where the visuals of a batch are, and what was given for each: counted and checked, nothing computed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from torch import Tensor
+
+Visuals = Sequence[Tensor | None] | None
+"""One entry for each run of the placeholder, row by row; None stands for no list, or for an entry of another list."""
+
+
+def run_lengths(placeholders: Tensor) -> list[int]:
+    """bool [B, L] -> lengths of the runs of True, row by row; a run ends with its row."""
+    return [sum(1 for _ in run) for row in placeholders.tolist() for is_run, run in itertools.groupby(row) if is_run]
+
+
+def one_source_each(n_runs: int, *lists: Visuals) -> list[tuple[Tensor | None, ...]]:
+    """The visuals of each run, as (pixels, features, tokens) with exactly one that is not None."""
+    for name, visuals in zip(("pixel_values", "visual_features", "memory_tokens"), lists, strict=True):
+        if visuals is not None and len(visuals) != n_runs:
+            raise ValueError(
+                f"input_ids hold {n_runs} visuals (runs of the placeholder) but {name} has {len(visuals)}:"
+                " give one entry for each"
+            )
+    columns = [[None] * n_runs if visuals is None else visuals for visuals in lists]
+    sources = list(zip(*columns, strict=True))
+    for number, source in enumerate(sources, start=1):
+        given = sum(entry is not None for entry in source)
+        if given != 1:
+            raise ValueError(
+                f"visual {number} of {n_runs} is given {given} times: give exactly one of pixel_values, visual_features"
+                " and memory_tokens for each"
+            )
+    return sources
