@@ -3,4 +3,9 @@
 # the shipped model. Sets up .venv by itself. `bash scripts/realtime_cli.sh --help` lists the options.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" ""
-exec python -m flash_vstream.serve.cli "$@"
+# Until the program itself attends to Ctrl-C, Ctrl-C just ends it: the imports take seconds, and would end in a traceback.
+exec python -c 'import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+from flash_vstream.serve.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())' "$@"

@@ -1,0 +1,47 @@
+"""A memory drawn in text: what each centroid stands for along the time axis, and which frames were kept whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flash_vstream.memory.controls import ControlState
+
+# A row is then 79 characters wide.
+BAR_WIDTH = 10
+AXIS_WIDTH = 34
+
+
+def draw(memory: Any, n_tokens: int) -> str:
+    """Draws a memory state that has seen at least one frame; `n_tokens` is what it gives the language model."""
+    times = memory.temporal_times.tolist()
+    weights = memory.temporal_weights.tolist()
+    # The controls hold frames, not clusters: each stands at its own time.
+    is_control = isinstance(memory, ControlState)
+    spans = [[time, time] for time in times] if is_control else memory.temporal_spans.tolist()
+    retrieved = sorted(memory.retrieved_times.tolist())
+    newest = memory.spatial_times.tolist()
+    size = f"{memory.nbytes / 2**20:.2f} MiB" if memory.nbytes >= 2**20 else f"{memory.nbytes / 2**10:.1f} KiB"
+    lines = [f"memory of {memory.n_frames} frames: {n_tokens} tokens, {size}"]
+    if times:
+        first, last = min(span[0] for span in spans), max([span[1] for span in spans] + newest)
+        lines.append(f"temporal: {len(times)} centroids in time order (weight: frames each stands for)")
+        head = f"{'mean time':>10} {'from':>7} {'to':>7} {'weight':>6}"
+        lines.append(f"{head} {'':{BAR_WIDTH}} {first:.0f} s ... {last:.0f} s")
+        for time, weight, span in zip(times, weights, spans, strict=True):
+            bar = "#" * max(1, round(BAR_WIDTH * weight / max(weights)))
+            row = f"{time:>8.1f} s {span[0]:>7.1f} {span[1]:>7.1f} {weight:>6.0f}"
+            lines.append(f"{row} {bar:{BAR_WIDTH}} {_axis(span, time, first, last)}")
+    if retrieved:
+        lines.append("retrieved: key frames at " + ", ".join(f"{time:.1f} s" for time in retrieved))
+    if newest:
+        lines.append("spatial:   newest frames at " + ", ".join(f"{time:.1f} s" for time in newest))
+    return "\n".join(lines)
+
+
+def _axis(span: list[float], time: float, first: float, last: float) -> str:
+    """The time axis as text, a line over the span and `o` at the mean time: `..---o-.....`"""
+    scale = (AXIS_WIDTH - 1) / max(last - first, 1e-9)
+    left, right, middle = (round((value - first) * scale) for value in (*span, time))
+    cells = ["-" if left <= cell <= right else "." for cell in range(AXIS_WIDTH)]
+    cells[middle] = "o"
+    return "".join(cells)

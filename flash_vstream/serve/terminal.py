@@ -1,0 +1,192 @@
+"""The real-time command line in a terminal: a prompt that takes a question at any moment while the stream plays.
+
+Three threads: the stream is watched in one, answers are generated in another, and the prompt has the main one. What the
+others print goes above the prompt and never into what is being typed; the line at the bottom is redrawn in place.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.patch_stdout import patch_stdout
+
+from flash_vstream.serve import picture
+from flash_vstream.serve.batch import closing_line, times_line
+from flash_vstream.serve.live import Answerer, Asked, EventLog, log_end, watch_stream
+from flash_vstream.serve.questions import Schedule, TimedQuestion
+from flash_vstream.serve.session import StreamSession
+
+if TYPE_CHECKING:
+    from flash_vstream.video import LiveSource
+
+REFRESH_S = 0.25
+HELP = """\
+Type a question and press Enter; it is answered from what has been seen up to then. Or:
+  /memory        what the memory holds, drawn along the time axis
+  /save [FILE]   save the session (StreamSession.load goes on from it)
+  /reset         forget what was seen; the stream plays on
+  /help          this text
+  /quit          end (also Ctrl-D)"""
+
+
+class PromptScreen:
+    """Shows an answer as it comes: whole lines go above the prompt, the unfinished one stands just over it."""
+
+    def __init__(self) -> None:
+        self.unfinished = ""
+
+    def begin(self, asked: Asked) -> None:
+        self.unfinished = f"[{asked.answer.stream_time_s:.1f} s] "
+
+    def piece(self, text: str) -> None:
+        *lines, rest = (self.unfinished + text).split("\n")
+        width = max(20, shutil.get_terminal_size().columns - 1)
+        while len(rest) > width:
+            cut = rest.rfind(" ", 1, width) + 1 or width
+            lines.append(rest[:cut])
+            rest = rest[cut:]
+        self.unfinished = rest
+        for line in lines:
+            print(line)
+
+    def end(self, asked: Asked) -> None:
+        line, self.unfinished = self.unfinished, ""
+        print(f"{line}\n  ({times_line(asked)})")
+
+
+class Terminal:
+    """One interactive run."""
+
+    def __init__(
+        self, source: LiveSource, session: StreamSession, log: EventLog, max_new_tokens: int, examples: list[str]
+    ) -> None:
+        self._source = source
+        self._session = session
+        self._log = log
+        self._examples = examples
+        self._screen = PromptScreen()
+        self._answerer = Answerer(session, self._screen, log, max_new_tokens)
+        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._quit = threading.Event()
+        self._stream_state = "playing"
+        self._error: Exception | None = None
+        self._prompt: PromptSession[str] = PromptSession(
+            message=self._message, bottom_toolbar=self._status, refresh_interval=REFRESH_S
+        )
+
+    def run(self) -> None:
+        """Plays and answers until /quit, Ctrl-D or Ctrl-C.
+
+        Raises:
+            ValueError: when the source fails before its first frame.
+            KeyboardInterrupt: on Ctrl-C, after a closing line.
+        """
+        reason = "error"
+        try:
+            with patch_stdout():
+                print("Type a question at any moment while the stream plays; /help lists the commands.")
+                for example in self._examples:
+                    print(f"  for example: {example}")
+                self._watcher.start()
+                self._read_lines()
+            reason = "done"
+        except KeyboardInterrupt:
+            reason = "interrupted"
+            raise
+        finally:
+            self._quit.set()
+            self._answerer.stop()
+            self._source.close()
+            self._watcher.join(timeout=10)
+            log_end(self._log, self._session, reason)
+            if reason != "error":
+                print(closing_line(self._session, self._answerer.n_answered), flush=True)
+
+    def _watch(self) -> None:
+        """The watching thread. An error is shown, and ends the run if there is nothing to ask about."""
+        try:
+            with self._source:
+                watch_stream(self._source, self._session, Schedule([]), self._answerer.ask, self._quit.is_set)
+            self._stream_state = "ended"
+        except Exception as error:
+            self._error = error
+            self._stream_state = "failed"
+            loop = self._prompt.app.loop
+            if self._session.snapshot.n_frames:
+                print(f"error: {error}\nThe stream has stopped; what was seen can still be asked about.")
+            elif loop is not None:
+                loop.call_soon_threadsafe(self._leave_if_failed)
+
+    def _leave_if_failed(self) -> None:
+        """Ends the prompt, which must be running, when the source failed before its first frame."""
+        app = self._prompt.app
+        if self._error is not None and self._session.snapshot.n_frames == 0 and not app.is_done:
+            app.exit(exception=self._error)
+
+    def _read_lines(self) -> None:
+        while True:
+            try:
+                line = self._prompt.prompt(pre_run=self._leave_if_failed).strip()
+            except EOFError:
+                return
+            if line == "/quit":
+                return
+            if line:
+                try:
+                    self._take(line)
+                except ValueError as error:
+                    print(f"error: {error}")
+
+    def _take(self, line: str) -> None:
+        """One line that was typed: a command or a question."""
+        command, _, rest = line.partition(" ")
+        if not command.startswith("/"):
+            self._answerer.ask(TimedQuestion(line))
+        elif command == "/memory":
+            self._draw_memory()
+        elif command == "/save":
+            self._save(rest.strip())
+        elif command == "/reset":
+            self._session.reset()
+            self._log.write("reset")
+            print("The memory is empty; the stream plays on.")
+        else:
+            if command != "/help":
+                print(f"There is no command {command}.")
+            print(HELP)
+
+    def _draw_memory(self) -> None:
+        memory = self._session.snapshot.memory
+        if memory.n_frames == 0:
+            print("Nothing has been seen yet.")
+        else:
+            print(picture.draw(memory, self._session.model.config.memory.num_tokens(memory.n_frames)))
+
+    def _save(self, name: str) -> None:
+        seconds = self._session.snapshot.time_s
+        path = Path(name or f"session-{seconds or 0:.0f}s.safetensors").expanduser().resolve()
+        self._session.save(path)
+        self._log.write("save", path=str(path), stream_time_s=seconds)
+        print(f"Saved to {path}; StreamSession.load goes on from it.")
+
+    def _message(self) -> str:
+        unfinished = self._screen.unfinished
+        return f"{unfinished}\n? " if unfinished else "? "
+
+    def _status(self) -> str:
+        stats = self._session.stats()
+        seconds = "--" if stats.stream_time_s is None else f"{stats.stream_time_s:.1f} s"
+        waiting = self._answerer.n_waiting
+        parts = [
+            f"{self._stream_state} {seconds}",
+            f"{stats.n_frames} frames",
+            f"{stats.n_dropped} dropped",
+            f"{stats.n_memory_tokens} memory tokens",
+        ]
+        if waiting:
+            parts.append("answering" if waiting == 1 else f"answering, {waiting - 1} more asked")
+        return " " + " | ".join(parts)
