@@ -1,0 +1,186 @@
+"""Rebuilds the embedded tiny model from nothing: world -> tokenizer -> CLIP -> Llama -> stage 1 -> stage 2 -> package.
+
+`python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (about two hours on 2 cores). Every step
+leaves its result in the work folder; run again after a kill, it goes on where it was.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import CLIPModel, LlamaForCausalLM
+
+from flash_vstream.data import write_features
+from flash_vstream.memory.pooling import pool_grid
+from flash_vstream.model import (
+    FramePreprocessor,
+    VStreamConfig,
+    VStreamForConditionalGeneration,
+    VStreamProcessor,
+    load,
+)
+from flash_vstream.model.tokenizer import load_tokenizer
+from flash_vstream.synthetic import dataset
+from flash_vstream.synthetic.encoder import MEAN, STD, train_encoder
+from flash_vstream.synthetic.language import train_language_model
+from flash_vstream.synthetic.recipe import SMOKE, TINY_MEMORY, TRAIN_SEED, Recipe, whole_folder
+from flash_vstream.synthetic.render import FRAME_SIZE
+from flash_vstream.synthetic.text import train_tokenizer
+from flash_vstream.synthetic.world import SHORTEST_STREAM_S, Stream
+from flash_vstream.train.arguments import DataArguments, ModelArguments, VStreamTrainingArguments
+from flash_vstream.train.train import is_trained, train
+from flash_vstream.video import read_frames
+
+
+class Build:
+    """The steps, in order; each is skipped when its result is there."""
+
+    def __init__(self, work: Path, recipe: Recipe) -> None:
+        self.work, self.recipe = work, recipe
+        self.tokenizer = work / "tokenizer"
+        self.encoder = work / "encoder"
+        self.language = work / "language"
+        self.base = work / "base"
+        self.data = work / "data"
+        self.stage1 = work / "stage1"
+        self.stage2 = work / "stage2"
+
+    def run(self) -> None:
+        for step in (
+            self.build_tokenizer,
+            self.build_encoder,
+            self.build_language,
+            self.build_base,
+            self.build_data,
+            self.run_stage1,
+            self.run_stage2,
+        ):
+            begun = time.monotonic()
+            print(f"== {step.__name__}", flush=True)
+            step()
+            print(f"== {step.__name__}: {time.monotonic() - begun:.0f} s", flush=True)
+
+    def build_tokenizer(self) -> None:
+        if not (self.tokenizer / "tokenizer.model").is_file():
+            train_tokenizer(self.tokenizer)
+
+    def build_encoder(self) -> None:
+        if not self.encoder.is_dir():
+            train_encoder(self.tokenizer, self.encoder, self.recipe.encoder_steps, self.recipe.encoder_groups)
+
+    def build_language(self) -> None:
+        if not self.language.is_dir():
+            train_language_model(
+                self.processor(), self.language, self.recipe.language_steps, self.recipe.language_batch
+            )
+
+    def processor(self) -> VStreamProcessor:
+        preprocessor = FramePreprocessor(size=FRAME_SIZE, crop_size=FRAME_SIZE, mean=MEAN, std=STD)
+        tokenizer = load_tokenizer(self.tokenizer)
+        return VStreamProcessor(tokenizer, preprocessor, TINY_MEMORY, visual_token_id=len(tokenizer))
+
+    def build_base(self) -> None:
+        """Put tower and language model together, with projector and semantic attention still untrained."""
+        if self.base.is_dir():
+            return
+        torch.manual_seed(0)
+        tower = CLIPModel.from_pretrained(self.encoder).vision_model
+        language_model = LlamaForCausalLM.from_pretrained(self.language)
+        config = VStreamConfig(
+            vision_config=tower.config.to_dict(), text_config=language_model.config.to_dict(), memory=TINY_MEMORY
+        )
+        model = VStreamForConditionalGeneration(config)
+        model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
+        model.language_model.load_state_dict(language_model.state_dict(), strict=True)
+        with whole_folder(self.base) as folder:
+            model.save_pretrained(folder)
+            self.processor().save_pretrained(folder)
+
+    def streams(self) -> list[Stream]:
+        recipe = self.recipe
+        return dataset.make_streams(TRAIN_SEED, recipe.train_streams, SHORTEST_STREAM_S, recipe.longest_train_stream_s)
+
+    def build_data(self) -> None:
+        """Videos, their features and the records of both stages."""
+        streams = self.streams()
+        dataset.write_videos(streams, self.data / "videos")
+        model, processor = load(str(self.base))
+        extract_features(model, processor, self.data / "videos", self.data / "features")
+        recipe = self.recipe
+        dataset.write_json(self.data / "pretrain.json", dataset.pretrain_records(streams, recipe.frames_each))
+        records = dataset.finetune_records(streams, recipe.asks_each, recipe.questions_each)
+        dataset.write_json(self.data / "finetune.json", records)
+
+    def run_stage1(self) -> None:
+        recipe = self.recipe
+        if not is_trained(self.stage1):
+            arguments = self.arguments(
+                self.stage1, recipe.stage1_epochs, recipe.stage1_batch, recipe.stage1_learning_rate
+            )
+            train(ModelArguments(str(self.base)), self.data_arguments("pretrain.json", "plain"), arguments)
+
+    def run_stage2(self) -> None:
+        recipe = self.recipe
+        if not is_trained(self.stage2):
+            arguments = self.arguments(
+                self.stage2, recipe.stage2_epochs, recipe.stage2_batch, recipe.stage2_learning_rate
+            )
+            model = ModelArguments(str(self.stage1), train_language_model=True)
+            train(model, self.data_arguments("finetune.json", "v1"), arguments)
+
+    def data_arguments(self, records: str, conversation: str) -> DataArguments:
+        data = self.data
+        return DataArguments(str(data / records), str(data / "videos"), str(data / "features"), conversation)
+
+    def arguments(self, folder: Path, epochs: float, batch: int, learning_rate: float) -> VStreamTrainingArguments:
+        return VStreamTrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=epochs,
+            per_device_train_batch_size=batch,
+            learning_rate=learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=50,
+            weight_decay=0.02,
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
+            save_steps=self.recipe.save_steps,
+            save_total_limit=1,
+            logging_steps=20,
+            report_to="none",
+        )
+
+
+def extract_features(
+    model: VStreamForConditionalGeneration, processor: VStreamProcessor, videos: Path, features: Path
+) -> None:
+    """Encode every video that has no features yet: [L, P, D] float16, pooled to the memory's spatial size."""
+    side = model.config.memory.spatial_size
+    metadata = {"fps": "1.0", "encoder": model.config.vision_config.model_type, "pooling": str(side)}
+    for path in tqdm(sorted(videos.glob("*.mp4")), desc="features", unit="video"):
+        target = features / f"{path.stem}.safetensors"
+        if target.is_file():
+            continue
+        frames = torch.from_numpy(np.stack([frame for frame, _ in read_frames(str(path), fps=1.0)]))
+        with torch.inference_mode():
+            encoded = pool_grid(model.encode_frames(processor.frames_to_pixels(frames)), side)
+        write_features(target, encoded.half(), metadata)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work_dir", type=Path, default=Path("checkpoints-finetune/tiny"))
+    parser.add_argument("--smoke", action="store_true", help="the same steps on almost nothing, to see that they work")
+    arguments = parser.parse_args(argv)
+    Build(arguments.work_dir, SMOKE if arguments.smoke else Recipe()).run()
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Writes the synthetic world as files in the formats of the real data sets (docs: data/README.md).
+
+`videos/<seed>.mp4`, `pretrain.json` (captions), `finetune.json` (multi-turn conversations), `test_qa.json` (questions
+with the time they are asked at, VStream-QA's fields).
+"""
+
+import json
+import os
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from flash_vstream.synthetic.questions import Question, all_questions, ask_times, choose
+from flash_vstream.synthetic.render import write_mp4
+from flash_vstream.synthetic.world import Stream, caption, make_stream
+
+DESCRIBE = "Describe what was shown."
+VIDEO_FPS = 1  # what the model watches; a clip for people to look at is made with more
+
+
+def video_name(stream: Stream) -> str:
+    return f"{stream.seed}.mp4"
+
+
+def write_videos(streams: list[Stream], folder: Path) -> None:
+    """Encode the streams that are not there yet."""
+    for stream in tqdm(streams, desc="videos", unit="stream"):
+        path = folder / video_name(stream)
+        if not path.is_file():
+            write_mp4(stream, path, VIDEO_FPS)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write the whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def story(stream: Stream, until: float) -> str:
+    """What was seen in [0, until), one caption for each settled scene, in order."""
+    captions = []
+    for visit in stream.visits:
+        changes = {
+            visit.start,
+            *(a.start for a in visit.actors if a.enters),
+            *(a.end for a in visit.actors if a.leaves),
+        }
+        captions += [caption(visit, change) for change in sorted(changes) if change < until]
+    return ". ".join(captions)
+
+
+def _record(stream: Stream, name: str, turns: list[tuple[str, str]], **when: float) -> dict[str, Any]:
+    speakers = ("human", "gpt")
+    conversations = [
+        {"from": speaker, "value": text} for turn in turns for speaker, text in zip(speakers, turn, strict=True)
+    ]
+    conversations[0]["value"] += "\n<image>"
+    return {"id": f"{stream.seed}-{name}", "video": video_name(stream), "conversations": conversations, **when}
+
+
+def pretrain_records(
+    streams: list[Stream], frames_each: int, story_share: float = 0.25, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Stage 1: captions of single frames, and for some streams the story of what was seen."""
+    rng = random.Random(f"pretrain-{seed}")
+    records = []
+    for stream in streams:
+        for number, time_s in enumerate(ask_times(stream, frames_each, rng, earliest=0.0)):
+            said = caption(stream.visit_at(time_s), time_s)
+            records.append(_record(stream, f"frame{number}", [("Describe this.", said)], time=time_s))
+        if rng.random() < story_share:
+            (until,) = ask_times(stream, 1, rng)
+            records.append(_record(stream, "story", [(DESCRIBE, story(stream, until))], end_time=until))
+    return records
+
+
+def finetune_records(
+    streams: list[Stream], asks_each: int, questions_each: int, story_share: float = 0.25, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Stage 2: conversations of many turns, all asked at one moment, and some stories of what was seen."""
+    rng = random.Random(f"finetune-{seed}")
+    used: Counter[tuple[str, str]] = Counter()
+    records = []
+    for stream in streams:
+        for number, asked_at in enumerate(ask_times(stream, asks_each, rng)):
+            items = _both_splits(stream, asked_at, questions_each, rng, used)
+            turns = [(item.question, item.answer) for item in rng.sample(items, len(items))]
+            records.append(_record(stream, f"ask{number}", turns, end_time=asked_at))
+            if rng.random() < story_share:
+                told = [(DESCRIBE, story(stream, asked_at))]
+                records.append(_record(stream, f"story{number}", told, end_time=asked_at))
+    return records
+
+
+def held_out_questions(
+    streams: list[Stream], asks_each: int, questions_each: int, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Held-out questions with VStream-QA's fields: asked at `end_time` about what was seen in [0, end_time)."""
+    rng = random.Random(f"test-{seed}")
+    used: Counter[tuple[str, str]] = Counter()
+    rows: list[dict[str, Any]] = []
+    for stream in streams:
+        for asked_at in ask_times(stream, asks_each, rng, earliest=0.5):
+            for item in _both_splits(stream, asked_at, questions_each, rng, used):
+                rows.append(
+                    {
+                        "id": f"{stream.seed}-{asked_at:.0f}-{len(rows)}",
+                        "video_id": str(stream.seed),
+                        "question": item.question,
+                        "answer": item.answer,
+                        "answer_type": item.kind,
+                        "template": item.template,
+                        "split": item.split,
+                        "start_time": item.evidence[0],
+                        "evidence_end_time": item.evidence[1],
+                        "end_time": item.asked_at,
+                        "duration": stream.duration,
+                    }
+                )
+    return rows
+
+
+def _both_splits(
+    stream: Stream, asked_at: float, count: int, rng: random.Random, used: Counter[tuple[str, str]]
+) -> list[Question]:
+    """Two thirds "back then" where there is anything to ask, the rest "now"."""
+    questions = all_questions(stream, asked_at, rng)
+    past = [item for item in questions if item.split == "back then"]
+    chosen = choose(past, 2 * count // 3, rng, used)
+    return chosen + choose([item for item in questions if item.split == "now"], count - len(chosen), rng, used)
+
+
+def make_streams(first_seed: int, count: int, shortest_s: float, longest_s: float) -> list[Stream]:
+    return [make_stream(first_seed + index, shortest_s, longest_s) for index in range(count)]

@@ -1,0 +1,125 @@
+"""Trains the tiny CLIP of the synthetic world: contrastively, on rendered scenes and captions, by the HF Trainer."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import CLIPConfig, CLIPModel, LlamaTokenizer, Trainer
+
+from flash_vstream.synthetic.recipe import last_checkpoint, small_run, whole_folder
+from flash_vstream.synthetic.render import FRAME_SIZE, render_visit
+from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, MINUTE, ROOMS, SHAPES, Visit, caption, random_scene
+
+PATCH_SIZE = 12  # 8 x 8 patches a frame
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own
+STD = (0.26862954, 0.26130258, 0.27577711)
+VISION_WIDTH = 128
+LIKE_SCENES = 4  # scenes in a batch that differ by one attribute only, so that every attribute must be seen
+
+
+def encoder_config(vocab_size: int) -> CLIPConfig:
+    """A CLIP of 4 vision layers. The text side ends each caption with an id of its own, one past the vocabulary."""
+    return CLIPConfig(
+        vision_config={
+            "hidden_size": VISION_WIDTH,
+            "intermediate_size": 3 * VISION_WIDTH,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": FRAME_SIZE,
+            "patch_size": PATCH_SIZE,
+        },
+        text_config={
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "vocab_size": vocab_size + 1,
+            "max_position_embeddings": 64,
+            "bos_token_id": 1,
+            "eos_token_id": vocab_size,  # not 2: transformers reads 2 as "the largest id of the row"
+        },
+        projection_dim=128,
+    )
+
+
+class SceneGroups(Dataset[list[tuple[Visit, float]]]):
+    """Item k: LIKE_SCENES scenes drawn from the seed and k, each but the first a copy with one thing changed."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed = length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> list[tuple[Visit, float]]:
+        rng = random.Random(f"scenes-{self.seed}-{index}")
+        first = random_scene(rng)
+        scenes = [first, *(_changed(first, rng) for _ in range(LIKE_SCENES - 1))]
+        return [(scene, rng.uniform(0, MINUTE)) for scene in scenes]
+
+
+def _changed(scene: Visit, rng: random.Random) -> Visit:
+    """A copy of a scene with another room, or one object in another colour, shape, activity or place."""
+    what = rng.choice(("room", "colour", "shape", "activity", "activity", "shape", "spot"))
+    if what == "room":
+        return replace(scene, room=rng.choice(ROOMS))
+    index = rng.randrange(len(scene.actors))
+    choices: dict[str, Sequence[Any]] = {"colour": COLOURS, "shape": SHAPES, "activity": ACTIVITIES}
+    free = [spot for spot in range(4) if all(actor.spot != spot for actor in scene.actors)]
+    choices["spot"] = free or [scene.actors[index].spot]
+    actors = list(scene.actors)
+    actors[index] = replace(actors[index], **{what: rng.choice(choices[what])})
+    return replace(scene, actors=tuple(actors))
+
+
+class SceneCollator:
+    """Renders a batch of scenes and tokenizes their captions."""
+
+    def __init__(self, tokenizer: LlamaTokenizer, end_id: int) -> None:
+        self.tokenizer, self.end_id = tokenizer, end_id
+
+    def __call__(self, groups: list[list[tuple[Visit, float]]]) -> dict[str, Any]:
+        scenes = [scene for group in groups for scene in group]
+        frames = torch.from_numpy(np.stack([render_visit(scene, time_s) for scene, time_s in scenes]))
+        ids = [[*self.tokenizer(caption(*scene)).input_ids, self.end_id] for scene in scenes]
+        longest = max(map(len, ids))
+        input_ids = torch.tensor([row + [self.end_id] * (longest - len(row)) for row in ids])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+        pixels = normalise(add_noise(frames))
+        return {"pixel_values": pixels, "input_ids": input_ids, "attention_mask": mask, "return_loss": True}
+
+
+def add_noise(frames: Tensor) -> Tensor:
+    """Pixel noise and a change of brightness, as codecs and cameras bring; uint8 [N, H, W, 3] -> float 0..255."""
+    level = torch.rand(len(frames), 1, 1, 1) * 6
+    gain = 0.9 + 0.2 * torch.rand(len(frames), 1, 1, 1)
+    return (frames.float() * gain + torch.randn(frames.shape) * level).clamp(0, 255)
+
+
+def normalise(frames: Tensor) -> Tensor:
+    """[N, H, W, 3] in 0..255 -> [N, 3, H, W] as CLIP takes it."""
+    return ((frames / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
+
+
+def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, seed: int = 0, groups_per_batch: int = 32) -> None:
+    """Train and save the CLIP into `folder`; run again after a kill, it goes on from the last checkpoint."""
+    tokenizer = LlamaTokenizer.from_pretrained(tokenizer_folder)
+    torch.manual_seed(seed)
+    model = CLIPModel(encoder_config(len(tokenizer)))
+    work = folder.with_name(folder.name + "-work")
+    arguments = small_run(work, steps, groups_per_batch, learning_rate=1e-3, seed=seed)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=SceneGroups(steps * groups_per_batch, seed),
+        data_collator=SceneCollator(tokenizer, len(tokenizer)),
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    with whole_folder(folder) as partial:
+        model.eval().save_pretrained(partial)

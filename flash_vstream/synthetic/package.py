@@ -1,0 +1,73 @@
+"""Packs a trained tiny model, a clip and questions about it as the package's embedded default.
+
+`python -m flash_vstream.synthetic.package --model_path checkpoints-finetune/tiny/stage2`
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from flash_vstream.model import load
+from flash_vstream.synthetic.dataset import write_json
+from flash_vstream.synthetic.questions import all_questions, ask_times, choose
+from flash_vstream.synthetic.render import write_mp4
+from flash_vstream.synthetic.world import Stream, make_stream
+
+CLIP_SEED = 3_000_029  # away from training and scoring; in it one object leaves a room and comes into the next
+CLIP_SECONDS = (115.0, 125.0)
+CLIP_SIZE = 288  # pixels a side: for people to look at
+CLIP_FPS = 8
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+def package_model(model_path: str, folder: Path) -> None:
+    """Write model and processor to `folder`, weights in float16 and opened as float32."""
+    model, processor = load(model_path, dtype=torch.float32)
+    shutil.rmtree(folder, ignore_errors=True)
+    model.half().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = "float32"
+        part.pop("_name_or_path", None)  # a folder of the machine that trained it
+    write_json(path, config)
+
+
+def clip_questions(stream: Stream) -> list[dict[str, object]]:
+    """Two questions about what is in view and, later, four about what no longer is."""
+    rng = random.Random(CLIP_SEED)
+    calm = ask_times(stream, int(stream.duration), rng, earliest=0.2)
+    early, late = calm[0], calm[-1]
+    chosen = []
+    for asked_at, split, count in ((early, "now", 2), (late, "back then", 4)):
+        items = [item for item in all_questions(stream, asked_at, rng) if item.split == split and not item.yes_no]
+        chosen += choose(items, count, rng, Counter())
+    return [{"time": item.asked_at, "question": item.question, "answer": item.answer} for item in chosen]
+
+
+def package_clip(folder: Path) -> None:
+    """Write the clip and its questions."""
+    stream = make_stream(CLIP_SEED, *CLIP_SECONDS)
+    write_mp4(stream, folder / "clip.mp4", CLIP_FPS, CLIP_SIZE)
+    write_json(folder / "clip.json", clip_questions(stream))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_path", required=True)
+    arguments = parser.parse_args(argv)
+    package_model(arguments.model_path, ASSETS / "tiny")
+    package_clip(ASSETS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

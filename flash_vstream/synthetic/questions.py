@@ -1,0 +1,190 @@
+"""Questions and answers about a synthetic stream, of the five VStream-QA kinds, "now" and "back then".
+
+Every question carries the time it is asked at and the interval of its evidence. "now" is answered by what is in view;
+"back then" only by what was last in view at least BACK_THEN_S before the question, so that nothing but memory can help.
+Only questions with exactly one right answer are asked.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, ROOMS, SHAPES, SLIDE_S, Actor, Stream, Visit
+
+KINDS = ("scene summary", "action", "event occurrence", "ordered events", "sequence validation")
+NUMBERS = ("zero", "one", "two", "three", "four")
+BACK_THEN_S = 60.0
+SETTLED_S = 4.0  # a question is asked, and an answer counts as seen, only when a scene has stood this long
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question with its only right answer; times in stream seconds."""
+
+    kind: str
+    template: str  # which rule made it: the unit in which answers are balanced
+    question: str
+    answer: str
+    asked_at: float
+    evidence: tuple[float, float]
+
+    @property
+    def split(self) -> str:
+        """ "now", or "back then" when the evidence went out of view long enough ago."""
+        return "back then" if self.asked_at - self.evidence[1] >= BACK_THEN_S else "now"
+
+    @property
+    def yes_no(self) -> bool:
+        return self.answer in ("yes", "no")
+
+
+def ask_times(stream: Stream, count: int, rng: random.Random, earliest: float = 0.3) -> list[float]:
+    """Moments (whole seconds, sorted) in the later part of a stream at which the scene in view is settled."""
+    changes = [0.0]
+    for visit in stream.visits:
+        changes += [visit.start, *(actor.start for actor in visit.actors if actor.enters)]
+        changes += [actor.end - SLIDE_S for actor in visit.actors if actor.leaves]
+        changes += [actor.end for actor in visit.actors if actor.leaves]
+    calm = [
+        float(second)
+        for second in range(int(stream.duration * earliest), int(stream.duration))
+        if all(not 0 <= second - change < SETTLED_S for change in changes)
+    ]
+    return sorted(rng.sample(calm, min(count, len(calm))))
+
+
+def all_questions(stream: Stream, asked_at: float, rng: random.Random) -> list[Question]:
+    """Everything that can be asked at `asked_at`: both splits, all kinds; yes/no questions come in pairs."""
+    return [*_now(stream, asked_at, rng), *_back_then(stream, asked_at, rng)]
+
+
+def choose(questions: list[Question], count: int, rng: random.Random, used: Counter[tuple[str, str]]) -> list[Question]:
+    """Pick `count` questions, templates in turn, each time an answer that `used` has seen least.
+
+    `used` counts (template, answer) over a whole data set and is updated: with it, no template has a commonest answer
+    worth guessing.
+    """
+    by_template: dict[str, list[Question]] = {}
+    for question in rng.sample(questions, len(questions)):
+        by_template.setdefault(question.template, []).append(question)
+    chosen: list[Question] = []
+    while by_template and len(chosen) < count:
+        for template in rng.sample(list(by_template), len(by_template)):
+            if len(chosen) == count:
+                break
+            pool = by_template[template]
+            best = min(pool, key=lambda question: used[template, question.answer])
+            used[template, best.answer] += 1
+            chosen.append(best)
+            pool.remove(best)
+            if not pool:
+                del by_template[template]
+    return chosen
+
+
+def _now(stream: Stream, time_s: float, rng: random.Random) -> Iterator[Question]:
+    visit = stream.visit_at(time_s)
+    present = visit.present(time_s)
+    evidence = (time_s, time_s)
+
+    def make(kind: str, template: str, question: str, answer: str) -> Question:
+        return Question(kind, template, question, answer, time_s, evidence)
+
+    yield make("scene summary", "room now", "Which room is shown now?", visit.room)
+    yield make("scene summary", "count now", "How many objects are in the room now?", NUMBERS[len(present)])
+    for actor in present:
+        yield make("action", "activity now", f"What is the {actor.shape} doing now?", actor.activity)
+        yield make("event occurrence", "colour now", f"What colour is the {actor.shape} now?", actor.colour)
+        yield make("event occurrence", "shape now", f"Which shape is {actor.colour} now?", actor.shape)
+    if present:
+        actor = rng.choice(present)
+        for name, answer in ((actor.name, "yes"), (_absent(actor, present, rng), "no")):
+            yield make("event occurrence", "present now", f"Is there a {name} now?", answer)
+        for activity, answer in ((actor.activity, "yes"), (_other(actor.activity, ACTIVITIES, rng), "no")):
+            yield make("action", "activity check now", f"Is the {actor.shape} {activity} now?", answer)
+    for room, answer in ((visit.room, "yes"), (_other(visit.room, ROOMS, rng), "no")):
+        yield make("sequence validation", "room check now", f"Is the {room} shown now?", answer)
+
+
+def _back_then(stream: Stream, asked_at: float, rng: random.Random) -> Iterator[Question]:
+    horizon = asked_at - BACK_THEN_S
+    past = [visit for visit in stream.visits if visit.end <= horizon]  # wholly out of view for long enough
+    if not past:
+        return
+    seen = [visit for visit in stream.visits if visit.start <= asked_at]
+
+    def make(kind: str, template: str, question: str, answer: str, start: float, end: float) -> Question:
+        return Question(kind, template, question, answer, asked_at, (start, end))
+
+    yield make("scene summary", "first room", "Which room was shown first?", past[0].room, past[0].start, past[0].end)
+    for before, after in pairwise(past):
+        span = (before.start, after.end)
+        follows, precedes = f"right after the {before.room}", f"right before the {after.room}"
+        yield make("ordered events", "room after", f"Which room came {follows}?", after.room, *span)
+        yield make("ordered events", "room before", f"Which room came {precedes}?", before.room, *span)
+    for first, second in _pairs(past, rng):
+        for order, answer in (((first, second), "yes"), ((second, first), "no")):
+            text = f"Was the {order[0].room} shown before the {order[1].room}?"
+            yield make("sequence validation", "order check", text, answer, first.start, second.end)
+    for trio in _trios(past, rng):
+        rooms = rng.sample([visit.room for visit in trio], 3)
+        text = f"Which came first, the {rooms[0]}, the {rooms[1]} or the {rooms[2]}?"
+        yield make("sequence validation", "first of three", text, trio[0].room, trio[0].start, trio[-1].end)
+    for visit in past:
+        yield from _about_visit(visit, seen, make, rng)
+
+
+def _about_visit(
+    visit: Visit, seen: list[Visit], make: Callable[..., Question], rng: random.Random
+) -> Iterator[Question]:
+    """Questions about the objects of one past visit; `seen` are all visits so far, to keep the answers unambiguous."""
+    room = visit.room
+    for actor in visit.actors:
+        span = (actor.start, actor.end)
+        shape, colour = actor.shape, actor.colour
+        yield make("action", "activity then", f"What was the {shape} doing in the {room}?", actor.activity, *span)
+        yield make("event occurrence", "colour then", f"What colour was the {shape} in the {room}?", colour, *span)
+        yield make("event occurrence", "shape then", f"Which shape was {colour} in the {room}?", shape, *span)
+        if sum(actor.name == other.name for v in seen for other in v.actors) == 1:
+            yield make("event occurrence", "room of object", f"In which room was the {actor.name}?", room, *span)
+        if actor.enters:
+            yield make("event occurrence", "came in", f"What came into the {room}?", actor.name, *span)
+        if actor.leaves:
+            yield make("event occurrence", "left", f"What left the {room}?", actor.name, *span)
+    actor = rng.choice(visit.actors)
+    for name, answer in ((actor.name, "yes"), (_absent(actor, list(visit.actors), rng), "no")):
+        text = f"Was there a {name} in the {room}?"
+        yield make("event occurrence", "present then", text, answer, visit.start, visit.end)
+    for activity, answer in ((actor.activity, "yes"), (_other(actor.activity, ACTIVITIES, rng), "no")):
+        text = f"Was the {actor.shape} {activity} in the {room}?"
+        yield make("action", "activity check then", text, answer, actor.start, actor.end)
+
+
+def _absent(actor: Actor, present: list[Actor], rng: random.Random) -> str:
+    """The name of an actor with its colour or its shape changed, so that nothing present has that name."""
+    names = {other.name for other in present}
+    while True:
+        colour, shape = actor.colour, actor.shape
+        if rng.random() < 0.5:
+            colour = _other(colour, COLOURS, rng)
+        else:
+            shape = _other(shape, SHAPES, rng)
+        if f"{colour} {shape}" not in names:
+            return f"{colour} {shape}"
+
+
+def _other(word: str, words: tuple[str, ...], rng: random.Random) -> str:
+    return rng.choice([candidate for candidate in words if candidate != word])
+
+
+def _pairs(visits: list[Visit], rng: random.Random) -> list[tuple[Visit, Visit]]:
+    pairs = [(a, b) for i, a in enumerate(visits) for b in visits[i + 1 :]]
+    return rng.sample(pairs, min(len(pairs), len(visits)))
+
+
+def _trios(visits: list[Visit], rng: random.Random) -> list[list[Visit]]:
+    if len(visits) < 3:
+        return []
+    return [sorted(rng.sample(visits, 3), key=lambda visit: visit.start) for _ in range(len(visits) - 2)]

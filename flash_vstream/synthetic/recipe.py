@@ -1,0 +1,95 @@
+"""How long and on how much the tiny models are trained: all numbers of the synthetic recipe in one place."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from flash_vstream.memory import MemoryConfig
+
+TRAIN_SEED = 0  # seeds of the streams for training begin here,
+SCORE_SEED = 1_000_000  # those for scoring here: never the same stream
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The defaults rebuild the shipped checkpoint; `SMOKE` runs the same code in a minute and learns nothing."""
+
+    encoder_steps: int = 1800
+    encoder_groups: int = 32
+    language_steps: int = 240
+    language_batch: int = 16
+    train_streams: int = 1300
+    longest_train_stream_s: float = 480.0
+    frames_each: int = 3
+    asks_each: int = 9
+    questions_each: int = 12
+    stage1_epochs: float = 1.0
+    stage1_batch: int = 32
+    stage1_learning_rate: float = 1e-3
+    stage2_epochs: float = 2.0
+    stage2_batch: int = 16
+    stage2_learning_rate: float = 1e-3
+    save_steps: int = 200
+
+
+SMOKE = Recipe(
+    encoder_steps=4,
+    encoder_groups=2,
+    language_steps=4,
+    language_batch=2,
+    train_streams=4,
+    longest_train_stream_s=90.0,
+    frames_each=2,
+    asks_each=1,
+    questions_each=4,
+    stage1_batch=4,
+    stage2_epochs=1.0,
+    stage2_batch=2,
+    save_steps=1,
+)
+
+# An eighth of the real encoder's patches a side: every part has its place, in 189 tokens.
+TINY_MEMORY = MemoryConfig(spatial_size=4, temporal_size=2)
+
+
+def small_run(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> TrainingArguments:
+    """Trainer settings of a small run: bf16, cosine, ten checkpoints of which the last is kept, no reports."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=steps // 20,
+        weight_decay=0.05,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        save_steps=max(steps // 10, 1),
+        save_total_limit=1,
+        logging_steps=max(steps // 60, 1),
+        report_to="none",
+        remove_unused_columns=False,
+        seed=seed,
+    )
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write a result into. It takes its name when all is written: it is there whole or not at all."""
+    partial = folder.with_name(folder.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    os.replace(partial, folder)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest Trainer checkpoint in `folder`, or None to start from nothing."""
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None

@@ -1,0 +1,1 @@
+"""Two-stage training of a Flash-VStream model on the HF Trainer."""

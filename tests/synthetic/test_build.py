@@ -1,0 +1,89 @@
+"""The whole recipe on almost nothing: every step runs, is skipped when done, goes on after a kill, and is scored."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from flash_vstream.model import load
+from flash_vstream.synthetic import score
+from flash_vstream.synthetic.build import Build
+from flash_vstream.synthetic.recipe import SMOKE
+from flash_vstream.synthetic.score import accuracy, another_stream, commonest, variants
+from flash_vstream.train.train import is_trained
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    build = Build(tmp_path_factory.mktemp("work"), SMOKE)
+    build.run()
+    return build
+
+
+def test_stage_1_changes_projector_and_memory_and_nothing_else(built: Build) -> None:
+    before, after = load(built.base)[0].state_dict(), load(built.stage1)[0].state_dict()
+    for name, value in after.items():
+        changed = not torch.equal(value, before[name])
+        assert changed == name.startswith(("projector.", "memory.")), name
+
+
+def test_stage_2_changes_all_but_the_tower(built: Build) -> None:
+    before, after = load(built.stage1)[0].state_dict(), load(built.stage2)[0].state_dict()
+    unused = {f"memory.{part}_proj.bias" for part in "k"}  # a softmax does not see a shift common to all its entries
+    for name, value in after.items():
+        changed = not torch.equal(value, before[name])
+        assert changed != name.startswith("vision_tower.") or name in unused, name
+
+
+def test_a_finished_step_is_not_done_again(built: Build) -> None:
+    times = {path: path.stat().st_mtime_ns for path in built.work.rglob("*.safetensors")}
+    built.run()
+    assert {path: path.stat().st_mtime_ns for path in built.work.rglob("*.safetensors")} == times
+
+
+def test_a_killed_stage_goes_on_and_ends_with_the_same_weights(built: Build, tmp_path: Path) -> None:
+    """Stage 2, killed as soon as it has a checkpoint and run again, gives the weights of the undisturbed run."""
+    for part in ("tokenizer", "encoder", "language", "base", "data", "stage1"):
+        os.symlink(getattr(built, part), tmp_path / part)
+    command = [sys.executable, "-m", "flash_vstream.synthetic.build", "--smoke", "--work_dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not list(tmp_path.glob("stage2/checkpoint-*/trainer_state.json")):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+    assert not is_trained(tmp_path / "stage2")
+    Build(tmp_path, SMOKE).run()
+    expected, found = load(built.stage2)[0].state_dict(), load(tmp_path / "stage2")[0].state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+
+
+def test_the_score_covers_every_memory(built: Build, tmp_path: Path) -> None:
+    result = score.score(str(built.stage2), tmp_path, n_streams=2, batch_size=8, only=[])
+    assert set(result["accuracy"]) == {"the commonest answer", *variants(load(built.stage2)[0].config.memory)}
+    assert sum(result["questions"].values()) >= 20
+
+
+def test_accuracy_counts_exact_matches_by_column_and_template() -> None:
+    rows = [
+        {"split": "now", "answer": "red", "template": "colour"},
+        {"split": "now", "answer": "yes", "template": "check"},
+        {"split": "back then", "answer": "attic", "template": "room"},
+        {"split": "back then", "answer": "attic", "template": "room"},
+    ]
+    values = accuracy(rows, [" Red.", "no", "attic", "cellar"])
+    assert values["now"] == 1 and values["now, yes/no"] == 0 and values["back then"] == 0.5
+    assert values["back then: room"] == 0.5
+    assert commonest(rows) == ["red", "yes", "attic", "attic"]
+
+
+def test_shuffling_gives_every_stream_the_memory_of_another() -> None:
+    tokens = {(video, time): (1, torch.tensor([number])) for number, video in enumerate("abc") for time in (1.0, 2.0)}
+    for (video, _), (_, memory) in another_stream([], tokens).items():
+        assert memory.item() == ("abc".index(video) + 1) % 3
