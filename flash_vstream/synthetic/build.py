@@ -114,7 +114,7 @@ class Build:
         extract_features(model, processor, self.data / "videos", self.data / "features")
         recipe = self.recipe
         dataset.write_json(self.data / "pretrain.json", dataset.pretrain_records(streams, recipe.frames_each))
-        records = dataset.finetune_records(streams, recipe.asks_each, recipe.questions_each)
+        records = dataset.finetune_records(streams, recipe.talks_each, recipe.asks_each, recipe.questions_each)
         dataset.write_json(self.data / "finetune.json", records)
 
     def run_stage1(self) -> None:
@@ -123,7 +123,9 @@ class Build:
             arguments = self.arguments(
                 self.stage1, recipe.stage1_epochs, recipe.stage1_batch, recipe.stage1_learning_rate
             )
-            train(ModelArguments(str(self.base)), self.data_arguments("pretrain.json", "plain"), arguments)
+            # Unlike Vicuna, this language model has little language to lose and has to learn here how to look.
+            model = ModelArguments(str(self.base), train_language_model=True)
+            train(model, self.data_arguments("pretrain.json", "plain"), arguments)
 
     def run_stage2(self) -> None:
         recipe = self.recipe
@@ -152,6 +154,7 @@ class Build:
             save_steps=self.recipe.save_steps,
             save_total_limit=1,
             logging_steps=20,
+            train_sampling_strategy="group_by_length",
             report_to="none",
         )
 

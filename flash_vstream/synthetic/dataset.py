@@ -13,11 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from flash_vstream.synthetic.questions import Question, all_questions, ask_times, choose
+from flash_vstream.synthetic.questions import Question, all_questions, ask_times, choose, early_ask_times
 from flash_vstream.synthetic.render import write_mp4
-from flash_vstream.synthetic.world import Stream, caption, make_stream
+from flash_vstream.synthetic.world import Stream, caption, free_caption, make_stream
 
 DESCRIBE = "Describe what was shown."
+ROOMS_A_NOTE = 6
+JUST_GONE_S = 2.0  # out of view for so long is past enough to learn from
 VIDEO_FPS = 1  # what the model watches; a clip for people to look at is made with more
 
 
@@ -54,6 +56,15 @@ def story(stream: Stream, until: float) -> str:
     return ". ".join(captions)
 
 
+def notes(stream: Stream, until: float, rng: random.Random) -> str:
+    """What was seen in [0, until] in some of the rooms, in any order: each room and each object has to be looked up."""
+    seen = [visit for visit in stream.visits if visit.start <= until]
+    told = rng.sample(seen, min(len(seen), ROOMS_A_NOTE))
+    return ". ".join(
+        free_caption(visit.room, [actor for actor in visit.actors if actor.start <= until], rng) for visit in told
+    )
+
+
 def _record(stream: Stream, name: str, turns: list[tuple[str, str]], **when: float) -> dict[str, Any]:
     speakers = ("human", "gpt")
     conversations = [
@@ -63,37 +74,46 @@ def _record(stream: Stream, name: str, turns: list[tuple[str, str]], **when: flo
     return {"id": f"{stream.seed}-{name}", "video": video_name(stream), "conversations": conversations, **when}
 
 
-def pretrain_records(
-    streams: list[Stream], frames_each: int, story_share: float = 0.25, seed: int = 0
-) -> list[dict[str, Any]]:
-    """Stage 1: captions of single frames, and for some streams the story of what was seen."""
+def pretrain_records(streams: list[Stream], frames_each: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Stage 1: captions of single frames."""
     rng = random.Random(f"pretrain-{seed}")
     records = []
     for stream in streams:
         for number, time_s in enumerate(ask_times(stream, frames_each, rng, earliest=0.0)):
-            said = caption(stream.visit_at(time_s), time_s)
+            visit = stream.visit_at(time_s)
+            said = free_caption(visit.room, visit.present(time_s), rng)
             records.append(_record(stream, f"frame{number}", [("Describe this.", said)], time=time_s))
-        if rng.random() < story_share:
-            (until,) = ask_times(stream, 1, rng)
-            records.append(_record(stream, "story", [(DESCRIBE, story(stream, until))], end_time=until))
     return records
 
 
 def finetune_records(
-    streams: list[Stream], asks_each: int, questions_each: int, story_share: float = 0.25, seed: int = 0
+    streams: list[Stream],
+    frames_each: int,
+    asks_each: int,
+    questions_each: int,
+    notes_share: float = 0.5,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Stage 2: conversations of many turns, all asked at one moment, and some stories of what was seen."""
+    """Stage 2: conversations of many turns, all asked at one moment, and some notes of what was seen.
+
+    From easy to hard, mixed: about single frames, and about streams that have lasted from seconds to their full length.
+    What went out of view a moment ago counts as past here: the questions are those of the test, their answers nearer.
+    """
     rng = random.Random(f"finetune-{seed}")
     used: Counter[tuple[str, str]] = Counter()
     records = []
     for stream in streams:
-        for number, asked_at in enumerate(ask_times(stream, asks_each, rng)):
-            items = _both_splits(stream, asked_at, questions_each, rng, used)
+        for number, asked_at in enumerate(ask_times(stream, frames_each, rng, earliest=0.0)):
+            items = [item for item in all_questions(stream, asked_at, rng) if item.in_view]
+            turns = [(item.question, item.answer) for item in choose(items, questions_each, rng, used, set())]
+            records.append(_record(stream, f"frame{number}", turns, time=asked_at))
+        for number, asked_at in enumerate(early_ask_times(stream, asks_each, rng)):
+            items = _mixed(all_questions(stream, asked_at, rng, JUST_GONE_S), questions_each, rng, used, set())
             turns = [(item.question, item.answer) for item in rng.sample(items, len(items))]
-            records.append(_record(stream, f"ask{number}", turns, end_time=asked_at))
-            if rng.random() < story_share:
-                told = [(DESCRIBE, story(stream, asked_at))]
-                records.append(_record(stream, f"story{number}", told, end_time=asked_at))
+            records.append(_record(stream, f"ask{number}", turns, end_time=asked_at + 1))
+            if rng.random() < notes_share:
+                told = [(DESCRIBE, notes(stream, asked_at, rng))]
+                records.append(_record(stream, f"notes{number}", told, end_time=asked_at + 1))
     return records
 
 
@@ -106,7 +126,7 @@ def held_out_questions(
     rows: list[dict[str, Any]] = []
     for stream in streams:
         for asked_at in ask_times(stream, asks_each, rng, earliest=0.5):
-            for item in _both_splits(stream, asked_at, questions_each, rng, used):
+            for item in _mixed(all_questions(stream, asked_at, rng), questions_each, rng, used):
                 rows.append(
                     {
                         "id": f"{stream.seed}-{asked_at:.0f}-{len(rows)}",
@@ -125,14 +145,17 @@ def held_out_questions(
     return rows
 
 
-def _both_splits(
-    stream: Stream, asked_at: float, count: int, rng: random.Random, used: Counter[tuple[str, str]]
+def _mixed(
+    questions: list[Question],
+    count: int,
+    rng: random.Random,
+    used: Counter[tuple[str, str]],
+    told: set[str] | None = None,
 ) -> list[Question]:
-    """Two thirds "back then" where there is anything to ask, the rest "now"."""
-    questions = all_questions(stream, asked_at, rng)
-    past = [item for item in questions if item.split == "back then"]
-    chosen = choose(past, 2 * count // 3, rng, used)
-    return chosen + choose([item for item in questions if item.split == "now"], count - len(chosen), rng, used)
+    """Two thirds about what is out of view, where there is anything to ask, the rest about what is in view."""
+    past = [item for item in questions if not item.in_view]
+    chosen = choose(past, 2 * count // 3, rng, used, told)
+    return chosen + choose([item for item in questions if item.in_view], count - len(chosen), rng, used, told)
 
 
 def make_streams(first_seed: int, count: int, shortest_s: float, longest_s: float) -> list[Stream]:

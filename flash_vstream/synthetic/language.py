@@ -57,7 +57,7 @@ class TextStories(Dataset[dict[str, Any]]):
         if rng.random() < PLAIN_SHARE:
             ids, labels = self.processor.encode_conversation([("", told)], n_frames=[], conversation="plain")
         else:
-            items = choose(all_questions(stream, asked_at, rng), QUESTIONS_A_TEXT, rng, Counter())
+            items = choose(all_questions(stream, asked_at, rng), QUESTIONS_A_TEXT, rng, Counter(), set())
             turns = [(item.question, item.answer) for item in items]
             turns[0] = (f"{told}\n{turns[0][0]}", turns[0][1])
             ids, labels = self.processor.encode_conversation(turns, n_frames=[], conversation="v1")

@@ -5,6 +5,7 @@ Every question carries the time it is asked at and the interval of its evidence.
 Only questions with exactly one right answer are asked.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,6 +30,9 @@ class Question:
     answer: str
     asked_at: float
     evidence: tuple[float, float]
+    facts: frozenset[
+        str
+    ]  # what it asks about; of two questions with a common fact, one may give the other's answer away
 
     @property
     def split(self) -> str:
@@ -36,35 +40,63 @@ class Question:
         return "back then" if self.asked_at - self.evidence[1] >= BACK_THEN_S else "now"
 
     @property
+    def in_view(self) -> bool:
+        """Whether it is about the very moment it is asked at."""
+        return self.evidence[1] == self.asked_at
+
+    @property
     def yes_no(self) -> bool:
         return self.answer in ("yes", "no")
 
 
 def ask_times(stream: Stream, count: int, rng: random.Random, earliest: float = 0.3) -> list[float]:
-    """Moments (whole seconds, sorted) in the later part of a stream at which the scene in view is settled."""
+    """Moments (whole seconds, sorted) after the share `earliest` of a stream at which the scene in view is settled."""
+    calm = _calm(stream, earliest)
+    return sorted(rng.sample(calm, min(count, len(calm))))
+
+
+def early_ask_times(stream: Stream, count: int, rng: random.Random) -> list[float]:
+    """Settled moments, log-uniform over a stream: as many in the first half minute as in the last half."""
+    calm = _calm(stream, earliest=0.0)
+    wanted = [math.exp(rng.uniform(math.log(calm[0]), math.log(calm[-1]))) for _ in range(count)]
+    return sorted({min(calm, key=lambda second: abs(second - target)) for target in wanted})
+
+
+def _calm(stream: Stream, earliest: float) -> list[float]:
     changes = [0.0]
     for visit in stream.visits:
         changes += [visit.start, *(actor.start for actor in visit.actors if actor.enters)]
         changes += [actor.end - SLIDE_S for actor in visit.actors if actor.leaves]
         changes += [actor.end for actor in visit.actors if actor.leaves]
-    calm = [
+    return [
         float(second)
         for second in range(int(stream.duration * earliest), int(stream.duration))
         if all(not 0 <= second - change < SETTLED_S for change in changes)
     ]
-    return sorted(rng.sample(calm, min(count, len(calm))))
 
 
-def all_questions(stream: Stream, asked_at: float, rng: random.Random) -> list[Question]:
-    """Everything that can be asked at `asked_at`: both splits, all kinds; yes/no questions come in pairs."""
-    return [*_now(stream, asked_at, rng), *_back_then(stream, asked_at, rng)]
+def all_questions(
+    stream: Stream, asked_at: float, rng: random.Random, back_then_s: float = BACK_THEN_S
+) -> list[Question]:
+    """Everything that can be asked at `asked_at`, all kinds, about what is in view and what went out `back_then_s` ago.
+
+    Yes/no questions come in pairs, one of each.
+    """
+    return [*_now(stream, asked_at, rng), *_back_then(stream, asked_at, rng, back_then_s)]
 
 
-def choose(questions: list[Question], count: int, rng: random.Random, used: Counter[tuple[str, str]]) -> list[Question]:
-    """Pick `count` questions, templates in turn, each time an answer that `used` has seen least.
+def choose(
+    questions: list[Question],
+    count: int,
+    rng: random.Random,
+    used: Counter[tuple[str, str]],
+    told: set[str] | None = None,
+) -> list[Question]:
+    """Pick at most `count` questions, templates in turn, each time an answer that `used` has seen least.
 
     `used` counts (template, answer) over a whole data set and is updated: with it, no template has a commonest answer
-    worth guessing.
+    worth guessing. With `told`, for the turns of one conversation, no two share a fact, nor one in `told`, which is
+    updated: else later turns could be answered from the words of earlier ones, without looking.
     """
     by_template: dict[str, list[Question]] = {}
     for question in rng.sample(questions, len(questions)):
@@ -75,12 +107,17 @@ def choose(questions: list[Question], count: int, rng: random.Random, used: Coun
             if len(chosen) == count:
                 break
             pool = by_template[template]
+            if told is not None:
+                pool[:] = [question for question in pool if not question.facts & told]
+            if not pool:
+                del by_template[template]
+                continue
             best = min(pool, key=lambda question: used[template, question.answer])
             used[template, best.answer] += 1
             chosen.append(best)
             pool.remove(best)
-            if not pool:
-                del by_template[template]
+            if told is not None:
+                told |= best.facts
     return chosen
 
 
@@ -89,49 +126,60 @@ def _now(stream: Stream, time_s: float, rng: random.Random) -> Iterator[Question
     present = visit.present(time_s)
     evidence = (time_s, time_s)
 
-    def make(kind: str, template: str, question: str, answer: str) -> Question:
-        return Question(kind, template, question, answer, time_s, evidence)
+    def make(kind: str, template: str, question: str, answer: str, fact: str) -> Question:
+        return Question(kind, template, question, answer, time_s, evidence, frozenset([fact]))
 
-    yield make("scene summary", "room now", "Which room is shown now?", visit.room)
-    yield make("scene summary", "count now", "How many objects are in the room now?", NUMBERS[len(present)])
+    yield make("scene summary", "room now", "Which room is shown now?", visit.room, "room now")
+    number = NUMBERS[len(present)]
+    yield make("scene summary", "count now", "How many objects are in the room now?", number, "count now")
     for actor in present:
-        yield make("action", "activity now", f"What is the {actor.shape} doing now?", actor.activity)
-        yield make("event occurrence", "colour now", f"What colour is the {actor.shape} now?", actor.colour)
-        yield make("event occurrence", "shape now", f"Which shape is {actor.colour} now?", actor.shape)
+        fact = f"{actor.name} in the {visit.room}"
+        yield make("action", "activity now", f"What is the {actor.shape} doing now?", actor.activity, fact)
+        yield make("event occurrence", "colour now", f"What colour is the {actor.shape} now?", actor.colour, fact)
+        yield make("event occurrence", "shape now", f"Which shape is {actor.colour} now?", actor.shape, fact)
     if present:
         actor = rng.choice(present)
+        fact = f"{actor.name} in the {visit.room}"
         for name, answer in ((actor.name, "yes"), (_absent(actor, present, rng), "no")):
-            yield make("event occurrence", "present now", f"Is there a {name} now?", answer)
+            yield make("event occurrence", "present now", f"Is there a {name} now?", answer, fact)
         for activity, answer in ((actor.activity, "yes"), (_other(actor.activity, ACTIVITIES, rng), "no")):
-            yield make("action", "activity check now", f"Is the {actor.shape} {activity} now?", answer)
+            yield make("action", "activity check now", f"Is the {actor.shape} {activity} now?", answer, fact)
     for room, answer in ((visit.room, "yes"), (_other(visit.room, ROOMS, rng), "no")):
-        yield make("sequence validation", "room check now", f"Is the {room} shown now?", answer)
+        yield make("sequence validation", "room check now", f"Is the {room} shown now?", answer, "room now")
 
 
-def _back_then(stream: Stream, asked_at: float, rng: random.Random) -> Iterator[Question]:
-    horizon = asked_at - BACK_THEN_S
+def _back_then(stream: Stream, asked_at: float, rng: random.Random, back_then_s: float) -> Iterator[Question]:
+    horizon = asked_at - back_then_s
     past = [visit for visit in stream.visits if visit.end <= horizon]  # wholly out of view for long enough
     if not past:
         return
     seen = [visit for visit in stream.visits if visit.start <= asked_at]
 
-    def make(kind: str, template: str, question: str, answer: str, start: float, end: float) -> Question:
-        return Question(kind, template, question, answer, asked_at, (start, end))
+    def make(kind: str, template: str, question: str, answer: str, span: tuple[float, float], *facts: str) -> Question:
+        return Question(kind, template, question, answer, asked_at, span, frozenset(facts))
 
-    yield make("scene summary", "first room", "Which room was shown first?", past[0].room, past[0].start, past[0].end)
+    def order(*visits: Visit) -> list[str]:
+        return [f"order of the {visit.room}" for visit in visits]
+
+    first = past[0]
+    span = (first.start, first.end)
+    yield make("scene summary", "first room", "Which room was shown first?", first.room, span, *order(first))
     for before, after in pairwise(past):
         span = (before.start, after.end)
         follows, precedes = f"right after the {before.room}", f"right before the {after.room}"
-        yield make("ordered events", "room after", f"Which room came {follows}?", after.room, *span)
-        yield make("ordered events", "room before", f"Which room came {precedes}?", before.room, *span)
+        facts = order(before, after)
+        yield make("ordered events", "room after", f"Which room came {follows}?", after.room, span, *facts)
+        yield make("ordered events", "room before", f"Which room came {precedes}?", before.room, span, *facts)
     for first, second in _pairs(past, rng):
-        for order, answer in (((first, second), "yes"), ((second, first), "no")):
-            text = f"Was the {order[0].room} shown before the {order[1].room}?"
-            yield make("sequence validation", "order check", text, answer, first.start, second.end)
+        span, facts = (first.start, second.end), order(first, second)
+        for a, b, answer in ((first, second, "yes"), (second, first, "no")):
+            text = f"Was the {a.room} shown before the {b.room}?"
+            yield make("sequence validation", "order check", text, answer, span, *facts)
     for trio in _trios(past, rng):
         rooms = rng.sample([visit.room for visit in trio], 3)
         text = f"Which came first, the {rooms[0]}, the {rooms[1]} or the {rooms[2]}?"
-        yield make("sequence validation", "first of three", text, trio[0].room, trio[0].start, trio[-1].end)
+        span = (trio[0].start, trio[-1].end)
+        yield make("sequence validation", "first of three", text, trio[0].room, span, *order(*trio))
     for visit in past:
         yield from _about_visit(visit, seen, make, rng)
 
@@ -143,23 +191,24 @@ def _about_visit(
     room = visit.room
     for actor in visit.actors:
         span = (actor.start, actor.end)
-        shape, colour = actor.shape, actor.colour
-        yield make("action", "activity then", f"What was the {shape} doing in the {room}?", actor.activity, *span)
-        yield make("event occurrence", "colour then", f"What colour was the {shape} in the {room}?", colour, *span)
-        yield make("event occurrence", "shape then", f"Which shape was {colour} in the {room}?", shape, *span)
+        shape, colour, fact = actor.shape, actor.colour, f"{actor.name} in the {room}"
+        yield make("action", "activity then", f"What was the {shape} doing in the {room}?", actor.activity, span, fact)
+        yield make("event occurrence", "colour then", f"What colour was the {shape} in the {room}?", colour, span, fact)
+        yield make("event occurrence", "shape then", f"Which shape was {colour} in the {room}?", shape, span, fact)
         if sum(actor.name == other.name for v in seen for other in v.actors) == 1:
-            yield make("event occurrence", "room of object", f"In which room was the {actor.name}?", room, *span)
+            yield make("event occurrence", "room of object", f"In which room was the {actor.name}?", room, span, fact)
         if actor.enters:
-            yield make("event occurrence", "came in", f"What came into the {room}?", actor.name, *span)
+            yield make("event occurrence", "came in", f"What came into the {room}?", actor.name, span, fact)
         if actor.leaves:
-            yield make("event occurrence", "left", f"What left the {room}?", actor.name, *span)
+            yield make("event occurrence", "left", f"What left the {room}?", actor.name, span, fact)
     actor = rng.choice(visit.actors)
+    fact = f"{actor.name} in the {room}"
     for name, answer in ((actor.name, "yes"), (_absent(actor, list(visit.actors), rng), "no")):
         text = f"Was there a {name} in the {room}?"
-        yield make("event occurrence", "present then", text, answer, visit.start, visit.end)
+        yield make("event occurrence", "present then", text, answer, (visit.start, visit.end), fact)
     for activity, answer in ((actor.activity, "yes"), (_other(actor.activity, ACTIVITIES, rng), "no")):
         text = f"Was the {actor.shape} {activity} in the {room}?"
-        yield make("action", "activity check then", text, answer, actor.start, actor.end)
+        yield make("action", "activity check then", text, answer, (actor.start, actor.end), fact)
 
 
 def _absent(actor: Actor, present: list[Actor], rng: random.Random) -> str:

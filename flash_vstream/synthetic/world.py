@@ -7,6 +7,7 @@ one of them comes in or leaves, and what has left may turn up in a later room. N
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -158,3 +159,20 @@ def caption(visit: Visit, time_s: float) -> str:
     """What one frame shows, e.g. "a kitchen: top left a red circle sleeping, bottom right a blue star singing"."""
     seen = ", ".join(f"{SPOTS[a.spot]} a {a.name} {a.activity}" for a in visit.present(time_s))
     return f"a {visit.room}: {seen}" if seen else f"a {visit.room}: nothing"
+
+
+def free_caption(room: str, actors: Sequence[Actor], rng: random.Random) -> str:
+    """The facts of a `caption`, the objects in any order and each found by its place, its shape or its colour.
+
+    Who learns to go on with such a sentence has learnt to look up what a question names.
+    """
+    parts = []
+    for a in rng.sample(actors, len(actors)):
+        spot = SPOTS[a.spot]
+        ways = (
+            f"{spot} a {a.name} {a.activity}",
+            f"the {a.shape} is {a.colour}, {a.activity}, {spot}",
+            f"the {a.colour} one is a {a.shape}, {a.activity}, {spot}",
+        )
+        parts.append(rng.choice(ways))
+    return f"a {room}: {', '.join(parts) or 'nothing'}"
