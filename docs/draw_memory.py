@@ -63,7 +63,7 @@ def draw(state: StarState, members: Members, frames: dict[float, np.ndarray], ti
     groups = members.in_order(state)
     last = max(frames)
     figure = plt.figure(figsize=(12, 8.2))
-    grid = figure.add_gridspec(3, 2, height_ratios=(1, 4.6, 1.5), width_ratios=(6, 1), hspace=0.28, wspace=0.04)
+    grid = figure.add_gridspec(3, 2, height_ratios=(1, 4.6, 1.5), width_ratios=(6, 1), hspace=0.42, wspace=0.04)
 
     strip = figure.add_subplot(grid[0, 0])
     shown = [min(frames, key=lambda t: abs(t - (k + 0.5) * last / STRIP)) for k in range(STRIP)]
