@@ -1,10 +1,11 @@
 """Rebuilds the embedded tiny model from nothing: world -> tokenizer -> CLIP -> Llama -> stage 1 -> stage 2 -> package.
 
-`python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (about two hours on 2 cores). Every step
-leaves its result in the work folder; run again after a kill, it goes on where it was.
+`python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (hours on 2 cores). Every step leaves
+its result in the work folder; run again after a kill, it goes on where it was.
 """
 
 import argparse
+import hashlib
 import os
 import sys
 import time
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 from transformers import CLIPModel, LlamaForCausalLM
 
-from flash_vstream.data import write_features
+from flash_vstream.data import read_features, write_features
 from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.model import (
     FramePreprocessor,
@@ -162,17 +164,28 @@ class Build:
 def extract_features(
     model: VStreamForConditionalGeneration, processor: VStreamProcessor, videos: Path, features: Path
 ) -> None:
-    """Encode every video that has no features yet: [L, P, D] float16, pooled to the memory's spatial size."""
+    """Encode every video that has no features of this very encoder yet.
+
+    They are [L, P, D] float16, pooled to the memory's spatial size; those of another encoder are made anew.
+    """
     side = model.config.memory.spatial_size
-    metadata = {"fps": "1.0", "encoder": model.config.vision_config.model_type, "pooling": str(side)}
+    metadata = {"fps": "1.0", "encoder": weights_digest(model.vision_tower), "pooling": str(side)}
     for path in tqdm(sorted(videos.glob("*.mp4")), desc="features", unit="video"):
         target = features / f"{path.stem}.safetensors"
-        if target.is_file():
+        if target.is_file() and read_features(target, 0, 1)[1] == metadata:
             continue
         frames = torch.from_numpy(np.stack([frame for frame, _ in read_frames(str(path), fps=1.0)]))
         with torch.inference_mode():
             encoded = pool_grid(model.encode_frames(processor.frames_to_pixels(frames)), side)
         write_features(target, encoded.half(), metadata)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Tells one set of weights from another."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -44,10 +44,6 @@ class Question:
         """Whether it is about the very moment it is asked at."""
         return self.evidence[1] == self.asked_at
 
-    @property
-    def yes_no(self) -> bool:
-        return self.answer in ("yes", "no")
-
 
 def ask_times(stream: Stream, count: int, rng: random.Random, earliest: float = 0.3) -> list[float]:
     """Moments (whole seconds, sorted) after the share `earliest` of a stream at which the scene in view is settled."""

@@ -19,7 +19,7 @@ SCORE_SEED = 1_000_000  # those for scoring here: never the same stream
 
 @dataclass(frozen=True)
 class Recipe:
-    """The defaults rebuild the shipped checkpoint; `SMOKE` runs the same code in a minute and learns nothing."""
+    """The defaults are the present recipe; `SMOKE` runs the same code in half a minute and learns nothing."""
 
     encoder_steps: int = 1800
     encoder_groups: int = 32
@@ -57,7 +57,7 @@ SMOKE = Recipe(
     save_steps=1,
 )
 
-# An eighth of the real encoder's patches a side: every part has its place, in 189 tokens.
+# For half as many patches a side as the real encoder has: every part has its place, in 189 tokens.
 TINY_MEMORY = MemoryConfig(spatial_size=4, temporal_size=2)
 
 

@@ -97,7 +97,7 @@ def predict(
     return predictions
 
 
-def another_stream(rows: list[dict[str, Any]], tokens: dict[Moment, Seen]) -> dict[Moment, Seen]:
+def another_stream(tokens: dict[Moment, Seen]) -> dict[Moment, Seen]:
     """Every (video, time) gets the memory of the next video's first question, round in a circle."""
     keys = list(tokens)
     videos = list(dict.fromkeys(video for video, _ in keys))
@@ -157,7 +157,7 @@ def score(model_path: str | None, work: Path, n_streams: int, batch_size: int, o
         processor.memory = config
         tokens = memories(rows, work / "features", model.memory)
         if name == SHUFFLED:
-            tokens = another_stream(rows, tokens)
+            tokens = another_stream(tokens)
         predictions = predict(model, processor, rows, tokens, batch_size)
         results[name] = accuracy(rows, predictions)
         print_row(name, results[name])

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from flash_vstream.data import read_features
 from flash_vstream.model import load
 from flash_vstream.synthetic import score
-from flash_vstream.synthetic.build import Build
+from flash_vstream.synthetic.build import Build, extract_features
 from flash_vstream.synthetic.recipe import SMOKE
 from flash_vstream.synthetic.score import accuracy, another_stream, commonest, variants
 from flash_vstream.train.train import is_trained
@@ -66,6 +67,23 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_weights(built: Build, tmp
         torch.testing.assert_close(found[name], value, msg=name)
 
 
+def test_features_of_another_encoder_are_made_anew(built: Build, tmp_path: Path) -> None:
+    """Else a second model scored in the same folder would be shown the first one's features."""
+    model, processor = load(built.base)
+    video = min((built.data / "videos").glob("*.mp4"))
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / video.name).symlink_to(video)
+    target = tmp_path / "features" / f"{video.stem}.safetensors"
+    extract_features(model, processor, tmp_path / "videos", tmp_path / "features")
+    first, modified = read_features(target)[0], target.stat().st_mtime_ns
+    extract_features(model, processor, tmp_path / "videos", tmp_path / "features")
+    assert target.stat().st_mtime_ns == modified
+    with torch.no_grad():
+        next(model.vision_tower.parameters()).add_(1.0)
+    extract_features(model, processor, tmp_path / "videos", tmp_path / "features")
+    assert not torch.equal(read_features(target)[0], first)
+
+
 def test_the_score_covers_every_memory(built: Build, tmp_path: Path) -> None:
     result = score.score(str(built.stage2), tmp_path, n_streams=2, batch_size=8, only=[])
     assert set(result["accuracy"]) == {"the commonest answer", *variants(load(built.stage2)[0].config.memory)}
@@ -87,5 +105,5 @@ def test_accuracy_counts_exact_matches_by_column_and_template() -> None:
 
 def test_shuffling_gives_every_stream_the_memory_of_another() -> None:
     tokens = {(video, time): (1, torch.tensor([number])) for number, video in enumerate("abc") for time in (1.0, 2.0)}
-    for (video, _), (_, memory) in another_stream([], tokens).items():
+    for (video, _), (_, memory) in another_stream(tokens).items():
         assert memory.item() == ("abc".index(video) + 1) % 3
