@@ -13,7 +13,7 @@ from flash_vstream.synthetic.dataset import (
     pretrain_records,
     story,
 )
-from flash_vstream.synthetic.questions import BACK_THEN_S, KINDS, all_questions, ask_times
+from flash_vstream.synthetic.questions import BACK_THEN_S, KINDS, all_questions, ask_times, choose
 from flash_vstream.synthetic.render import FRAME_SIZE, render_visit, write_mp4
 from flash_vstream.synthetic.world import SHORTEST_VISIT_S, SLIDE_S, Stream, caption, make_stream
 from flash_vstream.video import read_frames
@@ -190,3 +190,20 @@ def test_a_written_video_reads_back_as_the_frames_drawn(tmp_path) -> None:  # ty
     for second in (0, 20, len(frames) - 1):
         drawn = render_visit(stream.visit_at(second), second).astype(int)
         assert np.abs(drawn - frames[second]).mean() < 8  # H.264 with halved colour resolution
+
+
+def test_no_turn_of_a_conversation_gives_away_another() -> None:
+    """Each room and each object of a room is asked about once, whichever way the question names it."""
+    rng = random.Random(1)
+    for stream in STREAMS:
+        (asked_at,) = ask_times(stream, 1, rng)
+        questions = all_questions(stream, asked_at, rng, back_then_s=2.0)
+        for visit in stream.visits:
+            for actor in visit.actors:
+                named = [f"the {actor.shape} in the {visit.room}?", f"was {actor.colour} in the {visit.room}?"]
+                about = [q for q in questions if any(q.question.endswith(name) for name in named)]
+                about += [q for q in questions if q.question == f"In which room was the {actor.name}?"]
+                assert all(a.facts & b.facts for a in about for b in about)
+        chosen = choose(questions, 12, rng, Counter(), set())
+        facts = [fact for question in chosen for fact in question.facts]
+        assert len(facts) == len(set(facts))
