@@ -1,4 +1,8 @@
-"""Trains the tiny CLIP of the synthetic world: contrastively, on rendered scenes and captions, by the HF Trainer."""
+"""Trains the tiny CLIP of the synthetic world on rendered scenes, by the HF Trainer.
+
+Contrastively with captions, and by naming what stands in each quarter of the frame. Captions alone teach rooms, colours
+and activities soon and shapes hardly ever (docs/log.md has the figures); the real CLIP had 400 million of them.
+"""
 
 import random
 from collections.abc import Sequence
@@ -8,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import CLIPConfig, CLIPModel, LlamaTokenizer, Trainer
 
+from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.synthetic.recipe import last_checkpoint, small_run, whole_folder
 from flash_vstream.synthetic.render import FRAME_SIZE, render_visit
 from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, MINUTE, ROOMS, SHAPES, Visit, caption, random_scene
@@ -20,7 +25,9 @@ PATCH_SIZE = 12  # 8 x 8 patches a frame
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own
 STD = (0.26862954, 0.26130258, 0.27577711)
 VISION_WIDTH = 128
-LIKE_SCENES = 4  # scenes in a batch that differ by one attribute only, so that every attribute must be seen
+FEATURE_LAYER = -2  # the one that the video model reads
+LABELS = (COLOURS, SHAPES, ACTIVITIES)
+LIKE_SCENES = 8  # scenes in a batch that differ by one attribute only, so that every attribute must be seen
 
 
 def encoder_config(vocab_size: int) -> CLIPConfig:
@@ -46,6 +53,38 @@ def encoder_config(vocab_size: int) -> CLIPConfig:
         },
         projection_dim=128,
     )
+
+
+class LabelledCLIP(nn.Module):
+    """A CLIP, and linear read-outs of colour, shape and activity from the quarters of its patch features."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        # Eager: on a CPU the backward of the fused attention takes four times as long.
+        self.clip = CLIPModel._from_config(encoder_config(vocab_size), attn_implementation="eager")
+        self.read_out = nn.Linear(VISION_WIDTH, sum(1 + len(words) for words in LABELS))
+
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """pixel_values [B, 3, S, S], input_ids and attention_mask [B, L], labels [B, 4, 3] -> {"loss": scalar}."""
+        told = self.clip(input_ids, pixel_values, attention_mask, return_loss=True, output_hidden_states=True)
+        patches = told.vision_model_output.hidden_states[FEATURE_LAYER][:, 1:]
+        scores = self.read_out(pool_grid(patches, 2)).split([1 + len(words) for words in LABELS], dim=-1)
+        named = [
+            nn.functional.cross_entropy(score.flatten(0, 1), labels[..., index].flatten())
+            for index, score in enumerate(scores)
+        ]
+        return {"loss": told.loss + torch.stack(named).sum()}
+
+
+def quarter_labels(scene: Visit) -> list[list[int]]:
+    """What stands in each of the four quarters: numbers of colour, shape and activity, 0 for nothing."""
+    labels = [[0, 0, 0] for _ in range(4)]
+    for actor in scene.actors:
+        told = (actor.colour, actor.shape, actor.activity)
+        labels[actor.spot] = [1 + words.index(word) for words, word in zip(LABELS, told, strict=True)]
+    return labels
 
 
 class SceneGroups(Dataset[list[tuple[Visit, float]]]):
@@ -91,8 +130,12 @@ class SceneCollator:
         longest = max(map(len, ids))
         input_ids = torch.tensor([row + [self.end_id] * (longest - len(row)) for row in ids])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
-        pixels = normalise(add_noise(frames))
-        return {"pixel_values": pixels, "input_ids": input_ids, "attention_mask": mask, "return_loss": True}
+        return {
+            "pixel_values": normalise(add_noise(frames)),
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "labels": torch.tensor([quarter_labels(scene) for scene, _ in scenes]),
+        }
 
 
 def add_noise(frames: Tensor) -> Tensor:
@@ -111,7 +154,7 @@ def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, seed: int = 
     """Train and save the CLIP into `folder`; run again after a kill, it goes on from the last checkpoint."""
     tokenizer = LlamaTokenizer.from_pretrained(tokenizer_folder)
     torch.manual_seed(seed)
-    model = CLIPModel(encoder_config(len(tokenizer)))
+    model = LabelledCLIP(len(tokenizer))
     work = folder.with_name(folder.name + "-work")
     arguments = small_run(work, steps, groups_per_batch, learning_rate=1e-3, seed=seed)
     trainer = Trainer(
@@ -122,4 +165,4 @@ def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, seed: int = 
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     with whole_folder(folder) as partial:
-        model.eval().save_pretrained(partial)
+        model.clip.eval().save_pretrained(partial)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, ROOMS, SHAPES, SLIDE_S, Actor, Stream, Visit
 
 FRAME_SIZE = 96  # pixels a side: what the tiny encoder takes
+SPRITE = 0.48  # side of an object with its sign, as a share of the frame's
 SUPERSAMPLE = 4  # drawn this much larger and scaled down, for smooth edges
 
 _PAINT = {
@@ -56,27 +57,21 @@ def _room(room: str, size: int) -> np.ndarray:
 
 def _outline(shape: str, centre: float, radius: float) -> list[tuple[float, float]]:
     """Corner points of a shape around (centre, centre)."""
+    r = radius
     if shape == "square":
-        r = radius * 0.86
-        unit = [(-r, -r), (r, -r), (r, r), (-r, r)]
+        unit = [(-r * 0.88, -r * 0.88), (r * 0.88, -r * 0.88), (r * 0.88, r * 0.88), (-r * 0.88, r * 0.88)]
+    elif shape == "bar":
+        unit = [(-r, -r * 0.36), (r, -r * 0.36), (r, r * 0.36), (-r, r * 0.36)]
+    elif shape == "pillar":
+        unit = [(-r * 0.36, -r), (r * 0.36, -r), (r * 0.36, r), (-r * 0.36, r)]
     elif shape == "triangle":
-        unit = [(0, -radius * 1.1), (radius, radius * 0.8), (-radius, radius * 0.8)]
+        unit = [(0, -r), (r * 1.1, r), (-r * 1.1, r)]
     elif shape == "cross":
-        a, b = radius, radius * 0.36
-        quarter = [(-b, -a), (b, -a), (b, -b)]
+        quarter = [(-r * 0.36, -r), (r * 0.36, -r), (r * 0.36, -r * 0.36)]
         unit = [point for turn in range(4) for point in (_turned(corner, turn) for corner in quarter)]
-    elif shape == "star":
-        angles = np.arange(10) * np.pi / 5 - np.pi / 2
-        lengths = np.where(np.arange(10) % 2, radius * 0.45, radius * 1.15)
-        unit = list(zip(lengths * np.cos(angles), lengths * np.sin(angles), strict=True))
-    elif shape == "heart":
-        t = np.linspace(0, 2 * np.pi, 40)
-        x = 16 * np.sin(t) ** 3
-        y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
-        unit = list(zip(x * radius / 16, y * radius / 15, strict=True))
     else:
         angles = np.linspace(0, 2 * np.pi, 40)
-        unit = list(zip(radius * np.cos(angles), radius * np.sin(angles), strict=True))
+        unit = list(zip(r * np.cos(angles), r * np.sin(angles), strict=True))
     return [(float(x) + centre, float(y) + centre) for x, y in unit]
 
 
@@ -89,29 +84,35 @@ def _turned(point: tuple[float, float], quarters: int) -> tuple[float, float]:
 
 @functools.cache
 def _sprite(colour: str, shape: str, activity: str, size: int) -> np.ndarray:
-    """An object with the sign of its activity, float32 RGBA [s, s, 4] in 0..1, s about 0.44 of the frame."""
-    side = int(size * 0.44)
+    """An object with the sign of its activity, float32 RGBA [s, s, 4] in 0..1, s = SPRITE of the frame."""
+    side = int(size * SPRITE)
     big = side * SUPERSAMPLE
     picture = Image.new("RGBA", (big, big), (0, 0, 0, 0))
     draw = ImageDraw.Draw(picture)
-    centre, radius = big / 2, big * 0.27
+    centre, radius = big / 2, big * 0.35
     line = max(big // 28, 1)
     if activity == "glowing":
-        draw.ellipse([centre - big * 0.46, centre - big * 0.46, centre + big * 0.46, centre + big * 0.46],
+        reach = big * 0.49
+        draw.ellipse([centre - reach, centre - reach, centre + reach, centre + reach],
                      outline=(255, 255, 120, 255), width=line * 3)  # fmt: skip
     if activity == "jumping":
-        draw.ellipse([big * 0.18, big * 0.84, big * 0.82, big * 0.97], fill=(20, 20, 20, 230))
+        draw.ellipse([big * 0.18, big * 0.87, big * 0.82, big * 0.99], fill=(20, 20, 20, 230))
     corners = _outline(shape, centre, radius)
     draw.polygon(corners, fill=(*_PAINT[colour], 255))
     draw.line([*corners, corners[0]], fill=(70, 70, 70, 255), width=line)
-    if activity == "sleeping":  # a white Z above, to the right
-        left, top, wide = big * 0.68, big * 0.03, big * 0.26
+    if shape == "ring":
+        hole = [centre - radius * 0.5, centre - radius * 0.5, centre + radius * 0.5, centre + radius * 0.5]
+        draw.ellipse(hole, fill=(0, 0, 0, 0), outline=(70, 70, 70, 255), width=line)
+    if activity == "sleeping":  # a white Z on black, above to the right
+        left, top, wide = big * 0.78, big * 0.05, big * 0.17
+        draw.rectangle((big * 0.73, 0, big, big * 0.27), fill=(0, 0, 0, 255))
         zigzag = [(left, top), (left + wide, top), (left, top + wide), (left + wide, top + wide)]
         draw.line(zigzag, fill=(255, 255, 255, 255), width=line * 2)
-    if activity == "singing":  # a dark note above, to the left
+    if activity == "singing":  # a dark note on white, above to the left
         ink = (10, 10, 60, 255)
-        draw.ellipse([big * 0.03, big * 0.2, big * 0.17, big * 0.32], fill=ink)
-        stem = [(big * 0.16, big * 0.26), (big * 0.16, big * 0.02), (big * 0.3, big * 0.08)]
+        draw.rectangle((0, 0, big * 0.27, big * 0.27), fill=(255, 255, 255, 255))
+        draw.ellipse([big * 0.03, big * 0.15, big * 0.14, big * 0.25], fill=ink)
+        stem = [(big * 0.13, big * 0.2), (big * 0.13, big * 0.04), (big * 0.23, big * 0.08)]
         draw.line(stem, fill=ink, width=line * 2)
     assert activity in ACTIVITIES and shape in SHAPES
     return np.asarray(picture.resize((side, side), Image.Resampling.BOX), dtype=np.float32) / 255
@@ -119,7 +120,7 @@ def _sprite(colour: str, shape: str, activity: str, size: int) -> np.ndarray:
 
 def _position(actor: Actor, time_s: float, size: int) -> tuple[int, int]:
     """Top-left pixel of the sprite: its spot, a little sway, and sliding in from or out to the nearer side."""
-    side = int(size * 0.44)
+    side = int(size * SPRITE)
     left = actor.spot % 2 == 0
     x = size * (0.25 if left else 0.75) - side / 2
     y = size * (0.26 if actor.spot < 2 else 0.74) - side / 2
