@@ -13,12 +13,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from flash_vstream.synthetic.notes import frame_notes, notes
 from flash_vstream.synthetic.questions import Question, all_questions, ask_times, choose, early_ask_times
 from flash_vstream.synthetic.render import write_mp4
-from flash_vstream.synthetic.world import Stream, caption, free_caption, make_stream
+from flash_vstream.synthetic.world import Stream, caption, make_stream
 
 DESCRIBE = "Describe what was shown."
-ROOMS_A_NOTE = 6
 JUST_GONE_S = 2.0  # out of view for so long is past enough to learn from
 VIDEO_FPS = 1  # what the model watches; a clip for people to look at is made with more
 
@@ -56,15 +56,6 @@ def story(stream: Stream, until: float) -> str:
     return ". ".join(captions)
 
 
-def notes(stream: Stream, until: float, rng: random.Random) -> str:
-    """What was seen in [0, until] in some of the rooms, in any order: each room and each object has to be looked up."""
-    seen = [visit for visit in stream.visits if visit.start <= until]
-    told = rng.sample(seen, min(len(seen), ROOMS_A_NOTE))
-    return ". ".join(
-        free_caption(visit.room, [actor for actor in visit.actors if actor.start <= until], rng) for visit in told
-    )
-
-
 def _record(stream: Stream, name: str, turns: list[tuple[str, str]], **when: float) -> dict[str, Any]:
     speakers = ("human", "gpt")
     conversations = [
@@ -74,15 +65,25 @@ def _record(stream: Stream, name: str, turns: list[tuple[str, str]], **when: flo
     return {"id": f"{stream.seed}-{name}", "video": video_name(stream), "conversations": conversations, **when}
 
 
-def pretrain_records(streams: list[Stream], frames_each: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Stage 1: captions of single frames."""
-    rng = random.Random(f"pretrain-{seed}")
+def frame_records(streams: list[Stream], each: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Stage 1, first half: notes about single frames."""
+    rng = random.Random(f"frames-{seed}")
     records = []
     for stream in streams:
-        for number, time_s in enumerate(ask_times(stream, frames_each, rng, earliest=0.0)):
-            visit = stream.visit_at(time_s)
-            said = free_caption(visit.room, visit.present(time_s), rng)
-            records.append(_record(stream, f"frame{number}", [("Describe this.", said)], time=time_s))
+        for number, time_s in enumerate(ask_times(stream, each, rng, earliest=0.0)):
+            told = frame_notes(stream.visit_at(time_s), time_s, rng)
+            records.append(_record(stream, f"frame{number}", [(DESCRIBE, told)], time=time_s))
+    return records
+
+
+def notes_records(streams: list[Stream], each: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Stage 1, second half: notes about streams that have lasted from seconds to their full length."""
+    rng = random.Random(f"notes-{seed}")
+    records = []
+    for stream in streams:
+        for number, time_s in enumerate(ask_times(stream, each, rng, earliest=0.0)):
+            told = notes(stream, time_s, rng)
+            records.append(_record(stream, f"notes{number}", [(DESCRIBE, told)], end_time=time_s + 1))
     return records
 
 
@@ -91,10 +92,9 @@ def finetune_records(
     frames_each: int,
     asks_each: int,
     questions_each: int,
-    notes_share: float = 0.5,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Stage 2: conversations of many turns, all asked at one moment, and some notes of what was seen.
+    """Stage 2: conversations of many turns, all asked at one moment.
 
     From easy to hard, mixed: about single frames, and about streams that have lasted from seconds to their full length.
     What went out of view a moment ago counts as past here: the questions are those of the test, their answers nearer.
@@ -111,9 +111,6 @@ def finetune_records(
             items = _mixed(all_questions(stream, asked_at, rng, JUST_GONE_S), questions_each, rng, used, set())
             turns = [(item.question, item.answer) for item in rng.sample(items, len(items))]
             records.append(_record(stream, f"ask{number}", turns, end_time=asked_at + 1))
-            if rng.random() < notes_share:
-                told = [(DESCRIBE, notes(stream, asked_at, rng))]
-                records.append(_record(stream, f"notes{number}", told, end_time=asked_at + 1))
     return records
 
 

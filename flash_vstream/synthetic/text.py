@@ -8,6 +8,7 @@ from pathlib import Path
 import sentencepiece
 
 from flash_vstream.model.prompts import V1_SYSTEM
+from flash_vstream.synthetic.notes import notes
 from flash_vstream.synthetic.questions import NUMBERS, all_questions, ask_times
 from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, ROOMS, SHAPES, caption, make_stream, random_scene
 
@@ -24,6 +25,7 @@ def corpus(n_streams: int = 200) -> list[str]:
     for index in range(n_streams):
         stream = make_stream(CORPUS_SEED + index)
         for time_s in ask_times(stream, 1, rng):
+            lines.append(notes(stream, time_s, rng))
             lines += [f"{item.question} {item.answer}" for item in all_questions(stream, time_s, rng)]
     return lines
 

@@ -8,11 +8,13 @@ import pytest
 
 from flash_vstream.synthetic.dataset import (
     finetune_records,
+    frame_records,
     held_out_questions,
     make_streams,
-    pretrain_records,
+    notes_records,
     story,
 )
+from flash_vstream.synthetic.notes import frame_notes, notes
 from flash_vstream.synthetic.questions import BACK_THEN_S, KINDS, all_questions, ask_times, choose
 from flash_vstream.synthetic.render import FRAME_SIZE, render_visit, write_mp4
 from flash_vstream.synthetic.world import SHORTEST_VISIT_S, SLIDE_S, Stream, caption, make_stream
@@ -58,15 +60,15 @@ def test_asking_outside_the_stream_is_an_error() -> None:
 
 def second_by_second(stream: Stream, until: float) -> list[tuple[float, str, dict[str, str]]]:
     """What a watcher notes each second: (time, room, {object: activity}); read from captions, not from the actors."""
-    notes = []
+    noted = []
     for second in range(int(until) + 1):
         room, objects = caption(stream.visit_at(second), second).removeprefix("a ").split(": ")
         seen = {}
         for part in objects.split(", ") if objects != "nothing" else []:
             *_, colour, shape, activity = part.split()
             seen[f"{colour} {shape}"] = activity
-        notes.append((float(second), room, seen))
-    return notes
+        noted.append((float(second), room, seen))
+    return noted
 
 
 def answers_from_notes(question: str, template: str, notes: list[tuple[float, str, dict[str, str]]]) -> set[str]:
@@ -127,9 +129,9 @@ def test_every_question_has_exactly_the_answer_a_watcher_would_give() -> None:
     checked: Counter[str] = Counter()
     for stream in STREAMS:
         for asked_at in ask_times(stream, 2, rng):
-            notes = second_by_second(stream, asked_at)
+            noted = second_by_second(stream, asked_at)
             for item in all_questions(stream, asked_at, rng):
-                assert answers_from_notes(item.question, item.template, notes) == {item.answer}, item
+                assert answers_from_notes(item.question, item.template, noted) == {item.answer}, item
                 checked[item.template] += 1
                 assert item.evidence[1] <= item.asked_at
                 if item.split == "back then":
@@ -154,12 +156,57 @@ def test_held_out_questions_cover_kinds_and_are_balanced() -> None:
 
 def test_records_have_the_format_of_the_real_data_sets() -> None:
     streams = make_streams(0, 6, 60, 200)
-    for record in [*pretrain_records(streams, 2), *finetune_records(streams, 1, 2, 6)]:
+    for record in [*frame_records(streams, 2), *notes_records(streams, 2), *finetune_records(streams, 1, 2, 6)]:
         assert record["video"].endswith(".mp4")
         speakers = [turn["from"] for turn in record["conversations"]]
         assert speakers == ["human", "gpt"] * (len(speakers) // 2)
         assert record["conversations"][0]["value"].endswith("\n<image>")
         assert ("end_time" in record) != ("time" in record)
+
+
+def statement_holds(statement: str, noted: list[tuple[float, str, dict[str, str]]]) -> bool:
+    """Whether a statement of the notes is true, found without the rules that made it."""
+    subject, told = statement.split(": ")
+    words, first = subject.split(), told.split(", ")[0]
+    _, room_now, seen_now = noted[-1]
+    order = list(dict.fromkeys(room for _, room, _ in noted))
+    in_room = [seen for _, room, seen in noted if room == words[-1]]
+    if subject == "first":
+        return told == order[0]
+    if subject == "now":
+        return told == f"{room_now}, {['zero', 'one', 'two', 'three', 'four'][len(seen_now)]}"
+    if words[0] in ("after", "before"):
+        return told == order[order.index(words[-1]) + (1 if words[0] == "after" else -1)]
+    if words[0] == "came":
+        return first not in in_room[0] and any(first in seen for seen in in_room)
+    if words[0] == "left":
+        return first in in_room[0] and first not in in_room[-1]
+    activity = told.split(", ")[1]
+    if words[-1] == "now":
+        in_room = [seen_now]
+    elif words[0] == "the" and "in" not in words:  # "the red ring: kitchen, singing"
+        in_room = [seen for _, room, seen in noted if room == first]
+        first = " ".join(words[1:])
+    if len(first.split()) == 1:
+        first = f"{words[1]} {first}" if words[2] == "one" else f"{first} {words[1]}"
+    return any(seen.get(first) == activity for seen in in_room)
+
+
+def test_every_note_is_true_and_no_two_tell_of_one_object() -> None:
+    rng = random.Random(0)
+    forms: Counter[str] = Counter()
+    for stream in STREAMS:
+        for until in ask_times(stream, 3, rng):
+            told = notes(stream, until, rng).split(". ")
+            noted = second_by_second(stream, until)
+            for statement in told:
+                assert statement_holds(statement, noted), (statement, stream.seed, until)
+                forms[statement.split()[0]] += 1
+            assert len({statement.split(":")[0] for statement in told}) == len(told)
+            (scene,) = {stream.visit_at(until)}
+            for statement in frame_notes(scene, until, rng).split(". "):
+                assert statement_holds(statement, noted[-1:]), statement
+    assert {"first:", "now:", "after", "before", "came", "left", "the", "top", "bottom"} <= set(forms)
 
 
 def test_a_story_tells_the_rooms_in_order() -> None:
