@@ -11,6 +11,9 @@ class ModelArguments:
 
     model_path: str = field(metadata={"help": "checkpoint folder to start from"})
     memory_mode: str | None = field(default=None, metadata={"help": "another memory mode than the checkpoint's"})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa or flash_attention_2; None: what transformers takes by itself"}
+    )
     train_projector: bool = True
     train_memory: bool = field(default=True, metadata={"help": "train the semantic attention of the memory"})
     train_language_model: bool = False
@@ -34,4 +37,7 @@ class VStreamTrainingArguments(TrainingArguments):
 
     projector_learning_rate: float | None = field(
         default=None, metadata={"help": "of projector and memory; None: learning_rate"}
+    )
+    muon_learning_rate: float | None = field(
+        default=None, metadata={"help": "train the matrices of projector and decoder layers by Muon, at this rate"}
     )

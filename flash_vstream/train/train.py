@@ -43,7 +43,12 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, argume
     Run again after a kill, it goes on from the last checkpoint in `output_dir`.
     """
     torch.manual_seed(arguments.seed)
-    model, processor = load(model_arguments.model_path, dtype=torch.float32, memory_mode=model_arguments.memory_mode)
+    model, processor = load(
+        model_arguments.model_path,
+        dtype=torch.float32,
+        memory_mode=model_arguments.memory_mode,
+        attn_implementation=model_arguments.attn_implementation,
+    )
     freeze(model, model_arguments)
     dataset = ConversationDataset(
         load_records(Path(data_arguments.data_path)),
