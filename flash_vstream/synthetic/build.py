@@ -50,6 +50,7 @@ class Build:
         self.language = work / "language"
         self.base = work / "base"
         self.data = work / "data"
+        self.frames = work / "stage1-frames"
         self.stage1 = work / "stage1"
         self.stage2 = work / "stage2"
 
@@ -60,6 +61,7 @@ class Build:
             self.build_language,
             self.build_base,
             self.build_data,
+            self.run_frames,
             self.run_stage1,
             self.run_stage2,
         ):
@@ -115,39 +117,42 @@ class Build:
         model, processor = load(str(self.base))
         extract_features(model, processor, self.data / "videos", self.data / "features")
         recipe = self.recipe
-        dataset.write_json(self.data / "pretrain.json", dataset.pretrain_records(streams, recipe.frames_each))
+        dataset.write_json(self.data / "frames.json", dataset.frame_records(streams, recipe.frames_each))
+        dataset.write_json(self.data / "pretrain.json", dataset.notes_records(streams, recipe.notes_each))
         records = dataset.finetune_records(streams, recipe.talks_each, recipe.asks_each, recipe.questions_each)
         dataset.write_json(self.data / "finetune.json", records)
 
+    def run_frames(self) -> None:
+        self._train(self.base, self.frames, "frames.json", "plain", self.recipe.frames_epochs, self.recipe.frames_batch)
+
     def run_stage1(self) -> None:
-        recipe = self.recipe
-        if not is_trained(self.stage1):
-            arguments = self.arguments(
-                self.stage1, recipe.stage1_epochs, recipe.stage1_batch, recipe.stage1_learning_rate
-            )
-            # Unlike Vicuna, this language model has little language to lose and has to learn here how to look.
-            model = ModelArguments(str(self.base), train_language_model=True)
-            train(model, self.data_arguments("pretrain.json", "plain"), arguments)
+        self._train(self.frames, self.stage1, "pretrain.json", "plain", self.recipe.stage1_epochs, self.recipe.batch)
 
     def run_stage2(self) -> None:
         recipe = self.recipe
-        if not is_trained(self.stage2):
-            arguments = self.arguments(
-                self.stage2, recipe.stage2_epochs, recipe.stage2_batch, recipe.stage2_learning_rate
-            )
-            model = ModelArguments(str(self.stage1), train_language_model=True)
-            train(model, self.data_arguments("finetune.json", "v1"), arguments)
+        epochs, rate = recipe.stage2_epochs, recipe.stage2_rate
+        self._train(self.stage1, self.stage2, "finetune.json", "v1", epochs, recipe.batch, rate)
+
+    def _train(
+        self, start: Path, folder: Path, records: str, conversation: str, epochs: float, batch: int, rate: float = 1.0
+    ) -> None:
+        """One run of the Trainer; unlike Vicuna, this language model has to learn in stage 1 too, namely to look."""
+        if not is_trained(folder):
+            model = ModelArguments(str(start), train_language_model=True, attn_implementation="eager")
+            train(model, self.data_arguments(records, conversation), self.arguments(folder, epochs, batch, rate))
 
     def data_arguments(self, records: str, conversation: str) -> DataArguments:
         data = self.data
         return DataArguments(str(data / records), str(data / "videos"), str(data / "features"), conversation)
 
-    def arguments(self, folder: Path, epochs: float, batch: int, learning_rate: float) -> VStreamTrainingArguments:
+    def arguments(self, folder: Path, epochs: float, batch: int, rate: float) -> VStreamTrainingArguments:
         return VStreamTrainingArguments(
             output_dir=str(folder),
             num_train_epochs=epochs,
             per_device_train_batch_size=batch,
-            learning_rate=learning_rate,
+            learning_rate=rate * self.recipe.learning_rate,
+            muon_learning_rate=rate * self.recipe.muon_learning_rate,
+            adam_beta2=0.95,
             lr_scheduler_type="cosine",
             warmup_steps=50,
             weight_decay=0.02,

@@ -68,7 +68,7 @@ class TextStories(Dataset[dict[str, Any]]):
 def train_language_model(processor: VStreamProcessor, folder: Path, steps: int, batch_size: int, seed: int = 0) -> None:
     """Train and save the Llama into `folder`; run again after a kill, it goes on from the last checkpoint."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(language_config(len(processor.tokenizer)))
+    model = LlamaForCausalLM._from_config(language_config(len(processor.tokenizer)), attn_implementation="eager")
     work = folder.with_name(folder.name + "-work")
     arguments = small_run(work, steps, batch_size, learning_rate=1e-3, seed=seed)
     trainer = Trainer(

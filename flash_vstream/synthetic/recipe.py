@@ -21,22 +21,25 @@ SCORE_SEED = 1_000_000  # those for scoring here: never the same stream
 class Recipe:
     """The defaults are the present recipe; `SMOKE` runs the same code in half a minute and learns nothing."""
 
-    encoder_steps: int = 1800
-    encoder_groups: int = 32
-    language_steps: int = 240
+    encoder_steps: int = 450
+    encoder_groups: int = 16
+    language_steps: int = 150
     language_batch: int = 16
-    train_streams: int = 1300
-    longest_train_stream_s: float = 480.0
-    frames_each: int = 12
-    talks_each: int = 4
-    asks_each: int = 5
-    questions_each: int = 12
-    stage1_epochs: float = 4.0
-    stage1_batch: int = 64
-    stage1_learning_rate: float = 1e-3
-    stage2_epochs: float = 3.0
-    stage2_batch: int = 16
-    stage2_learning_rate: float = 1e-3
+    train_streams: int = 2000
+    longest_train_stream_s: float = 300.0
+    frames_each: int = 6
+    notes_each: int = 4
+    talks_each: int = 2
+    asks_each: int = 4
+    questions_each: int = 18
+    frames_epochs: float = 1.5
+    frames_batch: int = 64
+    stage1_epochs: float = 2.5
+    stage2_epochs: float = 1.0
+    batch: int = 16
+    learning_rate: float = 2e-3  # by AdamW
+    muon_learning_rate: float = 7e-3  # of the matrices
+    stage2_rate: float = 0.3  # of these rates: stage 2 teaches what a question is, and must not unteach looking
     save_steps: int = 200
 
 
@@ -48,12 +51,15 @@ SMOKE = Recipe(
     train_streams=4,
     longest_train_stream_s=120.0,
     frames_each=2,
+    notes_each=1,
     talks_each=1,
     asks_each=4,
     questions_each=4,
-    stage1_batch=4,
+    frames_epochs=1.0,
+    frames_batch=4,
+    stage1_epochs=1.0,
     stage2_epochs=1.0,
-    stage2_batch=2,
+    batch=2,
     save_steps=1,
 )
 
