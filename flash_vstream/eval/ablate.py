@@ -1,0 +1,154 @@
+"""What each part of the memory buys: one model on the synthetic world with the whole memory, without each of its
+parts, with the controls of the same token budget, and with another video's memory.
+
+`python -m flash_vstream.eval.ablate` prints the table. Each variant has a results folder of its own, which
+`python -m flash_vstream.eval.report A --compare B` takes; killed and run again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flash_vstream.eval.benchmarks import find_benchmark, read_rows
+from flash_vstream.eval.identity import default_folder, describe_run
+from flash_vstream.eval.items import Item
+from flash_vstream.eval.judge import judge
+from flash_vstream.eval.judge_settings import JudgeSettings
+from flash_vstream.eval.main import SYNTHETIC, Model, conclude, make_synthetic, open_model
+from flash_vstream.eval.measures import Group, Report, build_report
+from flash_vstream.eval.predict import PredictSettings, predict, shuffled
+from flash_vstream.eval.prepare import DATA_ROOT, SYNTHETIC_STREAMS
+from flash_vstream.eval.processes import Process, this_process
+from flash_vstream.eval.report import write_report
+from flash_vstream.eval.store import PredictionStore, Row, write_whole
+from flash_vstream.eval.tables import number, table
+from flash_vstream.memory import MemoryConfig
+from flash_vstream.synthetic.score import COLUMNS, SHUFFLED, commonest, variants
+
+BLIND = "the commonest answer"
+BLIND_NOTE = f"{BLIND}: a guess that sees nothing, the right answer most often for its kind of question."
+JUDGE = JudgeSettings("offline")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="ablate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add, default = parser.add_argument, PredictSettings()
+    add("--model_path", metavar="DIR", help="checkpoint folder or hub id; default: the shipped tiny model")
+    add("--data_root", type=Path, default=DATA_ROOT, metavar="DIR", help="where the benchmarks lie (%(default)s)")
+    add("--output_dir", type=Path, metavar="DIR", help="default: one of its own under results/")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; default: this process's GPU if there is one")
+    add("--streams", type=int, default=SYNTHETIC_STREAMS, metavar="N", help="held-out streams (%(default)s)")
+    add("--batch_size", type=int, default=default.batch_size, metavar="N", help="questions (%(default)s)")
+    add("--limit", type=int, metavar="N", help="only the first N questions, to see that it works")
+    add("--only", nargs="+", metavar="NAME", help="only these rows of the table")
+    try:
+        ablate(parser.parse_args(argv))
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def ablate(options: argparse.Namespace) -> None:
+    """Predict every variant with all processes; the first of them judges and prints the table."""
+    for name in ("streams", "limit"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise ValueError(f"--{name} is {value}: give at least 1")
+    process, settings = this_process(), PredictSettings(batch_size=options.batch_size)
+    model = open_model(options.model_path, process.device(options.device), None)
+    chosen = choose(variants(model[0].config.memory), options.only)
+    found = make_synthetic(model, options.data_root, options.streams, options.limit, process)
+    items, media = found[SYNTHETIC]
+    whole = describe_run(model[0], options.model_path, [SYNTHETIC], items, settings, limit=options.limit)
+    folder = options.output_dir or default_folder({**whole, "tags": ["ablation"]})
+    reports = {}
+    for name, memory in chosen.items():
+        if process.rank == 0:
+            print(f"== {name}", flush=True)
+        is_shuffled = name == SHUFFLED
+        changes = {"memory_mode": memory.mode, "memory": memory.to_dict(), "shuffle_videos": is_shuffled}
+        shown = shuffled(media) if is_shuffled else media
+        report = run_variant(model, memory, items, shown, settings, folder / slug(name), {**whole, **changes}, process)
+        if report is not None:
+            reports[name] = report
+    if process.rank == 0:
+        rows = read_rows(find_benchmark(SYNTHETIC).questions_file(options.data_root))[: options.limit]
+        print_table({BLIND: blind_report(items, rows, whole), **reports}, whole, folder)
+
+
+def choose(known: Mapping[str, MemoryConfig], names: Sequence[str] | None) -> dict[str, MemoryConfig]:
+    """The variants of these names, or all. Raises ValueError for an unknown one."""
+    if unknown := [name for name in names or () if name not in known]:
+        raise ValueError(f"variant {unknown[0]!r} is unknown: choose from {'; '.join(known)}")
+    return {name: memory for name, memory in known.items() if not names or name in names}
+
+
+def run_variant(
+    model: Model,
+    memory: MemoryConfig,
+    items: Sequence[Item],
+    media: Mapping[str, Path],
+    settings: PredictSettings,
+    folder: Path,
+    run: dict[str, Any],
+    process: Process,
+) -> Report | None:
+    """Predict with another memory on the same weights; the report, in the first process only."""
+    network, processor = model
+    network.set_memory(memory)
+    processor.memory = memory
+    with PredictionStore(folder, run, process.rank) as store:
+        predict(network, processor, items, media, store, settings, process.rank, process.world_size)
+    process.wait()
+    if process.rank > 0:
+        return None
+    report, _ = conclude(folder, items, run, JUDGE)
+    write_report(report, folder)
+    return report
+
+
+def blind_report(items: Sequence[Item], rows: list[dict[str, Any]], run: dict[str, Any]) -> Report:
+    """The numbers of the best guess that sees nothing. rows: of the questions file, in the order of the items."""
+    guesses: list[Row] = [
+        {"tag": item.tag, "id": item.id, "prediction": guess, "error": None}
+        for item, guess in zip(items, commonest(rows), strict=True)
+    ]
+    return build_report(items, guesses, judge(items, guesses, JUDGE), run)
+
+
+def print_table(reports: Mapping[str, Report], run: dict[str, Any], folder: Path) -> None:
+    """Print the table and write it as ablation.md and ablation.json."""
+    groups = {name: {group.name: group for group in report.tags[0].groups} for name, report in reports.items()}
+    counts = {column: next(iter(groups.values()))[column] for column in COLUMNS if column in groups[BLIND]}
+    header = ["memory", *(f"{column} (n = {group.n_questions})" for column, group in counts.items())]
+    lines = table(header, [[name, *(_cell(own[column]) for column in counts)] for name, own in groups.items()])
+    made_with = ", ".join(f"{name} {run[name]}" for name in ("model_path", "checkpoint", "code_version", "protocol"))
+    notes = f"Accuracy over all in per cent, 95 % bootstrap intervals over videos. {BLIND_NOTE}\n{made_with}."
+    text = "\n".join([*lines, "", notes])
+    print(f"\n{text}\n")
+    write_whole(folder / "ablation.md", text + "\n")
+    values = {name: {column: asdict(own[column]) for column in counts} for name, own in groups.items()}
+    write_whole(folder / "ablation.json", json.dumps({"run": run, "variants": values}, indent=1) + "\n")
+    print(f"written: {folder / 'ablation.md'}, {folder / 'ablation.json'}")
+
+
+def _cell(group: Group) -> str:
+    return number(group.accuracy_over_all, 1)
+
+
+def slug(name: str) -> str:
+    """A variant's name as the name of a folder."""
+    return "-".join("".join(letter if letter.isalnum() else " " for letter in name).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The ablation table: its rows are results folders of their own, and its numbers are theirs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flash_vstream.eval.ablate import blind_report, main, slug
+from flash_vstream.eval.items import Item
+from flash_vstream.eval.report import main as report
+from flash_vstream.eval.store import read_rows, read_run
+from flash_vstream.synthetic.score import SHUFFLED
+from tests.eval.conftest import N_STREAMS
+
+NAMES = ("star", "star without temporal and retrieved", SHUFFLED)
+
+
+def test_the_table_stands_on_results_that_can_be_compared(
+    synthetic_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--data_root", str(synthetic_root), "--output_dir", str(tmp_path), "--streams", str(N_STREAMS)]
+    command += ["--limit", "40", "--device", "cpu"]
+    assert main([*command, "--only", *NAMES]) == 0
+    printed = capsys.readouterr().out
+    lines = [line for line in (tmp_path / "ablation.md").read_text().splitlines() if line.startswith("|")]
+    assert all(line in printed for line in lines)
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["the commonest answer", *NAMES]
+
+    table = json.loads((tmp_path / "ablation.json").read_text())["variants"]
+    for name in NAMES:
+        groups = json.loads((tmp_path / slug(name) / "report.json").read_text())["tags"][0]["groups"]
+        of_its_own = {group["name"]: group for group in groups}
+        assert all(of_its_own[column] == values for column, values in table[name].items())
+    assert read_run(tmp_path / slug(NAMES[1]))["memory"]["temporal_length"] == 0
+    assert [read_run(tmp_path / slug(name))["shuffle_videos"] for name in NAMES] == [False, False, True]
+
+    texts = [[row["prediction"] for row in read_rows(tmp_path / slug(name) / "predictions.jsonl")] for name in NAMES]
+    assert texts[0] != texts[1] and texts[0] != texts[2]
+    folders = [str(tmp_path / slug(name)) for name in (NAMES[0], SHUFFLED)]
+    assert report([folders[0], "--compare", folders[1], "--data_root", str(synthetic_root)]) == 0
+    assert "McNemar" in capsys.readouterr().out
+
+
+def test_the_blind_guess_is_the_commonest_answer_of_each_kind() -> None:
+    rows = [{"template": "room", "answer": answer} for answer in ("attic", "attic", "kitchen")]
+    rows += [{"template": "yes", "answer": "no"}]
+    items = [Item("synthetic", str(n), "v", "?", row["answer"], split="now") for n, row in enumerate(rows)]
+    everything = blind_report(items, rows, {}).tags[0].groups[0]
+    assert everything.n_right == 3 and everything.accuracy_over_all.value == 75.0
+
+
+def test_an_unknown_variant_is_refused(
+    synthetic_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--data_root", str(synthetic_root), "--output_dir", str(tmp_path), "--only", "nothing"]) == 2
+    assert "variant 'nothing' is unknown: choose from star; recent" in capsys.readouterr().err

@@ -1,0 +1,218 @@
+"""The whole command on real data with the embedded model: what it writes, how it goes on, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flash_vstream
+from flash_vstream.eval.identity import checkpoint_hash, code_version, default_folder
+from flash_vstream.eval.main import main
+from flash_vstream.eval.processes import Process, this_process
+from flash_vstream.eval.store import read_rows, read_run
+from flash_vstream.model.loading import embedded_checkpoint
+from tests.eval.conftest import N_STREAMS
+from tests.eval.worlds import write_videos
+
+QUICK = ("--max_new_tokens", "8", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def public_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with ActivityNet-QA as `prepare` leaves it, but for its size: 3 videos of which one is missing."""
+    root = tmp_path_factory.mktemp("public")
+    folder = root / "ActivityNet-QA"
+    (folder / "videos").mkdir(parents=True)
+    write_videos(folder / "videos")
+    rows = [
+        {"id": f"{video}_{number}", "video_id": video, "question": question, "answer": answer, "answer_type": "3"}
+        for video in ("v0", "v1", "lost")
+        for number, (question, answer) in enumerate((("Is it a room?", "yes"), ("Which room is it?", "kitchen")))
+    ]
+    (folder / "test_qa.json").write_text(json.dumps(rows))
+    return root
+
+
+def synthetic(root: Path, output: Path, *more: str) -> list[str]:
+    where = ["--data_root", str(root), "--output_dir", str(output)]
+    return [*where, "--streams", str(N_STREAMS), "--limit", "40", *QUICK, *more]
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr (but for progress bars) of a command that is refused."""
+    assert main(arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {row["id"]: row["prediction"] for row in read_rows(folder / "predictions.jsonl")}
+
+
+def test_the_synthetic_world_is_scored_and_reported(
+    synthetic_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(synthetic(synthetic_root, tmp_path)) == 0
+    printed = capsys.readouterr().out
+    assert "## synthetic: the synthetic world" in printed and "40 questions, 2 videos" in printed
+    run = read_run(tmp_path)
+    assert {name: run[name] for name in ("model_path", "protocol", "memory_mode", "shuffle_videos", "tags")} == {
+        "model_path": "embedded",
+        "protocol": "stream",
+        "memory_mode": "star",
+        "shuffle_videos": False,
+        "tags": ["synthetic"],
+    }
+    assert (run["checkpoint"], run["code_version"]) == (checkpoint_hash(None), code_version())
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = {row["id"]: row for row in read_rows(tmp_path / "predictions.jsonl")}
+    verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert len(rows) == len(verdicts) == 40
+    right = sum(verdict["correct"] for verdict in verdicts)
+    assert report["tags"][0]["groups"][0]["accuracy_over_all"]["value"] == pytest.approx(100 * right / 40)
+    assert run == report["run"]
+
+    asked = json.loads((synthetic_root / "synthetic" / "test_qa.json").read_text())[:40]
+    assert [rows[row["id"]]["frames_seen"] for row in asked] == [math.ceil(row["end_time"]) for row in asked]
+
+    before = (tmp_path / "predictions.0.jsonl").read_bytes()
+    assert main(synthetic(synthetic_root, tmp_path)) == 0  # nothing is asked again
+    assert (tmp_path / "predictions.0.jsonl").read_bytes() == before
+
+
+def test_shuffled_videos_and_other_memories_change_the_answers(synthetic_root: Path, tmp_path: Path) -> None:
+    variants: dict[str, list[str]] = {"whole": [], "recent": ["--memory", "recent"], "shuffled": ["--shuffle_videos"]}
+    for name, options in variants.items():
+        assert main(synthetic(synthetic_root, tmp_path / name, *options)) == 0
+    assert read_run(tmp_path / "recent")["memory_mode"] == "recent"
+    assert read_run(tmp_path / "shuffled")["shuffle_videos"] is True
+    answers = [texts(tmp_path / name) for name in variants]
+    assert answers[0] != answers[1] and answers[0] != answers[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [(["--protocol", "release"], "protocol"), (["--memory", "merge"], "memory_mode"), (["--limit", "4"], "limit")],
+)
+def test_another_run_in_the_folder_is_refused(
+    synthetic_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], field: str
+) -> None:
+    (tmp_path / "predictions.0.jsonl").touch()
+    first = synthetic(synthetic_root, tmp_path, "--limit", "2")
+    assert "holds predictions but no run.json" in fails(first, capsys)
+    (tmp_path / "predictions.0.jsonl").unlink()
+    assert main(first) == 0
+    assert f"another run: {field} is" in fails([*first, *options], capsys)
+
+
+def test_a_public_benchmark_on_videos_of_which_one_is_missing(
+    public_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    command = ["actnet", "--data_root", str(public_root), "--output_dir", str(tmp_path), *QUICK]
+    assert "1 of 3 videos are missing (lost)" in fails(command, capsys)
+    command += ["--allow_missing"]
+    assert "OPENAI_API_KEY" in fails(command, capsys)
+    assert not (tmp_path / "predictions.0.jsonl").exists()  # said before anything is predicted
+    assert main([*command, "--judge", "offline"]) == 0
+    rows = {row["id"]: row for row in read_rows(tmp_path / "predictions.jsonl")}
+    assert [rows[name]["error"] for name in ("v0_0", "lost_0", "lost_1")] == [
+        None,
+        "video lost is missing",
+        "video lost is missing",
+    ]
+    assert {row["frames_seen"] for row in rows.values() if row["error"] is None} == {60}
+    everything = json.loads((tmp_path / "report.json").read_text())["tags"][0]["groups"][0]
+    assert (everything["n_questions"], everything["n_judged"]) == (6, 4)  # "over all" leaves out none
+
+
+def test_failures_are_tried_again_when_asked(
+    public_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, results = tmp_path / "data", tmp_path / "results"
+    shutil.copytree(public_root, root)
+    command = ["actnet", "--data_root", str(root), "--output_dir", str(results), "--allow_missing", *QUICK]
+    command += ["--judge", "offline"]
+    assert main(command) == 0
+    before = texts(results)
+    videos = root / "ActivityNet-QA" / "videos"
+    shutil.copy(videos / "v1.mp4", videos / "lost.mp4")
+    assert main(command) == 0
+    assert texts(results)["lost_0"] is None
+    assert main([*command, "--retry_failures"]) == 0
+    assert "2 failures are tried again" in capsys.readouterr().out
+    assert texts(results) == {**before, "lost_0": before["v1_0"], "lost_1": before["v1_1"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["vsnothing"], "benchmark 'vsnothing' is unknown: choose from actnet, msvd"),
+        (["msvd"], "msvd: there is no test_qa.json"),
+        (["--model_path", "/nowhere/model"], "there is no folder /nowhere/model"),
+        (["--video_fps", "0"], "fps is 0"),
+        (["--device", "toaster"], "toaster"),
+    ],
+)
+def test_what_a_user_gives_wrongly_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert message in fails(["--data_root", str(tmp_path), "--output_dir", str(tmp_path / "out"), *arguments], capsys)
+
+
+def test_the_hash_is_of_the_weights_and_not_of_their_place(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(embedded_checkpoint(), copy)
+    assert checkpoint_hash(str(copy)) == checkpoint_hash(None)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert checkpoint_hash(str(copy)) != checkpoint_hash(None)
+
+
+def test_two_different_runs_never_share_a_default_folder() -> None:
+    run: dict[str, Any] = {"model_path": "ckpt/a", "checkpoint": "1", "protocol": "stream", "memory_mode": "star"}
+    run |= {"shuffle_videos": False, "tags": ["actnet"], "limit": None}
+    changes: list[dict[str, Any]] = [{}, {"checkpoint": "2"}, {"limit": 3}, {"tags": ["msvd"]}]
+    folders = {default_folder({**run, **change}) for change in changes}
+    assert len(folders) == 4
+    assert default_folder(run) == default_folder(dict(run))
+    assert default_folder(run).parent == Path("results/a")
+
+
+def test_the_launcher_s_environment_is_whole_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert this_process() == Process(0, 1, 0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="WORLD_SIZE is set but RANK is not"):
+        this_process()
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29517")):
+        monkeypatch.setenv(name, value)
+    assert this_process() == Process(1, 2, 1)
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(ValueError, match="RANK 2 of WORLD_SIZE 2"):
+        this_process()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_results_of_one(synthetic_root: Path, tmp_path: Path) -> None:
+    root = Path(flash_vstream.__file__).resolve().parent.parent
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, "-m", "flash_vstream.eval", *synthetic(synthetic_root, tmp_path / "two")]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("## synthetic") == 1  # one process reports
+    assert all(read_rows(tmp_path / "two" / f"predictions.{rank}.jsonl") for rank in range(2))
+    assert main(synthetic(synthetic_root, tmp_path / "one")) == 0
+    assert texts(tmp_path / "two") == texts(tmp_path / "one")

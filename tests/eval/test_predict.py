@@ -1,0 +1,318 @@
+"""Predictions: those of the live session, each video watched once, killed and gone on, and never without the video."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import flash_vstream
+from flash_vstream import StreamSession, load
+from flash_vstream.data import write_features
+from flash_vstream.eval.benchmarks import prompt_of
+from flash_vstream.eval.items import Item
+from flash_vstream.eval.predict import PredictSettings, predict, shard, shuffled
+from flash_vstream.eval.store import PredictionStore, merge, read_rows
+from flash_vstream.eval.watch import EVERYTHING, check_features, watch
+from flash_vstream.model import VStreamForConditionalGeneration
+from flash_vstream.video import read_frames
+from tests.conftest import TinyModel, make_tiny_model
+from tests.eval.worlds import MEMORY, MOMENTS, N_FRAMES, RUN, SETTINGS, make_items, tiny, write_videos
+
+Media = dict[str, Path]
+Rows = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def model() -> TinyModel:
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Media:
+    return write_videos(tmp_path_factory.mktemp("videos"))
+
+
+def run(
+    model: TinyModel,
+    items: list[Item],
+    media: Media,
+    folder: Path,
+    settings: PredictSettings = SETTINGS,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Rows:
+    """Predict into a folder; its rows by id."""
+    with PredictionStore(folder, RUN, rank) as store:
+        predict(*model, items, media, store, settings, rank, world_size)
+    return {row["id"]: row for path in folder.glob("predictions.*.jsonl") for row in read_rows(path)}
+
+
+def texts(rows: Rows) -> dict[str, str]:
+    return {name: row["prediction"] for name, row in sorted(rows.items())}
+
+
+def session_answer(model: TinyModel, path: Path, item: Item, until: float) -> str:
+    session = StreamSession(*model)
+    for frame, time_s in read_frames(path, fps=1.0):
+        if time_s < until:
+            session.watch(frame, time_s)
+    return "".join(session.ask(item.question, max_new_tokens=SETTINGS.max_new_tokens)).strip()
+
+
+@pytest.fixture(scope="module")
+def streamed(model: TinyModel, media: Media, tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    return run(model, make_items(), media, tmp_path_factory.mktemp("streamed"))
+
+
+def test_stream_answers_are_those_of_the_live_session(model: TinyModel, media: Media, streamed: Rows) -> None:
+    items = make_items()
+    assert len(streamed) == len(items) == 16
+    for item in items:
+        assert item.end_time is not None
+        row = streamed[item.id]
+        assert row["prediction"] == session_answer(model, media[item.video_id], item, item.end_time)
+        assert (row["frames_seen"], row["error"]) == ({20: 20, 0.5: 1, 7.5: 8, 40: 40}[item.end_time], None)
+    assert len(set(texts(streamed).values())) >= 12  # they depend on video, time and question
+
+
+def test_release_sees_the_whole_file(model: TinyModel, media: Media, streamed: Rows, tmp_path: Path) -> None:
+    rows = run(model, make_items(), media, tmp_path, replace(SETTINGS, protocol="release"))
+    assert {row["frames_seen"] for row in rows.values()} == {N_FRAMES}
+    for item in make_items()[:4]:
+        assert rows[item.id]["prediction"] == session_answer(model, media[item.video_id], item, EVERYTHING)
+    assert texts(rows) != texts(streamed)
+
+
+def test_a_question_without_a_time_comes_after_the_whole_video(model: TinyModel, media: Media, tmp_path: Path) -> None:
+    items = [replace(make_items()[0], end_time=None), replace(make_items()[0], id="late", end_time=10.0 * N_FRAMES)]
+    rows = run(model, items, media, tmp_path)
+    assert [row["frames_seen"] for row in rows.values()] == [N_FRAMES, N_FRAMES]
+
+
+def test_batched_answers_equal_those_one_by_one(model: TinyModel, media: Media, streamed: Rows, tmp_path: Path) -> None:
+    one_by_one = run(model, make_items(), media, tmp_path / "1", replace(SETTINGS, batch_size=1))
+    at_once = run(model, make_items(), media, tmp_path / "16", replace(SETTINGS, batch_size=16))
+    assert texts(one_by_one) == texts(at_once) == texts(streamed)
+
+
+def test_each_video_is_encoded_once_and_no_further_than_asked(
+    model: TinyModel, media: Media, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    encode = VStreamForConditionalGeneration.encode_frames
+
+    def counted(self: VStreamForConditionalGeneration, pixel_values: Tensor) -> Tensor:
+        counts.append(len(pixel_values))
+        return encode(self, pixel_values)
+
+    monkeypatch.setattr(VStreamForConditionalGeneration, "encode_frames", counted)
+    run(model, make_items(), media, tmp_path)
+    assert sum(counts) == len(media) * max(MOMENTS)
+
+
+def test_features_answer_as_their_video_does(model: TinyModel, media: Media, streamed: Rows, tmp_path: Path) -> None:
+    features = {}
+    for name, path in media.items():
+        features[name] = tmp_path / f"{name}.safetensors"
+        write_features(features[name], encoded(model, path), {"fps": "1.0"})
+    check_features(list(features.values()), model[0], "some encoder", fps=1.0)
+    assert texts(run(model, make_items(), features, tmp_path / "results")) == texts(streamed)
+
+
+def encoded(model: TinyModel, path: Path) -> Tensor:
+    pixels = [model[1].frames_to_pixels(frame[None]) for frame, _ in read_frames(path, fps=1.0)]
+    return model[0].encode_frames(torch.cat(pixels))
+
+
+@pytest.mark.parametrize(
+    ("shape", "metadata", "fault"),
+    [
+        ((3, 16, 32), {"encoder": "another"}, "another vision encoder"),
+        ((3, 16, 32), {"fps": "2.0"}, "2.0 frames a second, not 1"),
+        ((3, 16, 24), {}, "width 24, not the model's 32"),
+        ((3, 9, 32), {}, "9 patches a frame, which do not pool to the memory's 4 x 4"),
+    ],
+)
+def test_features_that_do_not_fit_the_model_are_refused(
+    model: TinyModel, tmp_path: Path, shape: tuple[int, ...], metadata: dict[str, str], fault: str
+) -> None:
+    write_features(tmp_path / "a.safetensors", torch.zeros(shape), metadata)
+    with pytest.raises(ValueError, match=f"a.safetensors .*{fault}"):
+        check_features([tmp_path / "a.safetensors"], model[0], "this encoder", fps=1.0)
+
+
+def test_a_run_killed_in_the_middle_goes_on_to_the_same_answers(
+    model: TinyModel, media: Media, streamed: Rows, tmp_path: Path
+) -> None:
+    root = Path(flash_vstream.__file__).resolve().parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    worker = subprocess.Popen([sys.executable, "-m", "tests.eval.worlds", str(tmp_path)], cwd=root, env=environment)
+    path = tmp_path / "predictions.0.jsonl"
+    try:
+        deadline = time.monotonic() + 300
+        while not path.exists() or path.stat().st_size == 0:
+            assert worker.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    done = path.read_bytes()
+    n_done = done.count(b"\n")
+    assert 0 < n_done < len(streamed)  # in the middle
+    with path.open("ab") as file:
+        file.write(done[: len(done) // n_done // 2])  # a kill may come in the middle of a line, too
+
+    rows = run(model, make_items(), media, tmp_path)
+    assert texts(rows) == texts(streamed)
+    assert len(merge(tmp_path, make_items())) == len(streamed)
+    assert path.read_bytes().startswith(done)  # nothing was lost or asked again
+
+
+def test_a_finished_run_watches_nothing_again(
+    model: TinyModel, tmp_path: Path, media: Media, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = run(model, make_items()[:2], media, tmp_path)
+
+    def refuse(*args: Any) -> None:
+        raise AssertionError("watched again")
+
+    monkeypatch.setattr("flash_vstream.eval.predict.watch", refuse)
+    assert run(model, make_items()[:2], media, tmp_path) == rows
+
+
+def test_two_ranks_share_the_videos_and_leave_out_none(
+    model: TinyModel, media: Media, streamed: Rows, tmp_path: Path
+) -> None:
+    items = make_items()
+    parts = [shard(items, rank, 2) for rank in range(2)]
+    assert {item.video_id for item in parts[0]}.isdisjoint(item.video_id for item in parts[1])
+    assert {item.id for part in parts for item in part} == {item.id for item in items}
+    run(model, items, media, tmp_path, rank=0, world_size=2)
+    with pytest.raises(ValueError, match="8 of 16 questions have no prediction"):
+        merge(tmp_path, items)
+    run(model, items, media, tmp_path, rank=1, world_size=2)
+    assert {row["id"]: row["prediction"] for row in merge(tmp_path, items)} == texts(streamed)
+
+
+def test_shuffled_videos_are_all_other_videos(model: TinyModel, media: Media, streamed: Rows, tmp_path: Path) -> None:
+    many = {f"v{number}": Path(f"{number}.mp4") for number in range(9)}
+    mixed = shuffled(many)
+    assert sorted(mixed.values()) == sorted(many.values())
+    assert all(mixed[video] != many[video] for video in many)
+    assert mixed == shuffled(dict(reversed(many.items())))  # the same in every process
+    rows = run(model, make_items(), shuffled(media), tmp_path)
+    for item in make_items():
+        assert item.end_time is not None
+        other = {"v0": "v1", "v1": "v0"}[item.video_id]
+        assert rows[item.id]["prediction"] == streamed[item.id.replace(item.video_id, other)]["prediction"]
+        assert rows[item.id]["frames_seen"] == streamed[item.id]["frames_seen"]
+    with pytest.raises(ValueError, match="--shuffle_videos needs two videos and there is 1"):
+        shuffled({"v0": media["v0"]})
+
+
+def test_the_prompt_carries_the_visual_tokens(
+    model: TinyModel, media: Media, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried: list[int] = []
+    given: list[int] = []
+    generate = VStreamForConditionalGeneration.generate
+
+    def watched(self: VStreamForConditionalGeneration, *args: Any, **kwargs: Any) -> Any:
+        carried.extend((kwargs["input_ids"] == self.config.visual_token_id).sum(1).tolist())
+        given.extend(len(tokens) for tokens in kwargs["memory_tokens"])
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(VStreamForConditionalGeneration, "generate", watched)
+    rows = run(model, make_items(), media, tmp_path)
+    # 16 spatial; 5 abstract, 6 centroids of 4 and 2 retrieved of 16 tokens, as far as there are frames for them
+    tokens = {1: 16, 8: 5 + 6 * 4 + 2 * 16 + 16, 20: 77, 40: 77}
+    assert carried == given == [tokens[row["frames_seen"]] for row in rows.values()]
+
+
+def test_the_embedded_model_looks_at_the_video(media: Media) -> None:
+    """Its next-token scores for one question change with the video, and with how much of it was seen."""
+    model, processor = load(dtype=torch.float32)
+    item = make_items()[0]
+    scores = []
+    for path in media.values():
+        for _, seen in watch(model, processor, path, [20, EVERYTHING], 1.0):
+            inputs = processor(prompt_of(item, processor), [seen.n_frames])
+            with torch.inference_mode():
+                scores.append(model(**inputs, memory_tokens=[seen.tokens]).logits[0, -1].log_softmax(-1))
+    for number, score in enumerate(scores):
+        for other in scores[:number]:
+            assert (score - other).abs().max() > 0.01
+
+
+def test_failures_are_rows_with_their_reason(model: TinyModel, media: Media, tmp_path: Path) -> None:
+    broken, cut = tmp_path / "broken.mp4", tmp_path / "cut.safetensors"
+    broken.write_bytes(b"no video")
+    cut.write_bytes(b"no features")
+    base = Item("synthetic", "good", "v0", "Why?", "so", end_time=7.5)
+    items = [
+        replace(base, id="marked", question="What is <image>?"),
+        base,
+        replace(base, id="gone", video_id="gone"),
+        replace(base, id="broken", video_id="broken"),
+        replace(base, id="cut", video_id="cut"),
+        replace(base, id="long", question="Why? " * 300),
+    ]
+    rows = run(model, items, {**media, "broken": broken, "cut": cut}, tmp_path / "results")
+    reasons = {
+        "gone": "video gone is missing",
+        "broken": "broken.mp4",
+        "cut": "cut.safetensors is damaged",
+        "marked": "the question holds <image>",
+        "long": "and the language model holds 1024",
+    }
+    for name, reason in reasons.items():
+        assert rows[name]["prediction"] is None
+        assert reason in rows[name]["error"] and "\n" not in rows[name]["error"]
+    assert rows["good"]["error"] is None
+    assert rows["good"]["prediction"] == session_answer(model, media["v0"], base, 7.5)
+    assert len(merge(tmp_path / "results", items)) == len(items)
+
+
+def test_a_video_that_breaks_off_answers_what_was_asked_before(
+    model: TinyModel, media: Media, streamed: Rows, tmp_path: Path
+) -> None:
+    names = [f"v0-{moment:g}-0" for moment in (7.5, 20)]
+    items = [item for item in make_items() if item.id in names]
+    features = encoded(model, media["v0"])
+    features[15] = float("nan")
+    write_features(tmp_path / "v0.safetensors", features, {})
+    rows = run(model, items, {"v0": tmp_path / "v0.safetensors"}, tmp_path / "results")
+    assert rows[names[0]]["prediction"] == streamed[names[0]]["prediction"]
+    assert rows[names[1]]["prediction"] is None and "NaN" in rows[names[1]]["error"]
+
+
+def test_the_published_memory_takes_whole_videos_only(media: Media, tmp_path: Path) -> None:
+    model = make_tiny_model(replace(MEMORY, mode="published"))
+    with pytest.raises(ValueError, match=r"offline only .* --protocol release"):
+        run(model, make_items(), media, tmp_path / "stream")
+    release = replace(SETTINGS, protocol="release")
+    once, again = (texts(run(model, make_items()[:4], media, tmp_path / name, release)) for name in ("1", "2"))
+    assert once == again and len(set(once.values())) > 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"protocol": "live"}, "protocol 'live' is unknown: choose one of stream, release"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"fps": 0.0}, "fps is 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PredictSettings(**change)

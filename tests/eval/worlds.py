@@ -1,0 +1,65 @@
+"""A small benchmark of two synthetic streams and a model too small to know anything, for the tests of predicting.
+
+`python -m tests.eval.worlds FOLDER` predicts it, slowly: to be killed in the middle.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from flash_vstream.eval.items import Item
+from flash_vstream.eval.predict import PredictSettings, predict
+from flash_vstream.eval.store import PredictionStore, Row
+from flash_vstream.memory import MemoryConfig
+from flash_vstream.synthetic.render import write_mp4
+from flash_vstream.synthetic.world import make_stream
+from tests.conftest import TinyModel, make_tiny_model
+
+MEMORY = MemoryConfig(spatial_size=4, temporal_length=6, temporal_size=2, abstract_length=5, retrieved_length=2)
+SETTINGS = PredictSettings(batch_size=3, max_new_tokens=12)
+MOMENTS = (20.0, 0.5, 7.5, 40.0)  # out of order, as a file may have them
+N_FRAMES = 60  # of each video, at one a second
+RUN = {"checkpoint": "random", "protocol": "stream"}
+
+
+def tiny() -> TinyModel:
+    return make_tiny_model(MEMORY)
+
+
+def write_videos(folder: Path, n_videos: int = 2) -> dict[str, Path]:
+    media = {f"v{number}": folder / f"v{number}.mp4" for number in range(n_videos)}
+    for number, path in enumerate(media.values()):
+        if not path.exists():
+            write_mp4(make_stream(number, N_FRAMES, N_FRAMES + 0.5), path, fps=1)
+    return media
+
+
+def make_items(n_videos: int = 2) -> list[Item]:
+    """Two questions at each moment of each video, the videos taking turns."""
+    return [
+        Item("synthetic", f"{video}-{moment:g}-{number}", video, question, "kitchen", end_time=moment)
+        for number, question in enumerate(("Which room is shown now?", "Why?"))
+        for moment in MOMENTS
+        for video in (f"v{number}" for number in range(n_videos))
+    ]
+
+
+class SlowStore(PredictionStore):
+    """Leaves time for a kill after each batch."""
+
+    def append(self, rows: Iterable[Row]) -> None:
+        super().append(rows)
+        time.sleep(5)
+
+
+def main(folder: Path) -> None:
+    model, processor = tiny()
+    with SlowStore(folder, RUN) as store:
+        predict(model, processor, make_items(), write_videos(folder), store, SETTINGS)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
