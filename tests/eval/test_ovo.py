@@ -1,0 +1,126 @@
+"""OVO-Bench's annotation file: rows of every kind as items, the score by groups, and malformed rows by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flash_vstream.eval import ovo
+from flash_vstream.eval.benchmarks import find_media
+from flash_vstream.eval.choice import Tally, right_option
+
+EPM: dict[str, Any] = {
+    "id": 7,
+    "task": "EPM",
+    "video": "Ego4D/clips/kitchen-1.mp4",
+    "realtime": 215,
+    "question": "Where did I put the cup?",
+    "answer": "on the shelf",
+    "options": ["in the sink", "on the shelf", "on the floor"],
+    "gt": 1,
+}
+REC: dict[str, Any] = {
+    "id": 9,
+    "task": "REC",
+    "video": "games/list&index=1.mp4",
+    "activity": "opening something",
+    "test_info": [{"realtime": 5, "count": 0}, {"realtime": 8.5, "count": 2}],
+}
+SSR: dict[str, Any] = {
+    "id": 11,
+    "task": "SSR",
+    "video": "COIN/saw.mp4",
+    "tutorial": "Saw",
+    "test_info": [
+        {"realtime": 24, "step": "turn the screw", "type": 1},
+        {"realtime": 20, "step": "fit the blade", "type": 0},
+    ],
+}
+CRR: dict[str, Any] = {
+    "id": 12,
+    "task": "CRR",
+    "video": "MovieNet/tt1.mp4",
+    "question": "What does she do next?",
+    "answer": "She leaves.",
+    "ask_time": 30,
+    "clue_time": 40,
+    "test_info": [{"realtime": 30, "type": 0}, {"realtime": 42, "type": 1}],
+}
+
+
+def written(folder: Path, rows: Any) -> Path:
+    path = folder / "ovo_bench_new.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def test_rows_of_every_kind_become_items(tmp_path: Path) -> None:
+    items = ovo.load(written(tmp_path, [EPM, REC, SSR, CRR, {**EPM, "id": 8, "task": "HLD", "realtime": 54.2}]))
+    assert [item.id for item in items] == ["7", "9_0", "9_1", "11_0", "11_1", "12_0", "12_1", "8"]
+    assert [item.end_time for item in items] == [215, 5, 8.5, 24, 20, 30, 42, 54.2]
+    assert [item.answer_type for item in items] == ["EPM", "REC", "REC", "SSR", "SSR", "CRR", "CRR", "HLD"]
+    choice, zero, two, doing, not_yet, early, late, _ = items
+    assert choice.video_id == "Ego4D/clips/kitchen-1" and zero.video_id == "games/list&index=1"
+    assert choice.answer == "B" and right_option(choice) == 1
+    assert choice.question.split("\n")[:4] == [EPM["question"], "A. in the sink", "B. on the shelf", "C. on the floor"]
+    assert "letter" in choice.question
+    # Every count of the file is an option everywhere: else the options of a row would tell its largest.
+    assert zero.options == two.options == ("0", "1", "2")
+    assert (zero.answer, two.answer, right_option(two)) == ("0", "2", 2)
+    assert "opening something" in zero.question and "turn the screw" in doing.question
+    assert [item.answer for item in (doing, not_yet, early, late)] == ["Yes", "No", "No", "Yes"]
+    assert CRR["question"] in early.question and early.question == late.question
+    assert "She leaves." not in early.question
+
+
+def test_media_are_found_in_the_folders_of_the_original_and_without_them(tmp_path: Path) -> None:
+    items = ovo.load(written(tmp_path, [EPM, CRR]))
+    folder = tmp_path / "OVO-Bench"
+    for name in ("src_videos/Ego4D/clips/kitchen-1.mp4", "videos/tt1.mp4"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+    found = find_media(items, ovo.OVO, tmp_path)
+    assert found == {
+        "Ego4D/clips/kitchen-1": folder / "src_videos/Ego4D/clips/kitchen-1.mp4",
+        "MovieNet/tt1": folder / "videos/tt1.mp4",
+    }
+
+
+def test_the_score_is_the_mean_of_the_groups_and_these_of_their_tasks() -> None:
+    def counts(right: int, n_items: int) -> Tally:
+        tally = Tally(n_items)
+        tally.right["generated"] = right
+        return tally
+
+    tallies = {"EPM": counts(1, 2), "HLD": counts(0, 10), "OCR": counts(3, 4), "REC": counts(9, 10)}
+    assert ovo.scores(tallies, "generated") == pytest.approx(
+        {"backward": 0.25, "real-time": 0.75, "forward": 0.9, "overall": (0.25 + 0.75 + 0.9) / 3}
+    )
+    del tallies["OCR"]
+    assert list(ovo.scores(tallies, "generated")) == ["backward", "forward"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([EPM, EPM], "row 2 of .* has the id '7' of an earlier row"),
+        ([{**EPM, "task": "XYZ"}], "row 1 of .* has the task 'XYZ': OVO-Bench has EPM, ASI"),
+        (["EPM"], "row 1 of .* has the task None"),
+        ([{**EPM, "gt": 3}], r"row 1 of .* \(id 7\) has gt 3: give the number of the right option, from 0 to 2"),
+        ([{**EPM, "gt": True}], "has gt True"),
+        ([{**EPM, "options": ["only"]}], "at least two"),
+        ([{**EPM, "realtime": "215"}], "has the realtime '215'"),
+        ([{**EPM, "video": "../secret.mp4"}], "must lie inside"),
+        ([{**EPM, "question": ""}], "has the question ''"),
+        ([{**SSR, "test_info": []}], "has no test_info"),
+        ([{**SSR, "test_info": [{"realtime": 1, "step": "a", "type": 2}]}], "test 0 has the type 2"),
+        ([REC, {**REC, "id": 10, "test_info": [{"realtime": 5, "count": -1}]}], "row 2 .*has the count -1"),
+    ],
+)
+def test_a_malformed_row_is_named(tmp_path: Path, rows: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        ovo.load(written(tmp_path, rows))
+    assert "\n" not in str(error.value)
