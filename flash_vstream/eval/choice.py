@@ -22,7 +22,7 @@ from tqdm import tqdm
 from flash_vstream.eval.items import Item
 from flash_vstream.eval.likelihood import Likelihood, rate_continuations
 from flash_vstream.eval.offline import chosen_option, normalise
-from flash_vstream.eval.predict import PredictSettings, checked_prompt, generate, look, plan, shard
+from flash_vstream.eval.predict import PredictSettings, checked_prompt, generate, look, plan, result_row, shard
 from flash_vstream.eval.store import PredictionStore, Row, key_of
 from flash_vstream.eval.watch import Seen
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
@@ -134,13 +134,14 @@ def rate_batch(
                 raise ValueError(seen)
             ready.append((item, seen, checked_prompt(model, processor, item, seen)))
         except ValueError as error:
-            rows[item.id] = _row(item, 0 if isinstance(seen, str) else seen.n_frames, None, str(error))
+            n_frames = 0 if isinstance(seen, str) else seen.n_frames
+            rows[item.id] = result_row(item, None, str(error), n_frames, 0.0)
     if ready:
         prompts, memories = [prompt for *_, prompt in ready], [seen for _, seen, _ in ready]
         replies = generate(model, processor, prompts, memories, settings.max_new_tokens)
         for (item, seen, prompt), reply in zip(ready, replies, strict=True):
             prediction = {"reply": reply} | _ratings(model, processor, item, prompt, seen)
-            rows[item.id] = _row(item, seen.n_frames, prediction, None)
+            rows[item.id] = result_row(item, prediction, None, seen.n_frames, 0.0)
     each = round((time.perf_counter() - begun) / len(asked), 4)
     return [rows[item.id] | {"seconds": each} for item, _ in asked]
 
@@ -155,18 +156,6 @@ def _ratings(
         asdict(rating) for rating in rate_continuations(model, processor, prompt, [*letters, *item.options], [seen])
     ]
     return {"letters": rated[:n_options], "texts": rated[-n_options:]}
-
-
-def _row(item: Item, frames_seen: int, prediction: dict[str, Any] | None, error: str | None) -> Row:
-    return {
-        "tag": item.tag,
-        "id": item.id,
-        "video_id": item.video_id,
-        "prediction": prediction,
-        "error": error,
-        "frames_seen": frames_seen,
-        "seconds": 0.0,
-    }
 
 
 def tally(items: Sequence[Item], rows: Iterable[Row]) -> dict[str, Tally]:

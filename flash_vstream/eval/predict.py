@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from flash_vstream.eval.store import PredictionStore, Row, key_of
 from flash_vstream.eval.watch import EVERYTHING, Seen, watch
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.prompts import VISUAL_TOKEN
+from flash_vstream.serve.session import stop_ids
 
 PROTOCOLS = ("stream", "release")
 SHUFFLE_SEED = 0
@@ -151,17 +153,18 @@ def answer_batch(
             answered.append(item)
         except ValueError as error:
             n_frames = 0 if isinstance(seen, str) else seen.n_frames
-            rows.append(_row(item, None, str(error), n_frames, 0.0))
+            rows.append(result_row(item, None, str(error), n_frames, 0.0))
     if answered:
         begun = time.perf_counter()
         texts = generate(model, processor, prompts, memories, settings.max_new_tokens)
         each = (time.perf_counter() - begun) / len(texts)
         for item, seen, text in zip(answered, memories, texts, strict=True):
-            rows.append(_row(item, text, None, seen.n_frames, each))
+            rows.append(result_row(item, text, None, seen.n_frames, each))
     return rows
 
 
-def _row(item: Item, prediction: str | None, error: str | None, frames_seen: int, seconds: float) -> Row:
+def result_row(item: Item, prediction: Any, error: str | None, frames_seen: int, seconds: float) -> Row:
+    """A row of the store. prediction: a text, or what another way of answering gives; None for a failure."""
     return {
         "tag": item.tag,
         "id": item.id,
@@ -199,7 +202,7 @@ def generate(
     output = model.generate(**inputs, memory_tokens=tokens, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
     answers = output[:, batch["input_ids"].shape[1] :].tolist()
     rooms = (_limit(model) - batch["attention_mask"].sum(1)).tolist()
-    stop = _stop_ids(model)
+    stop = stop_ids(model)
     texts = []
     for ids, room in zip(answers, rooms, strict=True):
         end = next((place for place, token in enumerate(ids) if token in stop), len(ids))
@@ -224,11 +227,3 @@ def shuffled(media: Mapping[str, Path]) -> dict[str, Path]:
 def _limit(model: VStreamForConditionalGeneration) -> int:
     """Tokens that the language model holds."""
     return model.config.text_config.max_position_embeddings
-
-
-def _stop_ids(model: VStreamForConditionalGeneration) -> frozenset[int]:
-    assert model.generation_config is not None
-    stop = model.generation_config.eos_token_id
-    if stop is None:
-        return frozenset()
-    return frozenset([stop] if isinstance(stop, int) else stop)

@@ -207,7 +207,7 @@ class StreamSession:
             return self._last_time_to_first_token_s
 
         tokens = greedy_tokens(self.model, prompt_ids, snapshot.memory, min(max_new_tokens, room))
-        return Answer(snapshot, tokens, _stop_ids(self.model), self.processor.decode, on_first_token)
+        return Answer(snapshot, tokens, stop_ids(self.model), self.processor.decode, on_first_token)
 
     def stats(self) -> SessionStats:
         """Figures at this moment."""
@@ -267,7 +267,8 @@ def greedy_tokens(
         yield int(ids)
 
 
-def _stop_ids(model: VStreamForConditionalGeneration) -> frozenset[int]:
+def stop_ids(model: VStreamForConditionalGeneration) -> frozenset[int]:
+    """The tokens that end an answer."""
     assert model.generation_config is not None
     stop = model.generation_config.eos_token_id
     if stop is None:

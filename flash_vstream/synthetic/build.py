@@ -1,7 +1,7 @@
 """Rebuilds the embedded tiny model from nothing: world -> tokenizer -> CLIP -> Llama -> stage 1 -> stage 2 -> package.
 
-`python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (hours on 2 cores). Every step leaves
-its result in the work folder; run again after a kill, it goes on where it was.
+`python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (about 70 minutes on 2 cores). Every
+step leaves its result in the work folder; run again after a kill, it goes on where it was.
 """
 
 import argparse
@@ -171,10 +171,11 @@ def extract_features(
 ) -> None:
     """Encode every video that has no features of this very encoder yet.
 
-    They are [L, P, D] float16, pooled to the memory's spatial size; those of another encoder are made anew.
+    They are [L, P, D] float16, pooled to the memory's spatial size; those of another encoder or world are made anew.
     """
     side = model.config.memory.spatial_size
-    metadata = {"fps": "1.0", "encoder": weights_digest(model.vision_tower), "pooling": str(side)}
+    encoder, world = weights_digest(model.vision_tower), dataset.world_digest()
+    metadata = {"fps": "1.0", "encoder": encoder, "pooling": str(side), "world": world}
     for path in tqdm(sorted(videos.glob("*.mp4")), desc="features", unit="video"):
         target = features / f"{path.stem}.safetensors"
         if target.is_file() and read_features(target, 0, 1)[1] == metadata:

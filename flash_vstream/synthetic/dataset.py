@@ -4,6 +4,7 @@
 with the time they are asked at, VStream-QA's fields).
 """
 
+import hashlib
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from flash_vstream.synthetic import render, world
 from flash_vstream.synthetic.notes import frame_notes, notes
 from flash_vstream.synthetic.questions import Question, all_questions, ask_times, choose, early_ask_times
 from flash_vstream.synthetic.render import write_mp4
@@ -27,8 +29,20 @@ def video_name(stream: Stream) -> str:
     return f"{stream.seed}.mp4"
 
 
+def world_digest() -> str:
+    """Tells the present world from what another version of the code draws: its source says what it looks like."""
+    code = b"".join(Path(module.__file__ or "").read_bytes() for module in (world, render))
+    return hashlib.sha256(code).hexdigest()[:16]
+
+
 def write_videos(streams: list[Stream], folder: Path) -> None:
-    """Encode the streams that are not there yet."""
+    """Encode the streams that are not there yet; those of another version of the world are made anew."""
+    mark = folder / "world.txt"
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != world_digest():
+        for old in folder.glob("*.mp4"):
+            old.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text(world_digest(), encoding="utf-8")
     for stream in tqdm(streams, desc="videos", unit="stream"):
         path = folder / video_name(stream)
         if not path.is_file():

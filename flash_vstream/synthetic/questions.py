@@ -30,9 +30,8 @@ class Question:
     answer: str
     asked_at: float
     evidence: tuple[float, float]
-    facts: frozenset[
-        str
-    ]  # what it asks about; of two questions with a common fact, one may give the other's answer away
+    # What it asks about: of two questions with a common fact, one may give the other's answer away.
+    facts: frozenset[str]
 
     @property
     def split(self) -> str:

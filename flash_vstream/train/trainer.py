@@ -60,4 +60,5 @@ class VStreamTrainer(Trainer):
 
 
 def _is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 2 and (".layers." in name or name.startswith("projector."))
+    is_inner = name.startswith("projector.") or (name.startswith("language_model.") and ".layers." in name)
+    return parameter.ndim == 2 and is_inner

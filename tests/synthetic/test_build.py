@@ -11,7 +11,7 @@ import torch
 
 from flash_vstream.data import read_features
 from flash_vstream.model import load
-from flash_vstream.synthetic import score
+from flash_vstream.synthetic import dataset, score
 from flash_vstream.synthetic.build import Build, extract_features
 from flash_vstream.synthetic.recipe import SMOKE
 from flash_vstream.synthetic.score import accuracy, another_stream, commonest, variants
@@ -83,6 +83,23 @@ def test_features_of_another_encoder_are_made_anew(built: Build, tmp_path: Path)
         next(model.vision_tower.parameters()).add_(1.0)
     extract_features(model, processor, tmp_path / "videos", tmp_path / "features")
     assert not torch.equal(read_features(target)[0], first)
+
+
+def test_videos_of_another_world_are_made_anew(built: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the questions of the present world would be asked about the pictures of an earlier one."""
+    streams = built.streams()[:1]
+    path = tmp_path / dataset.video_name(streams[0])
+    dataset.write_videos(streams, tmp_path)
+    first = path.stat().st_mtime_ns
+    dataset.write_videos(streams, tmp_path)
+    assert path.stat().st_mtime_ns == first
+    model, processor = load(built.base)
+    extract_features(model, processor, tmp_path, tmp_path)
+    monkeypatch.setattr(dataset, "world_digest", lambda: "another")
+    dataset.write_videos(streams, tmp_path)
+    assert path.stat().st_mtime_ns != first
+    extract_features(model, processor, tmp_path, tmp_path)
+    assert read_features(path.with_suffix(".safetensors"))[1]["world"] == "another"
 
 
 def test_the_score_covers_every_memory(built: Build, tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ import random
 
 import torch
 
+from flash_vstream.model import VStreamConfig
 from flash_vstream.synthetic.encoder import FEATURE_LAYER, LABELS, LabelledCLIP, SceneGroups, quarter_labels
+from flash_vstream.synthetic.recipe import TINY_MEMORY
 from flash_vstream.synthetic.world import MINUTE, Actor, Visit, caption, random_scene
 
 VOCABULARY = 40
-ATTRIBUTES = ("colour", "shape", "activity", "spot")
 
 
 def test_labels_agree_with_the_caption() -> None:
@@ -16,9 +17,8 @@ def test_labels_agree_with_the_caption() -> None:
     for _ in range(50):
         scene = random_scene(rng)
         told = caption(scene, 0.0).split(": ")[1]
-        for spot, label in zip(
-            ("top left", "top right", "bottom left", "bottom right"), quarter_labels(scene), strict=True
-        ):
+        spots = ("top left", "top right", "bottom left", "bottom right")
+        for spot, label in zip(spots, quarter_labels(scene), strict=True):
             if label == [0, 0, 0]:
                 assert spot not in told
             else:
@@ -38,7 +38,11 @@ def test_alike_scenes_differ_in_one_thing_at_most() -> None:
             assert sum(changes) <= 1
 
 
-def test_the_read_out_trains_the_layer_that_the_video_model_reads() -> None:
+def test_it_is_the_layer_that_the_video_model_reads() -> None:
+    assert VStreamConfig(memory=TINY_MEMORY).vision_feature_layer == FEATURE_LAYER
+
+
+def test_the_loss_adds_what_the_read_out_names() -> None:
     torch.manual_seed(0)
     model = LabelledCLIP(VOCABULARY)
     scene = Visit("attic", 0.0, MINUTE, (Actor("red", "bar", "singing", 2, 0.0, MINUTE),))
