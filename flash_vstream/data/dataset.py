@@ -1,106 +1,128 @@
 """LLaVA-style records as training items: the conversation tokenized with its labels, and what there is to see."""
 
-import json
-from pathlib import Path
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from flash_vstream.data.features import frames_before, read_features
+from flash_vstream.data.media import FEATURE_SUFFIX, MediaFolders, batches, window_of
+from flash_vstream.data.records import Record, conversation_turns, visual_kind
 from flash_vstream.model.processing import VStreamProcessor
-from flash_vstream.video import read_frames
 
-PLACEHOLDERS = ("<image>", "<video>")
-
-
-def load_records(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON list of records.
-
-    Raises:
-        ValueError: the file is missing, not JSON, not a list of objects, or empty.
-    """
-    if not path.is_file():
-        raise ValueError(f"data file {path} is missing: see data/README.md for where it comes from")
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"data file {path} is not JSON ({error}): fetch or build it again") from error
-    if not isinstance(records, list) or not records or not all(isinstance(record, dict) for record in records):
-        raise ValueError(f"data file {path} must hold a non-empty list of records")
-    return records
+ASPECTS = ("plain", "pad")
+MODALITIES = ("text", "image", "video")
+CHARACTERS_PER_TOKEN = 4  # of English in Llama's tokenizer; lengths are compared with each other only
+FRAMES_AT_ONCE = 16  # decoded frames held before they are made into pixels
 
 
 class ConversationDataset(Dataset[dict[str, Any]]):
-    """Items `{input_ids [L], labels [L], visual_features [T, P, D] or pixel_values [T, 3, S, S]}`.
+    """Items `{input_ids [L], labels [L]}`, with `visual_features [T, P, D]` or `pixel_values [T, 3, S, S]` if they show
+    something.
 
-    A record is `{id, conversations: [{from: human|gpt, value}], video?: path, time?, end_time?: seconds}`. With `time`
-    one frame is seen, with `end_time` those in [0, end_time). Features are taken where `feature_folder` is given, else
-    frames are decoded.
+    records: see `records`; which frames of a video are seen, see `media`. conversation: prompt style, "plain" or "v1".
+    fps: frames a second at which videos are decoded, or their features were made. aspect: "plain" crops pictures to a
+    square, "pad" puts them on one of the mean colour (videos are always cropped; features are taken as they are).
+    max_length: turns past this many tokens are left out. feature_width: D that the model takes; None checks nothing.
+
+    Raises:
+        ValueError: an unknown aspect; and, on access, whatever keeps an item from being made, with the record's id.
     """
 
     def __init__(
         self,
-        records: list[dict[str, Any]],
+        records: Sequence[Record],
         processor: VStreamProcessor,
         conversation: str,
-        video_folder: Path,
-        feature_folder: Path | None = None,
+        folders: MediaFolders,
         fps: float = 1.0,
+        aspect: str = "plain",
+        max_length: int | None = None,
+        feature_width: int | None = None,
     ) -> None:
-        self.records, self.processor, self.conversation = records, processor, conversation
-        self.video_folder, self.feature_folder, self.fps = video_folder, feature_folder, fps
+        if aspect not in ASPECTS:
+            raise ValueError(f"image aspect {aspect!r} is unknown: choose one of {', '.join(ASPECTS)}")
+        self.records, self.processor, self.conversation, self.folders = records, processor, conversation, folders
+        self.fps, self.aspect, self.max_length, self.feature_width = fps, aspect, max_length, feature_width
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        item = self._visual(record) if "video" in record else {}
-        n_frames = [len(frames) for frames in item.values()]
-        turns = conversation_turns(record)
         try:
+            item = self._visual(record)
+            n_frames = [len(frames) for frames in item.values()]
             item["input_ids"], item["labels"] = self.processor.encode_conversation(
-                turns, n_frames=n_frames, conversation=self.conversation
+                conversation_turns(record), n_frames, self.conversation, self.max_length
             )
         except ValueError as error:
-            raise ValueError(f"record {record.get('id')!r}: {error}") from error
+            raise ValueError(_named(record, error)) from error
         return item
 
-    def _visual(self, record: dict[str, Any]) -> dict[str, Any]:
-        """What the record shows, from features or frames: one frame (`time`), the beginning (`end_time`), or all."""
-        start, stop = 0, None
-        if "time" in record:
-            start = int(record["time"] * self.fps)
-            stop = start + 1
-        elif "end_time" in record:
-            stop = frames_before(record["end_time"], self.fps)
-        if self.feature_folder is not None:
-            path = (self.feature_folder / record["video"]).with_suffix(".safetensors")
-            return {"visual_features": read_features(path, start, stop)[0]}
-        end = None if stop is None else stop / self.fps
-        decoded = read_frames(str(self.video_folder / record["video"]), self.fps, start=start / self.fps, end=end)
-        return {"pixel_values": self.processor.frames_to_pixels(np.stack([frame for frame, _ in decoded]))}
+    def lengths(self) -> NDArray[np.int32]:
+        """About how many tokens each item has, int32 [n], guessed from its text and times without opening any media."""
+        return self._outline[0]
+
+    def modalities(self) -> list[str]:
+        """What each item shows: "video", "image" or "text"."""
+        return [MODALITIES[number] for number in self._outline[1]]
+
+    @functools.cached_property
+    def _outline(self) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
+        """Lengths and modalities, in one pass over the records."""
+        lengths, modalities = np.empty(len(self), np.int32), np.empty(len(self), np.int8)
+        for index, record in enumerate(self.records):
+            turns = conversation_turns(record)
+            text = sum(len(answer) if self.conversation == "plain" else len(ask) + len(answer) for ask, answer in turns)
+            kind = visual_kind(record)
+            visual = 0
+            if kind is not None:
+                n_frames = 1 if kind == "image" else window_of(record, self.fps).n_frames
+                visual = self.processor.memory.num_tokens(n_frames)
+            length = visual + text // CHARACTERS_PER_TOKEN + 1
+            lengths[index] = length if self.max_length is None else min(length, self.max_length)
+            modalities[index] = MODALITIES.index(kind or "text")
+        return lengths, modalities
+
+    def _visual(self, record: Record) -> dict[str, Tensor]:
+        path = self.folders.path(record)
+        if path is None:
+            return {}
+        if path.suffix == FEATURE_SUFFIX:
+            features = self.folders.features(record, self.fps)
+            check_features(str(path), features.shape, self.processor.memory.spatial_size, self.feature_width)
+            return {"visual_features": features}
+        pad = self.aspect == "pad" and visual_kind(record) == "image"
+        parts = batches(self.folders.frames(record, self.fps), FRAMES_AT_ONCE)
+        return {"pixel_values": torch.cat([self.processor.frames_to_pixels(part, pad=pad) for part in parts])}
 
 
-def conversation_turns(record: dict[str, Any]) -> list[tuple[str, str]]:
-    """The (question, answer) turns of a record, placeholders moved to the front of the first question.
+def check_features(name: str, shape: Sequence[int], spatial_size: int, width: int | None) -> None:
+    """Raises ValueError where features [L, P, D] (or [P, D]) do not fit the model: D is not its width, or the patches
+    are no square that can be pooled to the memory's spatial_size."""
+    n_patches, own_width = shape[-2:]
+    side = math.isqrt(n_patches)
+    if side * side != n_patches or side % spatial_size:
+        raise ValueError(
+            f"feature file {name} has {n_patches} patches a frame, no square that the memory's {spatial_size} x"
+            f" {spatial_size} goes into: extract it again with this model's encoder"
+        )
+    if width is not None and own_width != width:
+        raise ValueError(
+            f"feature file {name} is {own_width} wide but the model takes {width}: extract it again with this model's"
+            " encoder"
+        )
 
-    Raises:
-        ValueError: turns missing or out of order, or a placeholder in an answer; the record's id is named.
-    """
-    name, turns = record.get("id"), record.get("conversations")
-    if not turns or len(turns) % 2:
-        raise ValueError(f"record {name!r} has {len(turns or [])} turns: it needs pairs of human and gpt")
-    if [turn["from"] for turn in turns] != ["human", "gpt"] * (len(turns) // 2):
-        raise ValueError(f"record {name!r} has turns {[turn['from'] for turn in turns]}: they must be human, gpt, ...")
-    texts = [turn["value"] for turn in turns]
-    for answer in texts[1::2]:
-        if any(mark in answer for mark in PLACEHOLDERS):
-            raise ValueError(f"record {name!r} has an image placeholder in an answer: remove it")
-    questions = texts[0::2]
-    for mark in PLACEHOLDERS:
-        questions = [question.replace(mark, "").strip() for question in questions]
-    if "video" in record:
-        questions[0] = f"{PLACEHOLDERS[0]}\n{questions[0]}"
-    return list(zip(questions, texts[1::2], strict=True))
+
+def _named(record: Record, error: ValueError) -> str:
+    """The message, with the record in front unless it is named already."""
+    start = f"record {record.get('id')!r}"
+    return str(error) if start in str(error) else f"{start}: {error}"

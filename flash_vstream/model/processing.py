@@ -104,16 +104,35 @@ class VStreamProcessor(ProcessorMixin):
         return self._write(turns, conversation, int(with_visual)).text
 
     def encode_conversation(
-        self, turns: Sequence[Turn], n_frames: Sequence[int] = (), conversation: str | None = None
+        self,
+        turns: Sequence[Turn],
+        n_frames: Sequence[int] = (),
+        conversation: str | None = None,
+        max_length: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Answered turns -> (input_ids [L], labels [L]): labels are the ids of the answers, and -100 elsewhere.
 
-        An answer is learnt with its end token ("plain": the caption with its newline). Raises ValueError if nothing is.
+        An answer is learnt with its end token ("plain": the caption with its newline). Past max_length tokens the last
+        turns are left out, each as a whole, so that neither a visual nor an answer is cut. Raises ValueError if nothing
+        is left to be learnt, or if the first turn alone is longer than max_length.
         """
-        text, answers = self._write(turns, conversation, len(n_frames))
-        if all(not answer or not answer.strip() for _, answer in turns):
-            raise ValueError("nothing in this conversation is to be learnt: give at least one answer that is not empty")
-        ids, starts = self._encode(text, list(n_frames))
+        turns = list(turns)
+        while True:
+            text, answers = self._write(turns, conversation, len(n_frames))
+            if all(not answer or not answer.strip() for _, answer in turns):
+                raise ValueError(
+                    "nothing in this conversation is to be learnt: give at least one answer that is not empty"
+                )
+            ids, starts = self._encode(text, list(n_frames))
+            if max_length is None or len(ids) <= max_length:
+                break
+            # How a text is tokenized can change where it is cut, so what seems to fit is tokenized again.
+            fitting = sum(bisect.bisect_left(starts, end) <= max_length for _, end in answers)
+            turns = turns[: min(fitting, len(turns) - 1)]
+            if not turns:
+                raise ValueError(
+                    f"the first turn does not fit into max_length {max_length}: raise it, or leave the conversation out"
+                )
         input_ids = torch.tensor(ids)
         labels = torch.full_like(input_ids, IGNORED)
         for begin, end in answers:

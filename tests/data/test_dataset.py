@@ -1,134 +1,195 @@
-"""Records become items with final labels, features are read in part, and faults are named with the record."""
+"""Records become items with final labels, a batch mixes all kinds of them, and faults are named with the record."""
 
-import json
+from __future__ import annotations
+
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import LlamaTokenizer
 
-from flash_vstream.data import (
-    ConversationCollator,
-    ConversationDataset,
-    load_records,
-    read_features,
-    write_features,
-)
-from flash_vstream.data.dataset import conversation_turns
-from flash_vstream.data.features import frames_before
-from flash_vstream.memory import MemoryConfig
-from flash_vstream.model import FramePreprocessor, VStreamProcessor
-from flash_vstream.synthetic.render import write_mp4
-from flash_vstream.synthetic.text import train_tokenizer
-from flash_vstream.synthetic.world import make_stream
+from flash_vstream.data import ConversationCollator, ConversationDataset, MediaFolders, write_features
+from flash_vstream.model import VStreamProcessor
+from flash_vstream.model.prompts import V1_SYSTEM
+from tests.conftest import TinyModel
+from tests.data.files import TURNS, conversation, image_record, record, text_record, write_picture
+from tests.video.clips import write_clip
 
-MEMORY = MemoryConfig(spatial_size=4, temporal_size=2)
+IGNORED = -100
+N_PATCHES, WIDTH = 16, 32  # of the tiny model
 
 
 @pytest.fixture(scope="module")
-def processor(tmp_path_factory: pytest.TempPathFactory) -> VStreamProcessor:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer(folder)
-    tokenizer = LlamaTokenizer.from_pretrained(folder)
-    return VStreamProcessor(tokenizer, FramePreprocessor(size=96, crop_size=96), MEMORY, visual_token_id=len(tokenizer))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """a.jpg, the four-second video a.mp4, and features of a picture (a.jpg) and of one 20 s long (f.mp4)."""
+    folder = tmp_path_factory.mktemp("media")
+    write_picture(folder / "a.jpg")
+    write_clip(folder / "a.mp4", range(0, 4000, 250))
+    torch.manual_seed(0)
+    write_features(folder / "features" / "f.safetensors", torch.randn(20, N_PATCHES, WIDTH).half(), {"fps": "1.0"})
+    write_features(folder / "features" / "a.safetensors", torch.randn(N_PATCHES, WIDTH).half(), {})
+    return folder
 
 
-def record(**changes: Any) -> dict[str, Any]:
-    turns = [("Which room is shown now?\n<image>", "kitchen"), ("Which room was shown first?", "attic")]
-    conversations = [{"from": f, "value": v} for turn in turns for f, v in zip(("human", "gpt"), turn, strict=True)]
-    return {"id": "r1", "video": "a.mp4", "conversations": conversations, **changes}
+@pytest.fixture
+def processor(tiny_model: TinyModel) -> VStreamProcessor:
+    return tiny_model[1]
 
 
-def dataset(records: list[dict[str, Any]], processor: VStreamProcessor, folder: Path) -> ConversationDataset:
-    return ConversationDataset(records, processor, "v1", folder, feature_folder=folder)
+def dataset(records: list[dict[str, Any]], processor: VStreamProcessor, folder: Path, **changes: Any) -> Any:
+    changes = {"conversation": "v1", "folders": MediaFolders(folder, folder), **changes}
+    return ConversationDataset(records, processor, **changes)
 
 
-def test_an_item_shows_the_frames_before_its_end_time(tmp_path: Path, processor: VStreamProcessor) -> None:
-    features = torch.randn(40, 16, 8).half()
-    write_features(tmp_path / "a.safetensors", features, {})
-    item = dataset([record(end_time=7.5)], processor, tmp_path)[0]
-    torch.testing.assert_close(item["visual_features"], features[:8])
-    assert (item["input_ids"] == processor.visual_token_id).sum() == MEMORY.num_tokens(8)
-    one = dataset([record(time=7.5)], processor, tmp_path)[0]
-    torch.testing.assert_close(one["visual_features"], features[7:8])
+def of_features(folder: Path) -> MediaFolders:
+    return MediaFolders(image_features=folder / "features", video_features=folder / "features")
 
 
-def test_labels_are_the_answers_with_their_end_and_nothing_else(tmp_path: Path, processor: VStreamProcessor) -> None:
-    write_features(tmp_path / "a.safetensors", torch.randn(3, 16, 8).half(), {})
-    item = dataset([record()], processor, tmp_path)[0]
-    learnt = item["labels"][item["labels"] >= 0]
-    assert [word.strip() for word in processor.tokenizer.decode(learnt).split("</s>")] == ["kitchen", "attic", ""]
-    shown = item["labels"] >= 0
-    assert torch.equal(item["input_ids"][shown], learnt)
+def expected(processor: VStreamProcessor, n_tokens: int, turns: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    """ids and labels put together piece by piece, for a tokenizer of single bytes; 2 is the end of an answer."""
+
+    def spelt(text: str) -> list[int]:
+        return [processor.tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in text]
+
+    ids = spelt(V1_SYSTEM + " ")
+    labels = [IGNORED] * len(ids)
+    for number, (question, answer) in enumerate(turns):
+        asked = [*spelt("USER: "), *[processor.visual_token_id] * (0 if number else n_tokens)]
+        asked += spelt(("\n" if n_tokens and not number else "") + f"{question} ASSISTANT:")
+        told = [*spelt(f" {answer}"), 2]
+        ids += asked + told
+        labels += [IGNORED] * len(asked) + told
+    return ids, labels
 
 
-def test_without_features_the_video_is_decoded(tmp_path: Path, processor: VStreamProcessor) -> None:
-    write_mp4(make_stream(0, 60, 61), tmp_path / "a.mp4", fps=1)
-    item = ConversationDataset([record(end_time=5)], processor, "v1", tmp_path)[0]
-    assert item["pixel_values"].shape == (5, 3, 96, 96)
+def plain_turns(whole: dict[str, Any]) -> list[tuple[str, str]]:
+    texts = [turn["value"].replace("<image>", "").strip() for turn in whole["conversations"]]
+    return list(zip(texts[0::2], texts[1::2], strict=True))
 
 
-def test_a_batch_mixes_items_with_and_without_video(tmp_path: Path, processor: VStreamProcessor) -> None:
-    write_features(tmp_path / "a.safetensors", torch.randn(3, 16, 8).half(), {})
-    text_only = record(id="t")
-    del text_only["video"]
-    items = dataset([record(), text_only], processor, tmp_path)
+def test_ids_and_labels_are_those_of_an_independent_count(folder: Path, processor: VStreamProcessor) -> None:
+    records = [image_record(), record(), text_record(), record(end_time=2.5), record(time=1)]
+    frames = [1, 4, 0, 3, 1]
+    for whole, item, n_frames in zip(records, dataset(records, processor, folder), frames, strict=True):
+        n_tokens = processor.memory.num_tokens(n_frames)
+        ids, labels = expected(processor, n_tokens, plain_turns(whole))
+        assert item["input_ids"].tolist() == ids
+        assert item["labels"].tolist() == labels
+    caption = image_record(conversations=conversation([("Describe.\n<image>", "a red wall")]))
+    item = dataset([caption], processor, folder, conversation="plain")[0]
+    learnt = processor.tokenizer("a red wall\n", add_special_tokens=False)["input_ids"]
+    visual = processor.memory.num_tokens(1)
+    assert item["input_ids"].tolist() == [processor.visual_token_id] * visual + learnt
+    assert item["labels"].tolist() == [IGNORED] * visual + learnt
+
+
+def test_a_batch_mixes_everything_and_is_learnt_from(folder: Path, tiny_model: TinyModel) -> None:
+    model, processor = tiny_model
+    seen = dataset([image_record(), text_record(), record()], processor, folder)
+    extracted = dataset(
+        [record(video="f.mp4"), image_record(), record(video="f.mp4", time=7.5)],
+        processor,
+        folder,
+        folders=of_features(folder),
+    )
+    items = [extracted[0], seen[0], seen[1], extracted[1], seen[2], extracted[2]]
+    assert [item["visual_features"].shape[0] for item in extracted] == [20, 1, 1]
+    collate = ConversationCollator(processor.pad_token_id)
+    batch = collate(items)
+    assert [pixels is None for pixels in batch["pixel_values"]] == [True, False, True, False, True]
+    assert [features is None for features in batch["visual_features"]] == [False, True, False, True, False]
+    assert batch["attention_mask"].sum(1).tolist() == [len(item["input_ids"]) for item in items]
+    assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED).all()
+    labels = batch["labels"].clone()
+    trained = copy.deepcopy(model).train()
+    loss = trained(**batch).loss
+    loss.backward()
+    assert torch.equal(batch["labels"], labels)
+    assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in trained.projector.parameters())
+    # The loss is the mean over all that is learnt, so it is that of the items alone, each with its weight.
+    with torch.no_grad():
+        alone = torch.stack([model(**collate([item])).loss for item in items])
+    weights = torch.tensor([float((item["labels"] != IGNORED).sum()) for item in items])
+    torch.testing.assert_close(loss.detach(), (alone * weights).sum() / weights.sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_of_text_alone_has_no_visuals(folder: Path, processor: VStreamProcessor) -> None:
+    items = dataset([text_record(), text_record(id="t2")], processor, folder)
     batch = ConversationCollator(processor.pad_token_id)([items[0], items[1]])
-    assert len(batch["visual_features"]) == 1 and "pixel_values" not in batch
-    assert batch["attention_mask"].sum(1).tolist() == [len(items[0]["input_ids"]), len(items[1]["input_ids"])]
-    assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
+    assert set(batch) == {"input_ids", "labels", "attention_mask"}
+
+
+def test_long_conversations_are_cut_at_a_turn(folder: Path, processor: VStreamProcessor) -> None:
+    turns = [(f"Question {number}?", "yes " * 5 + str(number)) for number in range(6)]
+    whole = record(conversations=conversation(turns), end_time=3)
+    n_tokens = processor.memory.num_tokens(3)
+    ends = [len(expected(processor, n_tokens, turns[:count])[0]) for count in range(1, 7)]
+    for max_length in (ends[0], ends[1] - 1, ends[3], ends[4] + 5, ends[5], 10_000):
+        item = dataset([whole], processor, folder, max_length=max_length)[0]
+        fitting = sum(end <= max_length for end in ends)
+        ids, labels = expected(processor, n_tokens, turns[:fitting])
+        assert (item["input_ids"].tolist(), item["labels"].tolist()) == (ids, labels)
+    for max_length in (ends[0] - 1, 5, n_tokens // 2):
+        with pytest.raises(ValueError, match=rf"record 'r1': the first turn does not fit into max_length {max_length}"):
+            dataset([whole], processor, folder, max_length=max_length)[0]
+    # What is left after the cut must still have something to teach.
+    silent = text_record(conversations=conversation([("a", ""), ("b" * 200, "yes")]))
+    assert len(dataset([silent], processor, folder)[0]["labels"]) > 250
+    with pytest.raises(ValueError, match="record 't1': nothing in this conversation is to be learnt"):
+        dataset([silent], processor, folder, max_length=250)[0]
+
+
+def test_lengths_and_modalities_are_told_without_any_media(processor: VStreamProcessor, tmp_path: Path) -> None:
+    long = text_record(id="t2", conversations=conversation([("a" * 400, "b" * 800)]))
+    records = [record(), image_record(), text_record(), long, record(time=3), record(end_time=4), record(time_9=9)]
+    told = dataset(records, processor, tmp_path)  # an empty folder
+    assert told.modalities() == ["video", "image", "text", "text", "video", "video", "video"]
+    tokens = processor.memory.num_tokens
+    text = sum(len(question) + len(answer) for question, answer in TURNS)
+    assert told.lengths().tolist() == [
+        tokens(float("inf")) + text // 4 + 1,
+        tokens(1) + text // 4 + 1,
+        sum(map(len, ("Is water wet?", "yes", "And ice?", "no"))) // 4 + 1,
+        301,
+        tokens(1) + text // 4 + 1,
+        tokens(4) + text // 4 + 1,
+        tokens(9) + text // 4 + 1,
+    ]
+    assert dataset(records, processor, tmp_path, max_length=50).lengths().max() == 50
+    assert dataset([long], processor, tmp_path, conversation="plain").lengths().tolist() == [201]
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("bad", "message"),
     [
-        ({"conversations": []}, "'r1' has 0 turns"),
-        ({"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]}, "must be human, gpt"),
-        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "<image>"}]}, "in an answer"),
+        (record(video="none.mp4"), "record 'r1': .*none.mp4 does not exist"),
+        (image_record(image="none.jpg"), "record 'i1': picture .*none.jpg is missing"),
+        (record(conversations=None), "record 'r1' has no turns"),
+        (text_record(conversations=conversation([("Which?", "")])), "record 't1': nothing .*learnt"),
+        (text_record(conversations=conversation([(" ", "a")])), "record 't1': the question of turn 1 is empty"),
     ],
 )
-def test_records_that_cannot_be_learnt_from_are_named(changes: dict[str, Any], message: str) -> None:
+def test_what_keeps_an_item_from_being_made_is_named(
+    folder: Path, processor: VStreamProcessor, bad: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        conversation_turns(record(**changes))
+        dataset([bad], processor, folder)[0]
 
 
-def test_an_answer_of_nothing_is_an_error_with_the_record(tmp_path: Path, processor: VStreamProcessor) -> None:
-    empty = [{"from": "human", "value": "Which room?"}, {"from": "gpt", "value": ""}]
-    with pytest.raises(ValueError, match=r"record 'r1'.*learnt"):
-        dataset([{"id": "r1", "conversations": empty}], processor, tmp_path)[0]
+def test_features_of_another_model_are_refused(tmp_path: Path, processor: VStreamProcessor) -> None:
+    folders = MediaFolders(video_features=tmp_path)
+    write_features(tmp_path / "a.safetensors", torch.zeros(3, N_PATCHES, WIDTH + 1), {})
+    with pytest.raises(
+        ValueError, match=r"record 'r1': feature file .*a\.safetensors is 33 wide but the model takes 32"
+    ):
+        dataset([record()], processor, tmp_path, folders=folders, feature_width=WIDTH)[0]
+    for n_patches in (15, 4, 36):  # no square; smaller than 4 x 4; no multiple of it
+        write_features(tmp_path / "a.safetensors", torch.zeros(3, n_patches, WIDTH), {})
+        with pytest.raises(ValueError, match=rf"a\.safetensors has {n_patches} patches a frame"):
+            dataset([record()], processor, tmp_path, folders=folders)[0]
 
 
-@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '["a"]'])
-def test_a_data_file_that_is_no_list_of_records_is_named(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "records.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=r"records\.json"):
-        load_records(path)
-    with pytest.raises(ValueError, match=r"missing"):
-        load_records(tmp_path / "none.json")
-    path.write_text(json.dumps([record()]))
-    assert load_records(path) == [record()]
-
-
-def test_feature_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "f.safetensors"
-    with pytest.raises(ValueError, match=r"f\.safetensors is missing"):
-        read_features(path)
-    path.write_bytes(b"not a tensor file at all")
-    with pytest.raises(ValueError, match=r"f\.safetensors is damaged"):
-        read_features(path)
-    save_file({"other": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"keys \['other'\]"):
-        read_features(path)
-    write_features(path, torch.zeros(3, 4, 5), {"fps": "1.0"})
-    assert read_features(path)[1] == {"fps": "1.0"}
-    with pytest.raises(ValueError, match="no frame from 3 on"):
-        read_features(path, 3)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(("end", "fps", "count"), [(0.0, 1.0, 1), (3.0, 1.0, 3), (3.2, 1.0, 4), (2.0, 0.5, 1)])
-def test_frames_before_a_time(end: float, fps: float, count: int) -> None:
-    assert frames_before(end, fps) == count
+def test_an_unknown_aspect_is_named(processor: VStreamProcessor, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="aspect 'square' is unknown: choose one of plain, pad"):
+        dataset([record()], processor, tmp_path, aspect="square")

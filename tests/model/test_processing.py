@@ -143,6 +143,29 @@ def test_answers_with_their_ends_are_learnt(processor: VStreamProcessor, n_frame
     assert ids[: runs[0]].tolist() == prompt.tolist()
 
 
+@pytest.mark.parametrize("n_frames", [[], [3]])
+def test_what_is_too_long_is_cut_at_a_turn(processor: VStreamProcessor, n_frames: list[int]) -> None:
+    conversation = "chat_template" if processor.tokenizer.chat_template else "v1"
+    whole = [processor.encode_conversation(TURNS[:count], n_frames, conversation) for count in (1, 2, 3)]
+    lengths = [len(ids) for ids, _ in whole]
+    assert lengths == sorted(set(lengths))
+    for max_length in range(lengths[0], lengths[-1] + 2):
+        ids, labels = processor.encode_conversation(TURNS, n_frames, conversation, max_length)
+        wanted_ids, wanted_labels = whole[sum(length <= max_length for length in lengths) - 1]
+        assert torch.equal(ids, wanted_ids) and torch.equal(labels, wanted_labels)
+    for max_length in (lengths[0] - 1, 10, 0):
+        with pytest.raises(ValueError, match=f"the first turn does not fit into max_length {max_length}: raise it"):
+            processor.encode_conversation(TURNS, n_frames, conversation, max_length)
+
+
+def test_after_a_cut_something_is_left_to_be_learnt(processor: VStreamProcessor) -> None:
+    turns = [("What?", ""), ("Where?", "In the garden.")]
+    length = len(processor.encode_conversation(turns)[0])
+    assert len(processor.encode_conversation(turns, max_length=length)[0]) == length
+    with pytest.raises(ValueError, match="nothing in this conversation is to be learnt"):
+        processor.encode_conversation(turns, max_length=length - 1)
+
+
 def test_captions_are_learnt_with_their_newline(processor: VStreamProcessor) -> None:
     ids, labels = processor.encode_conversation([("ignored", "a red car")], [2], conversation="plain")
     visual = MEMORY.num_tokens(2)

@@ -1,0 +1,196 @@
+"""The check command finds every fault of a data set, and training can leave the records out that it lists."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flash_vstream.data import ConversationDataset, MediaFolders, Records, write_features
+from flash_vstream.data.check import Checks, find_faults, main, quick_faults, without_listed
+from tests.conftest import TinyModel
+from tests.data.files import conversation, image_record, record, text_record, write_picture, write_records
+from tests.video.clips import write_clip
+
+WRONG = {  # id -> (file, fault), in the order of the records
+    "missing picture": ("none.jpg", "missing"),
+    "7": ("none.mp4", "missing"),
+    "empty picture": ("empty.jpg", "empty"),
+    "empty video": ("empty.mp4", "empty"),
+    "corrupt picture": ("corrupt.jpg", "corrupt"),
+    "corrupt video": ("corrupt.mp4", "corrupt"),
+    "again": ("corrupt.mp4", "corrupt"),
+    "silent": ("", "no supervision"),
+    "#10": ("a.mp4", "bad record"),
+    "both": ("a.jpg", "bad record"),
+    "late": ("a.mp4", "bad record"),
+}
+UNSEEN_QUICKLY = {"corrupt picture", "corrupt video", "again", "late"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data.json with sixteen records, of which five are good, and what they show."""
+    folder = tmp_path_factory.mktemp("data")
+    picture = write_picture(folder / "a.jpg", (64, 64)).read_bytes()
+    video = write_clip(folder / "a.mp4", range(0, 4000, 250)).read_bytes()
+    (folder / "corrupt.jpg").write_bytes(picture[: len(picture) // 2])
+    (folder / "corrupt.mp4").write_bytes(video[: len(video) // 2])
+    (folder / "empty.jpg").touch()
+    (folder / "empty.mp4").touch()
+    silent = conversation([("Who?", " "), ("Why?", "")])
+    records = [
+        image_record(),
+        image_record(id="missing picture", image="none.jpg"),
+        record(id=7, video="none.mp4"),
+        record(),
+        image_record(id="empty picture", image="empty.jpg"),
+        record(id="empty video", video="empty.mp4"),
+        image_record(id="corrupt picture", image="corrupt.jpg"),
+        record(id="corrupt video", video="corrupt.mp4"),
+        record(id="again", video="corrupt.mp4"),
+        text_record(id="silent", conversations=silent),
+        record(id=None, conversations=[]),
+        record(id="both", image="a.jpg"),
+        record(id="late", time=30),
+        text_record(),
+        record(id="r2", end_time=2),
+        record(id="r1", video="a.mp4", time=3),  # ids repeat in the real data
+    ]
+    write_records(folder / "data.json", records)
+    return folder
+
+
+def arguments(folder: Path, *more: str) -> list[str]:
+    return [f"--data_path={folder / 'data.json'}", f"--image_folder={folder}", f"--video_folder={folder}", *more]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_fault_is_found_and_counted(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int
+) -> None:
+    report = tmp_path / "deep" / "report.json"
+    assert main(arguments(folder, f"--workers={workers}", f"--report={report}")) == 1
+    told = json.loads(report.read_text())
+    assert told["data"] == str(folder / "data.json")
+    assert {row["id"]: (row["file"], row["fault"]) for row in told["faults"]} == WRONG
+    assert [row["id"] for row in told["faults"]] == list(WRONG)
+    assert all(row["detail"] and "\n" not in row["detail"] for row in told["faults"])
+    assert list(report.parent.iterdir()) == [report]
+    out, progress = capfd.readouterr()
+    assert "16 records, 11 with faults" in out
+    assert "missing: 2, namely none.jpg (record missing picture), none.mp4 (record 7)" in out
+    assert "corrupt: 3, namely corrupt.jpg" in out
+    assert "no supervision: 1, namely text (record silent)" in out
+    assert str(report) in out
+    assert "files: 100%" in progress and "12/12" in progress  # 3 are at fault themselves, 1 is good text
+
+
+def test_without_faults_all_is_well(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_records(tmp_path / "good.json", [image_record(), record(), text_record()])
+    assert main([f"--data_path={data}", f"--image_folder={folder}", f"--video_folder={folder}", "--workers=0"]) == 0
+    assert "3 records, 0 with faults" in capsys.readouterr().out
+    assert json.loads((tmp_path / "good.faults.json").read_text())["faults"] == []
+
+
+def test_before_training_only_files_are_looked_for(folder: Path) -> None:
+    faults = quick_faults(Records(folder / "data.json"), MediaFolders(folder, folder))
+    assert {fault.id: (fault.file, fault.fault) for fault in faults} == {
+        name: what for name, what in WRONG.items() if name not in UNSEEN_QUICKLY
+    }
+    # A caption holds one turn, so conversations are no data for the plain style.
+    plain = quick_faults([text_record()], MediaFolders(), conversation="plain")
+    assert [fault.fault for fault in plain] == ["bad record"]
+
+
+def test_listed_records_are_left_out_and_no_others(folder: Path, tmp_path: Path, tiny_model: TinyModel) -> None:
+    report = tmp_path / "report.json"
+    main(arguments(folder, "--workers=0", f"--report={report}"))
+    records, skipped = without_listed(Records(folder / "data.json"), report)
+    assert skipped == len(WRONG)
+    assert [row["id"] for row in records] == ["i1", "r1", "t1", "r2", "r1"]
+    assert quick_faults(records, MediaFolders(folder, folder)) == []
+    items = ConversationDataset(records, tiny_model[1], "v1", MediaFolders(folder, folder))
+    assert len([items[index] for index in range(len(items))]) == 5
+
+
+def test_a_report_that_is_none_or_of_other_data_is_named(tmp_path: Path) -> None:
+    records = Records(write_records(tmp_path / "data.json", [record(), text_record()]))
+    report = tmp_path / "report.json"
+    with pytest.raises(ValueError, match=r"report\.json is no report of the check command"):
+        without_listed(records, report)
+    for content in ("", "[]", '{"faults": [{}]}', "{}", '{"faults": [3]}'):
+        report.write_text(content)
+        with pytest.raises(ValueError, match=r"report\.json is no report of the check command"):
+            without_listed(records, report)
+    report.write_text(json.dumps({"faults": [{"id": "r1", "file": "b.mp4", "fault": "missing"}]}))
+    with pytest.raises(ValueError, match=r"lists record 'r1', which is not in .*data\.json"):
+        without_listed(records, report)
+
+
+def test_features_and_lengths_are_held_against_a_model(
+    tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, processor = tiny_model
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    for name, shape in {"good": (9, 16, 32), "wide": (9, 16, 33), "coarse": (9, 4, 32)}.items():
+        write_features(tmp_path / f"{name}.safetensors", torch.zeros(shape), {})
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "good.safetensors").read_bytes()[:-4])
+    long = conversation([("Say much.", "word " * 300)])
+    records = [
+        *(record(id=name, video=f"{name}.mp4") for name in ("good", "wide", "coarse", "cut", "none")),
+        record(id="late", video="good.mp4", time_9=12),
+        record(id="in time", video="good.mp4", time_9=8.5),
+        text_record(id="long", conversations=long),
+        text_record(id="unasked", conversations=conversation([(" ", "a")])),
+        text_record(),
+    ]
+    data = write_records(tmp_path / "data.json", records)
+    wrong = {"wide": "corrupt", "coarse": "corrupt", "cut": "corrupt", "none": "missing", "late": "bad record"}
+    common = [f"--data_path={data}", f"--video_feature_folder={tmp_path}", "--workers=0"]
+
+    def faults(*more: str) -> dict[str, Any]:
+        main([*common, *more])
+        return {row["id"]: row["fault"] for row in json.loads((tmp_path / "data.faults.json").read_text())["faults"]}
+
+    against = wrong | {"unasked": "bad record"}
+    assert faults(f"--model_path={tmp_path / 'model'}") == against | {"long": "too long"}  # past its 1,024 tokens
+    assert faults(f"--model_path={tmp_path / 'model'}", "--max_length=2000") == against
+    assert faults() == {name: fault for name, fault in wrong.items() if name in ("cut", "none", "late")}
+    assert faults("--conversation=v1").keys() == {"cut", "none", "late", "unasked"}
+    assert main([*common, "--max_length=9"]) == 2
+    assert "error: --max_length counts the tokens of a model" in capsys.readouterr().err
+
+
+def test_a_file_is_opened_once_for_all_its_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_clip(tmp_path / "a.mp4", range(0, 3000, 250))
+    records = [record(id=str(number), time=number / 20) for number in range(100)]
+    faults = find_faults(records, Checks(MediaFolders(videos=tmp_path)))
+    assert [fault.id for fault in faults] == [str(number) for number in range(60, 100)]
+    assert all("ends after 3 s" in fault.detail for fault in faults)
+    assert "100/100" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_path": "none.json"}, "none.json is missing"),
+        ({"workers": "-1"}, "--workers is -1"),
+        ({"report": "data.json/x/report.json"}, "data.json"),
+        ({"model_path": "none"}, "none"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, str], message: str
+) -> None:
+    write_records(tmp_path / "data.json", [text_record()])
+    options = {"data_path": "data.json", **changes}
+    given = [f"--{key}={value if key == 'workers' else tmp_path / value}" for key, value in options.items()]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,226 @@
+"""What a record shows is found, opened by its content, and cut to the moments it is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from flash_vstream.data import ConversationDataset, MediaFolders, read_features, write_features
+from flash_vstream.data.features import feature_shape, frames_before
+from flash_vstream.data.media import read_image, window_of
+from tests.conftest import TinyModel
+from tests.data.files import image_record, record, text_record, write_picture
+from tests.video.clips import number_of, write_clip
+
+LENGTH = 20  # seconds of video and features
+N_PATCHES, WIDTH = 16, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """a.mp4 with two frames a second, numbered; features at 1 and 2 frames a second whose values are their numbers."""
+    folder = tmp_path_factory.mktemp("media")
+    write_clip(folder / "a.mp4", range(0, LENGTH * 1000, 500))
+    for fps in (1, 2):
+        numbers = torch.arange(LENGTH * fps).view(-1, 1, 1).expand(-1, N_PATCHES, WIDTH).half()
+        write_features(folder / str(fps) / "a.safetensors", numbers, {"fps": f"{fps}.0"})
+    return folder
+
+
+def span(start: int, stop: int, step: int = 1) -> list[int]:
+    return list(range(start, stop, step))
+
+
+@pytest.mark.parametrize(
+    ("moment", "at_1", "at_2"),
+    [
+        ({}, span(0, 20), span(0, 40)),
+        ({"time": 7.6}, [7], [15]),
+        ({"time": 0}, [0], [0]),
+        ({"end_time": 7.6}, span(0, 8), span(0, 16)),
+        ({"end_time": 0}, [0], [0]),
+        ({"end_time": 500}, span(0, 20), span(0, 40)),
+        ({"time_9": 8}, span(4, 13), span(8, 25, 2)),
+        ({"time_9": 7.6}, span(3, 12), span(7, 24, 2)),
+        ({"time_9": 1}, span(0, 6), span(0, 11, 2)),
+        ({"time_9": 19}, span(15, 20), span(30, 40, 2)),
+        ({"time_9dense": 8}, span(4, 13), span(12, 21)),
+        ({"time_9dense": 1}, span(0, 6), span(0, 7)),
+        ({"time_9dense": 19}, span(15, 20), span(34, 40)),
+    ],
+)
+def test_moments_are_the_same_in_features_and_frames(
+    folder: Path, moment: dict[str, float], at_1: list[int], at_2: list[int]
+) -> None:
+    for fps, wanted in ((1, at_1), (2, at_2)):
+        features = MediaFolders(video_features=folder / str(fps)).features(record(**moment), fps)
+        assert features[:, 0, 0].tolist() == wanted
+        assert features.shape[1:] == (N_PATCHES, WIDTH)
+        frames = MediaFolders(videos=folder).frames(record(**moment), fps)
+        assert [number_of(frame) * fps // 2 for frame in frames] == wanted
+        assert len(wanted) <= window_of(record(**moment), fps).n_frames
+
+
+@pytest.mark.parametrize("moment", [{"time": 20}, {"time_9": 20.5}, {"time_9": 30}, {"time_9dense": 21}])
+def test_moments_past_the_end_are_named(folder: Path, moment: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"a\.safetensors (has no frame from|ends before the second that record 'r1')"):
+        MediaFolders(video_features=folder / "1").features(record(**moment), 1)
+    with pytest.raises(ValueError, match=r"a\.mp4 ends (at 19|before the second that record 'r1')"):
+        list(MediaFolders(videos=folder).frames(record(**moment), 1))
+
+
+@pytest.mark.parametrize(
+    ("moment", "message"),
+    [
+        ({"time": -1}, "'r1' has time -1"),
+        ({"time_9": "3"}, "'r1' has time_9 '3'"),
+        ({"end_time": float("nan")}, "'r1' has end_time nan"),
+        ({"time_9dense": True}, "'r1' has time_9dense True"),
+        ({"time": 1, "end_time": 2}, "'r1' has time and end_time: give one of them"),
+    ],
+)
+def test_moments_that_are_none_are_named(moment: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        window_of(record(**moment), 1)
+
+
+def test_a_file_is_looked_for_where_its_kind_is(tmp_path: Path) -> None:
+    folders = MediaFolders(Path("i"), Path("v"), Path("if"), Path("vf"))
+    assert folders.path(text_record()) is None
+    assert folders.path(record(video="p/a.b.mp4")) == Path("vf/p/a.b.safetensors")
+    assert folders.path(image_record(image="coco/a.jpg")) == Path("if/coco/a.safetensors")
+    assert MediaFolders(Path("i"), Path("v")).path(record(video="p/a.mp4")) == Path("v/p/a.mp4")
+    assert MediaFolders(Path("i"), Path("v")).path(image_record()) == Path("i/a.jpg")
+    with pytest.raises(
+        ValueError, match=r"'i1' shows the image a\.jpg but .* --image_folder or --image_feature_folder"
+    ):
+        MediaFolders(videos=tmp_path).path(image_record())
+    with pytest.raises(ValueError, match=r"'r1' shows the video a\.mp4 but .* --video_folder"):
+        MediaFolders(images=tmp_path).path(record())
+
+
+def test_pictures_are_what_is_in_them(tmp_path: Path) -> None:
+    """The real data has GIF and PNG files behind `.jpg`, and some that are called so too."""
+    red, frames = [255, 0, 0], [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.jpg", format="GIF", save_all=True, append_images=frames[1:])
+    write_picture(tmp_path / "still.jpg", (6, 4), kind="PNG")
+    Image.new("RGBA", (6, 4), (255, 0, 0, 255)).save(tmp_path / "clear.jpg", format="PNG")
+    frames[0].convert("P").save(tmp_path / "palette.gif")
+    write_picture(tmp_path / "other.png", (6, 4), kind="PNG")
+    folders = MediaFolders(images=tmp_path)
+    for name in ("moving.jpg", "still.jpg", "clear.jpg", "palette.jpg", "other.jpg"):
+        (picture,) = folders.frames(image_record(image=name), 1)
+        assert picture.shape == (4, 6, 3) and picture.dtype == np.uint8
+        assert (picture == red).all(), name
+    grey = Image.new("L", (6, 4), 77)
+    grey.save(tmp_path / "other.jpg", format="PNG")  # now there is one of that very name
+    (picture,) = folders.frames(image_record(image="other.jpg"), 1)
+    assert (picture == 77).all()
+
+
+def test_pad_puts_the_whole_picture_on_the_mean_colour(tmp_path: Path, tiny_model: TinyModel) -> None:
+    processor = tiny_model[1]
+    write_picture(tmp_path / "a.jpg", (64, 32), "white", "PNG")
+    mean, std = torch.tensor(processor.frames.mean), torch.tensor(processor.frames.std)
+
+    def pixels(aspect: str) -> torch.Tensor:
+        """The levels 0 to 255 that the model sees, [S, S, 3]."""
+        items = ConversationDataset([image_record()], processor, "v1", MediaFolders(images=tmp_path), aspect=aspect)
+        return (items[0]["pixel_values"][0].permute(1, 2, 0) * std + mean) * 255
+
+    torch.testing.assert_close(pixels("plain"), torch.full((16, 16, 3), 255.0))
+    padded = pixels("pad")
+    for row in (0, 1, 14, 15):
+        torch.testing.assert_close(padded[row], (mean * 255).floor().expand(16, 3), rtol=0, atol=1.1)
+    torch.testing.assert_close(padded[6:10], torch.full((4, 16, 3), 255.0), rtol=0, atol=1.1)
+
+
+def test_videos_are_not_padded(folder: Path, tiny_model: TinyModel) -> None:
+    items = [
+        ConversationDataset([record(time=3)], tiny_model[1], "v1", MediaFolders(videos=folder), aspect=aspect)[0]
+        for aspect in ("plain", "pad")
+    ]
+    assert torch.equal(items[0]["pixel_values"], items[1]["pixel_values"])
+
+
+def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    with pytest.raises(ValueError, match=r"a\.jpg is missing"):
+        read_image(path)
+    path.touch()
+    with pytest.raises(ValueError, match=r"a\.jpg is empty"):
+        read_image(path)
+    path.write_bytes(b"<html>404</html>")
+    with pytest.raises(ValueError, match=r"a\.jpg is damaged"):
+        read_image(path)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for kind in ("JPEG", "PNG", "GIF"):
+        Image.fromarray(noise).save(path, format=kind)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=r"a\.jpg is damaged"):
+            read_image(path)
+    write_picture(path, (1000, 2))
+    with pytest.raises(ValueError, match=r"a\.jpg is 1000 x 2"):
+        read_image(path)
+
+
+def test_features_at_another_rate_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.safetensors has 2\.0 frames a second, not 1"):
+        MediaFolders(video_features=folder / "2").features(record(), 1)
+    write_features(tmp_path / "a.safetensors", torch.zeros(3, 4, 5), {"fps": "one"})
+    with pytest.raises(ValueError, match=r"a\.safetensors has one frames a second"):
+        MediaFolders(video_features=tmp_path).features(record(), 1)
+    write_features(tmp_path / "a.safetensors", torch.zeros(3, 4, 5), {})
+    assert MediaFolders(video_features=tmp_path).features(record(), 1).shape == (3, 4, 5)
+
+
+def test_feature_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "f.safetensors"
+    for read in (read_features, feature_shape):
+        path.unlink(missing_ok=True)
+        with pytest.raises(ValueError, match=r"f\.safetensors is missing"):
+            read(path)
+        path.write_bytes(b"not a tensor file at all")
+        with pytest.raises(ValueError, match=r"f\.safetensors is damaged"):
+            read(path)
+        write_features(path, torch.zeros(3, 4, 5), {})
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(ValueError, match=r"f\.safetensors is damaged"):
+            read(path)
+        save_file({"other": torch.zeros(1)}, path)
+        with pytest.raises(ValueError, match=r"keys \['other'\]"):
+            read(path)
+        save_file({"feature": torch.zeros(1)}, path)
+        with pytest.raises(ValueError, match=r"shape \[1\], not \[L, P, D\]"):
+            read(path)
+        write_features(path, torch.zeros(0, 4, 5), {})
+        with pytest.raises(ValueError, match="no frame"):
+            read(path)
+    write_features(path, torch.zeros(3, 4, 5), {"fps": "1.0"})
+    assert read_features(path)[1] == {"fps": "1.0"}
+    assert feature_shape(path) == ((3, 4, 5), {"fps": "1.0"})
+    with pytest.raises(ValueError, match="no frame from 3 on"):
+        read_features(path, 3)
+    write_features(path, torch.ones(4, 5), {})
+    assert read_features(path)[0].shape == (1, 4, 5)
+    assert feature_shape(path)[0] == (1, 4, 5)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_features_that_cannot_be_put_in_place_leave_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "f.safetensors" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"f\.safetensors"):
+        write_features(tmp_path / "f.safetensors", torch.zeros(3, 4, 5), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["f.safetensors"]
+
+
+@pytest.mark.parametrize(("end", "fps", "count"), [(0.0, 1.0, 1), (3.0, 1.0, 3), (3.2, 1.0, 4), (2.0, 0.5, 1)])
+def test_frames_before_a_time(end: float, fps: float, count: int) -> None:
+    assert frames_before(end, fps) == count

@@ -1,0 +1,131 @@
+"""A data file becomes records without an object for each, and what is wrong with it or with a record is named."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flash_vstream.data import Records
+from flash_vstream.data.records import conversation_turns, record_id
+from tests.data.files import conversation, image_record, record, text_record, write_records
+
+
+def many(count: int) -> list[dict[str, Any]]:
+    return [record(id=str(number), video=f"{number}.mp4", nested={"a": [1, {"b": "]},{"}]}) for number in range(count)]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_records_are_those_of_the_file(tmp_path: Path, indent: int | None, ascii_only: bool) -> None:
+    wanted = many(5)
+    wanted[1]["text"] = 'quotes " and \\ and é 北京 😀 "}, {'
+    path = tmp_path / "r.json"
+    for mark in ("", "\ufeff"):
+        path.write_text(mark + json.dumps(wanted, indent=indent, ensure_ascii=ascii_only) + "\n ", encoding="utf-8")
+        records = Records(path)
+        assert len(records) == 5
+        assert list(records) == wanted
+        assert [records[-1], records[1]] == [wanted[-1], wanted[1]]
+        assert list(records[1:4]) == wanted[1:4]
+        assert list(records.select([3, 0])) == [wanted[3], wanted[0]]
+        assert list(pickle.loads(pickle.dumps(records))) == wanted
+        with pytest.raises(IndexError):
+            records[5]
+
+
+def test_a_record_costs_two_numbers_beside_its_bytes(tmp_path: Path) -> None:
+    path = write_records(tmp_path / "r.json", many(5000))
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        records = Records(path)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(records) == 5000
+    # Both arrays may have grown past what they hold, by an eighth.
+    assert size + 16 * 5000 <= held < size + 18 * 5000 + 20_000
+    assert peak < 2 * size + 18 * 5000 + 100_000
+    assert len(pickle.dumps(records)) < size + 16 * 5000 + 2000  # what a spawned worker is sent
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not JSON"),
+        ("{", "is not JSON"),
+        ('[{"id": 1}', "is not JSON.*no comma after record number 1"),
+        ('[{"id": 1} {"id": 2}]', "is not JSON.*no comma after record number 1"),
+        ('[{"id": 1},]', "is not JSON"),
+        ('[{"id": 1}] []', "is not JSON.*more after the end"),
+        ('[{"id": "a]', "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("{}", "non-empty list of records: it holds something else"),
+        ("[ ]", "non-empty list of records: it holds an empty one"),
+        ('[{"id": 1}, "a"]', "list of records: number 2 is a str"),
+    ],
+)
+def test_a_data_file_that_is_no_list_of_records_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "records.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"records\.json .*{message}"):
+        Records(path)
+
+
+def test_a_data_file_that_is_missing_or_in_another_encoding_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.json is missing: see data/README\.md"):
+        Records(tmp_path / "none.json")
+    path = tmp_path / "records.json"
+    path.write_bytes('[{"id": "a"}, {"id": "é"}]'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"records\.json is not in UTF-8 in record number 2"):
+        Records(path)
+
+
+def test_the_placeholder_moves_to_the_front_of_the_first_question() -> None:
+    for mark in ("<image>", "<video>"):
+        for first, second in ((f"{mark}\nWhat?", "Where?"), (f"What?\n{mark}", "Where?"), ("What?", f"Where? {mark}")):
+            turns = conversation_turns(record(conversations=conversation([(first, "a"), (second, "b")])))
+            assert turns == [("<image>\nWhat?", "a"), ("Where?", "b")]
+    assert conversation_turns(text_record()) == [("Is water wet?", "yes"), ("And ice?", "no")]
+    # To write about a web page's video is not to show one.
+    web = text_record(conversations=conversation([("What is <video>?", "<video> plays a video.")]))
+    assert conversation_turns(web) == [("What is <video>?", "<video> plays a video.")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conversations": None}, "'r1' has no turns"),
+        ({"conversations": "a"}, "'r1' has no turns"),
+        ({"conversations": []}, "'r1' has 0 turns"),
+        ({"conversations": conversation([("a", "b")])[:1]}, "'r1' has 1 turns"),
+        ({"conversations": conversation([("a", "b")])[::-1]}, "'r1' has turns .*must be human, gpt"),
+        ({"conversations": [{"from": "human", "value": "a"}] * 2}, "'r1' has turns .*must be human, gpt"),
+        ({"conversations": [{"from": "human"}, {"from": "gpt", "value": "b"}]}, "'r1' has the turn .*a text as its"),
+        ({"conversations": ["human", "gpt"]}, "'r1' has the turn 'human'"),
+        ({"conversations": conversation([("a", "<image>")])}, "'r1' has an image placeholder in an answer"),
+        ({"conversations": conversation([("a", "<video>")])}, "'r1' has an image placeholder in an answer"),
+        ({"conversations": conversation([("<image> <video>", "b")])}, "'r1' has 2 image placeholders but one picture"),
+        ({"video": None}, "'r1' has 1 image placeholders but neither"),
+        ({"image": "a.jpg"}, "'r1' has both an image and a video"),
+        ({"video": ["a.mp4", "b.mp4"]}, "'r1' has the video .*one file"),
+        ({"video": ""}, "'r1' has the video ''"),
+    ],
+)
+def test_records_that_cannot_be_learnt_from_are_named(changes: dict[str, Any], message: str) -> None:
+    bad = record(**changes)
+    before = copy.deepcopy(bad)
+    with pytest.raises(ValueError, match=message):
+        conversation_turns(bad)
+    assert bad == before
+
+
+def test_a_record_is_called_by_its_id_or_its_place() -> None:
+    assert record_id(image_record(id=7), 3) == "7"
+    assert record_id({}, 3) == "#3"
