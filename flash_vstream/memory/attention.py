@@ -27,8 +27,9 @@ def _float32_linear(layer: nn.Linear, values: Tensor) -> Tensor:
 
 
 def _project(layer: nn.Module, values: Tensor) -> Tensor:
-    # Anything but a plain nn.Linear is called, so that hooks and adapters around it take part.
-    return _float32_linear(layer, values) if type(layer) is nn.Linear else layer(values)
+    # Anything but a plain nn.Linear computes by itself, so that offloading and adapters around it take part. Past the
+    # module's own hooks: those of DeepSpeed's ZeRO-3 must not see how often this is done, as it differs by process.
+    return _float32_linear(layer, values) if type(layer) is nn.Linear else layer.forward(values)
 
 
 def attend(memory: Tensor, entries: Tensor, q_proj: nn.Module, k_proj: nn.Module, ratio: float) -> Tensor:

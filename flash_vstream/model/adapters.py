@@ -17,21 +17,30 @@ from torch import nn
 
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model.modeling import VStreamForConditionalGeneration
+from flash_vstream.model.zero3 import gathered
 
 ADAPTER_FILE = "adapter.safetensors"
 LORA_FILE = "adapter_config.json"
 PARTS = ("projector.", "memory.")
+WRAPPED = "base_model.model."  # in front of the names of a PeftModel's weights
 
 
-def save_adapter(model: nn.Module, folder: str | Path, base: str | Path | None = None) -> Path:
+def save_adapter(
+    model: nn.Module,
+    folder: str | Path,
+    base: str | Path | None = None,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> Path:
     """Writes the projector, the memory and any LoRA of a model (a PeftModel, if LoRA); returns the adapter file.
 
     base: folder or hub id of the model it was trained on, noted in the file; default: where the model was loaded from.
+    state_dict: the model's weights where the model itself does not hold them whole (DeepSpeed's ZeRO-3).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     inner = _inner(model)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _parts(inner).items()}
+    weights = inner.state_dict() if state_dict is None else state_dict
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _parts_of(weights).items()}
     base = inner.config.name_or_path if base is None else base
     metadata = {
         "format": "flash_vstream.adapter",
@@ -41,7 +50,7 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str | Path | None =
     if inner is not model:
         wrapper: Any = model
         # False: told to find out by itself, peft asks the hub about the base model.
-        wrapper.save_pretrained(str(folder), save_embedding_layers=False)
+        wrapper.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state_dict)
     save_file(tensors, folder / ADAPTER_FILE, metadata=metadata)
     return folder / ADAPTER_FILE
 
@@ -72,24 +81,31 @@ def load_adapter(model: VStreamForConditionalGeneration, folder: str | Path, mer
     """
     folder = Path(folder)
     _, memory = read_metadata(folder)
-    file = folder / ADAPTER_FILE
+    load_parts(model, folder)
+    model.set_memory(memory)
+    return _with_lora(model, folder, merge_lora) if (folder / LORA_FILE).is_file() else model
+
+
+def load_parts(model: nn.Module, folder: str | Path) -> None:
+    """Puts the projector and the memory of an adapter into a model (a PeftModel, if LoRA), in place. ValueError."""
+    file = Path(folder) / ADAPTER_FILE
     with safe_open(file, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    places = _parts(model)
-    for name in sorted(set(places) ^ set(tensors)):
-        where = f"is missing from {file}" if name in places else f"in {file} has no place in the model"
-        raise ValueError(f"{name} {where}: the adapter belongs to another base model")
-    for name, place in places.items():
-        if place.shape != tensors[name].shape:
-            raise ValueError(
-                f"{name} has shape {list(tensors[name].shape)} in {file}, but {list(place.shape)} in the model:"
-                " the adapter belongs to another base model"
-            )
-    model.set_memory(memory)
-    with torch.no_grad():
-        for name, place in _parts(model).items():
+    inner = _inner(model)
+    parameters = {name: parameter for name, parameter in inner.named_parameters() if name.startswith(PARTS)}
+    with gathered(parameters.values(), change=True), torch.no_grad():
+        places = _parts_of(inner.state_dict())
+        for name in sorted(set(places) ^ set(tensors)):
+            where = f"is missing from {file}" if name in places else f"in {file} has no place in the model"
+            raise ValueError(f"{name} {where}: the adapter belongs to another base model")
+        for name, place in places.items():
+            if place.shape != tensors[name].shape:
+                raise ValueError(
+                    f"{name} has shape {list(tensors[name].shape)} in {file}, but {list(place.shape)} in the model:"
+                    " the adapter belongs to another base model"
+                )
+        for name, place in places.items():
             place.copy_(tensors[name])
-    return _with_lora(model, folder, merge_lora) if (folder / LORA_FILE).is_file() else model
 
 
 def _with_lora(model: VStreamForConditionalGeneration, folder: Path, merge: bool) -> Any:
@@ -114,9 +130,10 @@ def _inner(model: nn.Module) -> VStreamForConditionalGeneration:
     return inner
 
 
-def _parts(model: VStreamForConditionalGeneration) -> dict[str, torch.Tensor]:
-    """The tensors that an adapter file holds, by name; they share the model's storage."""
-    parts = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(PARTS)}
+def _parts_of(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of a model's weights those that an adapter file holds, by their name in the bare model."""
+    bare = {name.removeprefix(WRAPPED): tensor for name, tensor in weights.items()}
+    parts = {name: tensor for name, tensor in bare.items() if name.startswith(PARTS)}
     wrapped = [name for name in parts if ".base_layer." in name or ".lora_" in name or ".modules_to_save." in name]
     if wrapped:
         raise ValueError(

@@ -135,7 +135,8 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _encode_batch(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.vision_tower.device, self.vision_tower.dtype)
-        states = self.vision_tower(pixels, output_hidden_states=True, return_dict=True).hidden_states
+        # Past the hooks of DeepSpeed's ZeRO-3, which must not see how often the tower is called (see zero3.py).
+        states = self.vision_tower.forward(pixels, output_hidden_states=True, return_dict=True).hidden_states
         return drop_prefix_tokens(states[self.config.vision_feature_layer], self.config.vision_feature_size)
 
     def embed(
@@ -150,7 +151,7 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(placeholders, 0))
         runs = run_lengths(placeholders)
         sources = one_source_each(len(runs), pixel_values, visual_features, memory_tokens)
-        if not runs:
+        if not runs and not self.training:
             return embeddings
         tokens = [self._visual_tokens(*source) for source in sources]
         for number, (n_placeholders, given) in enumerate(zip(runs, tokens, strict=True), start=1):
@@ -159,11 +160,27 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
                     f"visual {number} has {n_placeholders} placeholders in input_ids but the memory gives {len(given)}"
                     " tokens: give the processor the number of frames that the model gets, and both the same memory"
                 )
+        if self.training:
+            tokens.append(self._spare_token())
         first = next(self.projector.parameters())
         # Quantized weights hold integers; the embeddings then say in which dtype to compute.
         dtype = first.dtype if first.is_floating_point() else embeddings.dtype
         projected = self.projector(torch.cat([given.to(first.device, dtype) for given in tokens]))  # [sum of N, H]
-        return embeddings.masked_scatter(placeholders.unsqueeze(-1), projected.to(embeddings.device, embeddings.dtype))
+        projected = projected.to(embeddings.device, embeddings.dtype)
+        if self.training:
+            embeddings = embeddings + 0 * projected[-1]
+        return embeddings.masked_scatter(placeholders.unsqueeze(-1), projected)
+
+    def _spare_token(self) -> Tensor:
+        """A token [1, D] of zeros that goes through all that makes tokens, and counts for nothing.
+
+        So that every trained weight has a gradient in every step, in each of several processes, though one may be shown
+        text only, or pictures, which do not reach the semantic attention. torch's DDP stops where one has none.
+        """
+        memory = self.memory
+        token = torch.zeros(1, self.config.vision_config.hidden_size, device=memory.q_proj.weight.device)
+        with torch.autocast(token.device.type, enabled=False):
+            return token + 0 * (memory.q_proj.forward(token).sum() + memory.k_proj.forward(token).sum())
 
     def _visual_tokens(self, pixels: Tensor | None, features: Tensor | None, tokens: Tensor | None) -> Tensor:
         """One visual, given in one of three forms -> its memory tokens [N, D]."""

@@ -15,12 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import MODEL_MAPPING, AutoConfig, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model.checkpoint import check_weights, read_json, read_weights, resolve_folder
 from flash_vstream.model.configuration import VStreamConfig
 from flash_vstream.model.published import is_published, rename_weights
+from flash_vstream.model.zero3 import gathered
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -50,6 +58,7 @@ def load_model(
         weights.update(_tower_weights(config))
         model, info = _quietly(load, None, *model_args, state_dict=weights, **options)
         model.config.vision_tower_path = None
+        model.config.name_or_path = str(folder)  # an adapter names it as its base
         _take_token_ids(model, folder)
     else:
         check_weights(folder)
@@ -115,23 +124,28 @@ def check_loaded(info: dict[str, Any], source: str) -> None:
 
 def _tower_weights(config: VStreamConfig) -> dict[str, Tensor]:
     """The vision tower's weights from its own folder, under the model's names."""
-    tower = config.vision_tower_path
-    if tower is None:
+    if config.vision_tower_path is None:
         raise ValueError("the configuration names no vision tower: load a published checkpoint without config=")
+    tower = load_tower(config.vision_tower_path, config.vision_config)
+    with gathered(tower.parameters()):
+        return {f"vision_tower.{name}": tensor.clone() for name, tensor in tower.state_dict().items()}
+
+
+def load_tower(tower: str, config: PreTrainedConfig) -> PreTrainedModel:
+    """A vision tower from its own folder or hub id, in its own dtype; of a two-tower CLIP or SigLIP, the vision part.
+
+    Raises ValueError, naming the parameter, for any that is missing, unexpected or does not fit the configuration.
+    """
     if Path(tower).is_dir():
         check_weights(Path(tower))
-    tower_class: Any = MODEL_MAPPING[type(config.vision_config)]
+    tower_class: Any = MODEL_MAPPING[type(config)]
     model, info = _quietly(
-        tower_class.from_pretrained,
-        tower,
-        config=config.vision_config,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
+        tower_class.from_pretrained, tower, config=config, output_loading_info=True, ignore_mismatched_sizes=True
     )
     if "vision_config" in AutoConfig.from_pretrained(tower).sub_configs:
         info["unexpected_keys"] = ()  # the text half of a two-tower model
     check_loaded(info, tower)
-    return {f"vision_tower.{name}": tensor for name, tensor in model.state_dict().items()}
+    return model.eval()
 
 
 def _take_token_ids(model: PreTrainedModel, folder: Path) -> None:

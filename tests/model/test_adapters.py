@@ -108,3 +108,13 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
     file.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match=f"{ADAPTER_FILE} is missing or not a whole safetensors file"):
         load_adapter(tiny(), tmp_path)
+
+
+def test_an_adapter_on_a_published_checkpoint_names_it(tmp_path: Path) -> None:
+    folder = Path(__file__).parent.parent / "golden" / "ckpt-vstream-safetensors"
+    model, _ = load(folder)
+    weight = model.projector.get_parameter("0.weight")
+    with torch.no_grad():
+        weight.add_(1.0)
+    save_adapter(model, tmp_path)
+    assert torch.equal(load(tmp_path)[0].projector.get_parameter("0.weight"), weight)

@@ -10,11 +10,11 @@ from tests.conftest import make_tiny_model
 
 
 def test_muon_gets_the_matrices_of_projector_and_decoder_and_adamw_the_rest(tmp_path: Path) -> None:
-    model, _ = make_tiny_model(MemoryConfig(spatial_size=4, temporal_size=2))
+    model, processor = make_tiny_model(MemoryConfig(spatial_size=4, temporal_size=2))
     arguments = VStreamTrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, learning_rate=1e-3, muon_learning_rate=0.01, weight_decay=0.1
     )
-    optimizer = VStreamTrainer(model=model, args=arguments).create_optimizer()
+    optimizer = VStreamTrainer(model=model, args=arguments, processor=processor).create_optimizer()
     assert isinstance(optimizer, MuonWithAdamW)
     names = {parameter: name for name, parameter in model.named_parameters()}
     by_muon = {names[p] for group in optimizer.muon.param_groups for p in group["params"]}

@@ -1,0 +1,94 @@
+"""Makes the model that stage 1 starts from: a vision tower and a language model, with projector and memory untrained.
+
+`python -m flash_vstream.train.assemble --vision_tower ckpt/clip-vit-large-patch14 --language_model ckpt/vicuna-7b-v1.5
+--output_dir ckpt/flash-vstream-7b-base`
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from flash_vstream.memory import MemoryConfig
+from flash_vstream.model import FramePreprocessor, VStreamConfig, VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.model.checkpoint import check_weights, read_json, resolve_folder
+from flash_vstream.model.published import tower_config
+from flash_vstream.model.tokenizer import load_tokenizer
+from flash_vstream.model.weights import load_tower
+
+
+def assemble(
+    vision_tower: str | Path, language_model: str | Path, memory: MemoryConfig, seed: int
+) -> tuple[VStreamForConditionalGeneration, VStreamProcessor]:
+    """(model, processor) of a tower (CLIP, SigLIP, DINOv2) and a decoder, each a folder or hub id.
+
+    All weights take the language model's dtype. Raises ValueError where one of the two cannot be read or used.
+    """
+    tower_folder, text_folder = resolve_folder(vision_tower), resolve_folder(language_model)
+    check_weights(text_folder)
+    text_config = AutoConfig.from_pretrained(text_folder)
+    tokenizer = load_tokenizer(text_folder)
+    config = VStreamConfig(
+        vision_config=tower_config(str(tower_folder)),
+        text_config=text_config,
+        memory=memory,
+        visual_token_id=max(len(tokenizer), text_config.vocab_size),
+    )
+    torch.manual_seed(seed)
+    with torch.device("meta"):
+        model = VStreamForConditionalGeneration(config)
+    model.memory.to_empty(device="cpu")
+    model.projector.to_empty(device="cpu")
+    for module in (*model.memory.modules(), *model.projector.modules()):
+        if isinstance(module, torch.nn.Linear):
+            module.reset_parameters()
+    model.vision_tower = load_tower(str(tower_folder), config.vision_config)
+    model.language_model = AutoModelForCausalLM.from_pretrained(text_folder, dtype="auto")
+    torch.nn.Module.to(model, model.language_model.dtype)
+    file = tower_folder / "preprocessor_config.json"
+    frames = FramePreprocessor.from_hf(read_json(file))
+    if frames.output_size != config.frame_size:
+        raise ValueError(f"{file} gives frames of {frames.output_size} pixels, the tower takes {config.frame_size}")
+    return model, VStreamProcessor(tokenizer, frames, memory, config.visual_token_id)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = argparse.ArgumentParser(
+        prog="assemble", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = options.add_argument
+    add("--vision_tower", required=True, help="folder or hub id of a CLIP, SigLIP or DINOv2 encoder")
+    add("--language_model", required=True, help="folder or hub id of a decoder, such as Vicuna")
+    add("--output_dir", type=Path, required=True)
+    add("--seed", type=int, default=42, help="of the untrained projector and attention")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        output = arguments.output_dir
+        if output.exists():
+            raise ValueError(f"{output} is there already: give a new folder, or use what it holds")
+        model, processor = assemble(arguments.vision_tower, arguments.language_model, MemoryConfig(), arguments.seed)
+        part = output.with_name(f"{output.name}.part")  # it takes its name when it is whole
+        shutil.rmtree(part, ignore_errors=True)
+        processor.save_pretrained(part)
+        model.save_pretrained(part)
+        os.replace(part, output)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

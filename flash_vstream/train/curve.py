@@ -1,0 +1,42 @@
+"""The loss of a run as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SMOOTHING = 0.9  # of the running mean that is drawn over the single values
+
+
+def draw_loss(history: list[dict[str, Any]], path: Path) -> bool:
+    """Draws the logged losses over the steps into a PNG; False where matplotlib is not installed or nothing was logged.
+
+    history: the Trainer's `log_history`.
+    """
+    points = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    if not points:
+        return False
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    steps, losses = zip(*points, strict=True)
+    axes.plot(steps, losses, color="0.75", linewidth=1, label="logged")
+    axes.plot(steps, running_mean(list(losses)), color="tab:blue", label="running mean")
+    axes.set_xlabel("step")
+    axes.set_ylabel("training loss")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def running_mean(values: list[float]) -> list[float]:
+    """Exponential running mean, without the pull towards zero that its start would have."""
+    means, total, weight = [], 0.0, 0.0
+    for value in values:
+        total = SMOOTHING * total + (1 - SMOOTHING) * value
+        weight = SMOOTHING * weight + (1 - SMOOTHING)
+        means.append(total / weight)
+    return means

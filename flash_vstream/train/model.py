@@ -1,0 +1,119 @@
+"""The model of a run: opened, with a LoRA or quantized where asked for, and frozen but for the parts that are named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load
+from flash_vstream.model.adapters import LORA_FILE, PARTS, is_adapter
+from flash_vstream.train.arguments import ModelArguments, VStreamTrainingArguments
+
+
+def open_model(
+    model_arguments: ModelArguments, arguments: VStreamTrainingArguments
+) -> tuple[nn.Module, VStreamProcessor]:
+    """(model, processor) to train: a PeftModel with `lora`. Raises ValueError for what does not go together."""
+    folder = Path(model_arguments.model_path)
+    if is_adapter(folder) and (folder / LORA_FILE).is_file() and not model_arguments.train_language_model:
+        raise ValueError(
+            f"{folder} holds a LoRA, which the new adapter would need too: merge it first"
+            f" (python -m flash_vstream.train.merge --model_path {folder} --output_dir ...)"
+        )
+    # DeepSpeed would turn all weights into bfloat16 anyway and keep its own float32 copy of the trained ones.
+    dtype = torch.bfloat16 if arguments.bf16 and arguments.deepspeed_plugin is not None else torch.float32
+    model, processor = load(
+        folder,
+        dtype=dtype,
+        memory_mode=model_arguments.memory_mode,
+        base=model_arguments.model_base,
+        attn_implementation=model_arguments.attn_implementation,
+        quantization_config=quantization(model_arguments.quantization),
+    )
+    freeze(model, model_arguments)
+    if arguments.bf16 and not model_arguments.train_language_model and not model_arguments.quantization:
+        # They are not saved, so that nothing is lost by holding them in half the space.
+        for part in (model.vision_tower, model.language_model):
+            nn.Module.to(part, torch.bfloat16)
+    return (with_lora(model, model_arguments) if model_arguments.lora else model), processor
+
+
+def quantization(kind: str | None) -> BitsAndBytesConfig | None:
+    """How the language model is held: None, "4bit" (NF4, QLoRA's) or "8bit"."""
+    if kind is None:
+        return None
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def freeze(model: VStreamForConditionalGeneration, arguments: ModelArguments) -> None:
+    """Let only the named parts of the model learn. The vision tower never does: the memory passes no gradient to it.
+
+    Raises:
+        ValueError: nothing is left to train.
+    """
+    parts = {
+        "projector": arguments.train_projector,
+        "memory": arguments.train_memory,
+        "language_model": arguments.train_language_model,
+        "vision_tower": False,
+    }
+    if not any(parts.values()) and not arguments.lora:
+        raise ValueError("nothing to train: set train_projector, train_memory, train_language_model or lora")
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():  # a quantized weight can have no gradient
+            parameter.requires_grad_(parts[name.split(".")[0]])
+
+
+def with_lora(model: VStreamForConditionalGeneration, arguments: ModelArguments) -> nn.Module:
+    """The model with a LoRA in every linear layer of the language model's blocks; what was trained stays so."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ValueError("lora needs peft: install it (pip install peft)") from error
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    config = LoraConfig(
+        r=arguments.lora_rank,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules=rf"language_model\..*\.({'|'.join(sorted(set(block_layers(model))))})",
+        task_type="CAUSAL_LM",
+    )
+    wrapped = get_peft_model(model, config)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return wrapped
+
+
+def block_layers(model: VStreamForConditionalGeneration) -> Iterator[str]:
+    """Last names of the language model's linear layers, but for the one that gives the logits."""
+    for name, module in model.language_model.named_modules():
+        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
+            yield re.escape(name.rsplit(".")[-1])
+
+
+def bare(model: Any) -> VStreamForConditionalGeneration:
+    """The model itself, out of its PEFT wrapper if it has one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def named_trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The trained parameters by their names in the bare model."""
+    return [(name, parameter) for name, parameter in bare(model).named_parameters() if parameter.requires_grad]
+
+
+def is_adapter_run(model: nn.Module) -> bool:
+    """Whether an adapter holds all that is trained."""
+    return all(name.startswith(PARTS) or ".lora_" in name for name, _ in named_trained(model))

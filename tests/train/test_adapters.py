@@ -1,0 +1,92 @@
+"""LoRA runs: what they save, resume from and merge into; and what needs a package that is absent."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from flash_vstream.model import load
+from flash_vstream.model.adapters import is_adapter
+from flash_vstream.train import merge
+from flash_vstream.train.arguments import DataArguments, ModelArguments
+from flash_vstream.train.model import open_model
+from flash_vstream.train.train import train
+from tests.train.tiny import save_data, save_model, training, weights
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataArguments:
+    return save_data(tmp_path_factory.mktemp("data"), "vitv")
+
+
+def arguments_of(model: Path) -> ModelArguments:
+    return ModelArguments(str(model), lora=True, lora_rank=4, lora_dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def trained(model: Path, data: DataArguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("run")
+    train(arguments_of(model), data, training(output, max_steps=4, save_steps=2, learning_rate=1e-2))
+    return output
+
+
+def test_the_result_is_an_adapter_of_lora_projector_and_memory(trained: Path, model: Path) -> None:
+    assert is_adapter(trained)
+    assert {"adapter.safetensors", "adapter_config.json", "adapter_model.safetensors"} <= {
+        file.name for file in trained.iterdir()
+    }
+    before, after = weights(model), weights(trained)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"projector", "memory", "language_model"}
+
+
+def test_a_lora_run_goes_on_where_it_was(trained: Path, model: Path, data: DataArguments, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    (tmp_path / "run" / "finished.txt").unlink()
+    train(arguments_of(model), data, training(tmp_path / "run", max_steps=4, save_steps=2, learning_rate=1e-2))
+    expected = weights(trained)
+    for name, value in weights(tmp_path / "run").items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_merging_gives_a_whole_model_that_answers_alike(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged = tmp_path / "merged"
+    assert merge.main(["--model_path", str(trained), "--output_dir", str(merged)]) == 0
+    assert not is_adapter(merged)
+    expected = weights(trained)
+    for name, value in weights(merged).items():
+        assert torch.equal(value, expected[name]), name
+    assert load(merged)[1].memory == load(trained)[1].memory
+    assert merge.main(["--model_path", str(merged), "--output_dir", str(tmp_path / "again")]) == 2
+    assert merge.main(["--model_path", str(trained), "--output_dir", str(merged)]) == 2
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert "holds no adapter" in first and "is not empty" in second
+
+
+def test_an_adapter_on_a_lora_is_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="merge it first"):
+        open_model(ModelArguments(str(trained)), training(tmp_path))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="flash-attn is installed")
+def test_flash_attention_that_is_not_installed_is_named(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"flash_attention_2 needs a package that is absent.*install it"):
+        open_model(ModelArguments(str(model), attn_implementation="flash_attention_2"), training(tmp_path))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_quantization_that_is_not_installed_is_named(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"BitsAndBytesConfig needs a package that is absent.*install it"):
+        open_model(ModelArguments(str(model), lora=True, quantization="4bit"), training(tmp_path))

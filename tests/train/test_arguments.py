@@ -1,0 +1,84 @@
+"""The command line: the paper's settings, the arithmetic of the global batch, and what is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flash_vstream.train.arguments import ModelArguments, accumulation_steps
+from flash_vstream.train.train import main, parse
+from tests.train.tiny import training
+
+NEEDED = ["--model_path", "m", "--data_path", "d", "--output_dir", "o", "--use_cpu", "True"]
+
+
+@pytest.mark.parametrize(("stage", "batch", "rate", "language"), [("1", 256, 1e-3, False), ("2", 128, 2e-5, True)])
+def test_a_stage_has_the_papers_settings(stage: str, batch: int, rate: float, language: bool) -> None:
+    model, data, arguments = parse(["--stage", stage, "--per_device_train_batch_size", "16", *NEEDED])
+    assert (arguments.global_batch_size, arguments.learning_rate) == (batch, rate)
+    assert arguments.gradient_accumulation_steps == batch // 16 and arguments.samples_a_step == batch
+    assert (model.train_projector, model.train_memory) == (True, True)
+    assert model.train_language_model == language
+    assert data.conversation == {"1": "plain", "2": "v1"}[stage]
+    assert data.image_aspect_ratio == {"1": "plain", "2": "pad"}[stage]
+    assert (arguments.lr_scheduler_type, arguments.warmup_steps, arguments.num_train_epochs) == ("cosine", 0.03, 1)
+    assert arguments.bf16 is False  # on a CPU
+
+
+def test_an_option_of_its_own_overrides_the_stages() -> None:
+    _, data, arguments = parse(["--stage", "2", "--learning_rate", "0.5", "--conversation", "plain", *NEEDED])
+    assert (arguments.learning_rate, data.conversation, arguments.global_batch_size) == (0.5, "plain", 128)
+
+
+@pytest.mark.parametrize(("processes", "per_device", "steps"), [(8, 16, 1), (1, 16, 8), (2, 4, 16), (128, 1, 1)])
+def test_accumulation_keeps_the_global_batch(processes: int, per_device: int, steps: int) -> None:
+    assert accumulation_steps(128, processes, per_device) == steps
+
+
+def test_the_arithmetic_is_said_and_the_processes_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = training(tmp_path, global_batch_size=12, per_device_train_batch_size=4)
+    assert arguments.batch_arithmetic == "global batch of 12 = 1 processes x 4 samples x 3 accumulation steps"
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match=r"global_batch_size 16 is no multiple of 3 processes x 4 samples"):
+        training(tmp_path, global_batch_size=16, per_device_train_batch_size=4)
+
+
+def test_a_global_batch_that_does_not_divide_names_one_that_does() -> None:
+    with pytest.raises(ValueError, match=r"10 is no multiple of 1 processes x 4 samples: set per_device.* to 2"):
+        accumulation_steps(10, 1, 4)
+    with pytest.raises(ValueError, match="change the number of processes"):
+        accumulation_steps(10, 3, 4)
+
+
+def test_tensorboard_is_the_default_and_nothing_that_logs_in(tmp_path: Path) -> None:
+    found: object = training(tmp_path, report_to=None).report_to
+    assert found == ["tensorboard"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora": True, "train_language_model": True}, "lora and train_language_model are both set"),
+        ({"quantization": "4bit"}, "set lora as well"),
+        ({"quantization": "3bit", "lora": True}, "'3bit': choose 4bit or 8bit"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelArguments("m", **changes)  # type: ignore[arg-type]
+
+
+def test_deepspeed_without_a_launcher_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--deepspeed", "scripts/zero2.json", *NEEDED]) == 2
+    assert capsys.readouterr().err == (
+        "error: deepspeed is given to plain python: start with torchrun --nproc_per_node N -m ...\n"
+    )
+
+
+def test_muon_and_deepspeed_do_not_go_together(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert main(["--deepspeed", "scripts/zero2.json", "--muon_learning_rate", "0.01", *NEEDED]) == 2
+    assert capsys.readouterr().err == "error: muon_learning_rate and deepspeed are both set: leave one of them out\n"

@@ -1,0 +1,96 @@
+"""A run begins only with data that can be trained on, and says in one line what cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flash_vstream.data import check, write_features
+from flash_vstream.train.arguments import DataArguments
+from flash_vstream.train.train import main
+from tests.train.tiny import command, everything, losses, save_data, save_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataArguments:
+    return save_data(tmp_path / "data", "vitv")
+
+
+def run(model: Path, data: DataArguments, output: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
+    """The one line with which a run ends that does not begin."""
+    assert main(command(everything(model), data, output, **changes)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and not list(output.glob("checkpoint-*"))
+    return lines[0]
+
+
+def change(data: DataArguments, number: int, **fields: Any) -> None:
+    records = json.loads(Path(data.data_path).read_text())
+    records[number].update(fields)
+    Path(data.data_path).write_text(json.dumps(records))
+
+
+def turns(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"conversations": []}, "record 'r2' has 0 turns"),
+        ({"conversations": turns("What?", "an <image>")}, "record 'r2' has an image placeholder in an answer"),
+        ({"conversations": turns("What?", "so")[::-1]}, "record 'r2' has turns ['gpt', 'human']"),
+        ({"conversations": turns("What?", "")}, "record 'r2' has no answer"),
+    ],
+)
+def test_a_bad_record_is_named(
+    fields: Any, message: str, model: Path, data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(data, 2, **fields)
+    line = run(model, data, tmp_path / "run", capsys)
+    assert line.startswith("error: 1 of 4 records cannot be trained on") and message in line and "--skip_ids" in line
+
+
+def test_a_missing_folder_or_data_file_is_named(
+    model: Path, data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = tmp_path / "away"
+    line = run(model, dataclasses.replace(data, video_feature_folder=str(away)), tmp_path / "run", capsys)
+    assert line == f"error: video_feature_folder {away} is missing: see data/README.md for what belongs there"
+    line = run(model, dataclasses.replace(data, data_path=str(away)), tmp_path / "run", capsys)
+    assert line.startswith(f"error: data file {away} is missing")
+
+
+def test_features_of_another_width_are_named(
+    model: Path, data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(str(data.video_feature_folder)) / "video0.safetensors"
+    write_features(path, torch.zeros(3, 16, 31), {})
+    line = run(model, data, tmp_path / "run", capsys)
+    assert "record 'r0'" in line and f"feature file {path} is 31 wide but the model takes 32" in line
+
+
+def test_listed_records_are_left_out_and_counted(
+    model: Path, data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (Path(str(data.video_feature_folder)) / "video3.safetensors").unlink()
+    line = run(model, data, tmp_path / "run", capsys)
+    assert "the first (record 'r3')" in line and "video3.safetensors is missing" in line
+    report = tmp_path / "faults.json"
+    folders = ["--video_feature_folder", data.video_feature_folder, "--image_feature_folder", data.image_feature_folder]
+    options = ["--data_path", data.data_path, *folders, "--report", str(report), "--workers", "0"]
+    assert check.main([str(option) for option in options]) == 1
+    listed = dataclasses.replace(data, skip_ids=str(report))
+    assert main(command(everything(model), listed, tmp_path / "run")) == 0
+    assert f"skipped 1 records listed in {report}; 3 are left" in capsys.readouterr().out
+    assert len(losses(tmp_path / "run")) == 2

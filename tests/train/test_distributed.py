@@ -1,0 +1,204 @@
+"""Two real processes (gloo, CPU, float32), with and without DeepSpeed, do what one process does with the same batches.
+
+What is shown to the two differs in each step: videos of different length, pictures to encode, text alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flash_vstream.data import write_features
+from flash_vstream.model.adapters import is_adapter
+from flash_vstream.model.zero3 import THRESHOLD
+from flash_vstream.train.arguments import DataArguments, ModelArguments
+from flash_vstream.train.train import train
+from tests.train.tiny import command, everything, losses, save_data, save_model, training, weights
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = ROOT / "tests" / "golden" / "ckpt-vstream-safetensors"
+STAGES = (0, 1, 2, 3)
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # DeepSpeed compiles with the ninja that lies there
+}
+STEPS: dict[str, Any] = {
+    "max_steps": 4,
+    "save_steps": 2,
+    "per_device_train_batch_size": 1,
+    "global_batch_size": 4,
+    "learning_rate": 5e-3,
+    # The gradient of the semantic attention is tiny here; else Adam would make of its rounding whole steps.
+    "adam_epsilon": 1e-4,
+}
+CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-4}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"),
+]
+
+
+def zero_file(stage: int, folder: Path, kept: int = 64 * 32) -> Path:
+    """The shipped configuration; for ZeRO-3 with a threshold between the tiny tower and the tiny language model."""
+    content = json.loads((ROOT / "scripts" / f"zero{stage}.json").read_text())
+    if stage == 3:
+        assert content["zero_optimization"][THRESHOLD] >= 4096 * 1024  # the largest weight of CLIP ViT-L
+        content["zero_optimization"][THRESHOLD] = kept
+    path = folder / f"zero{stage}-{kept}.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+PUBLISHED = {**STEPS, "max_steps": 1, "global_batch_size": 2}
+
+
+def published_data(folder: Path) -> DataArguments:
+    """A video as the published model sees it: 8 x 8 patches of 32."""
+    write_features(folder / "a.safetensors", torch.randn(3, 64, 32, generator=torch.Generator().manual_seed(0)), {})
+    turns = [{"from": "human", "value": "What is this?\n<image>"}, {"from": "gpt", "value": "a cat"}]
+    records = [{"id": str(number), "video": "a.mp4", "conversations": turns} for number in range(2)]
+    (folder / "records.json").write_text(json.dumps(records))
+    return DataArguments(str(folder / "records.json"), video_feature_folder=str(folder))
+
+
+def lora_of(model: ModelArguments) -> ModelArguments:
+    return ModelArguments(model.model_path, lora=True, lora_rank=4, lora_dropout=0.0)
+
+
+def launch(commands: list[list[str]], folder: Path) -> None:
+    """Runs the commands in two processes that torchrun starts."""
+    path = folder / "commands.json"
+    path.write_text(json.dumps(commands))
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    worker = [str(ROOT / "tests" / "train" / "worker.py"), str(path)]
+    finished = subprocess.run([*starter, *worker], env=ENVIRONMENT, cwd=folder, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-6000:]
+
+
+RUNS = ("ddp", *(f"zero{stage}" for stage in STAGES))
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of all runs: `single` of one process, RUNS of two, and each of these resumed from its step 2 of 4.
+
+    All in one pair of processes, which take far longer to start than to train.
+    """
+    folder = tmp_path_factory.mktemp("work")
+    model = everything(save_model(folder / "model"))
+    data = save_data(folder / "data", "vittiivvtit", pictures=True)
+    train(model, data, training(folder / "single", **STEPS))
+    commands = []
+    for name in RUNS:
+        changes = {**STEPS, "deepspeed": None if name == "ddp" else zero_file(int(name[-1]), folder)}
+        commands.append(command(model, data, folder / name, **changes))
+        commands.append(["rewind", str(folder / name), str(folder / f"{name}-resumed"), "2"])
+        commands.append(command(model, data, folder / f"{name}-resumed", **changes))
+    # A published checkpoint, whose tower comes from a folder of its own.
+    published = command(
+        ModelArguments(str(GOLDEN)), published_data(folder / "published"), folder / "tower", **PUBLISHED
+    )
+    # Both stages and a LoRA under ZeRO-3.
+    changes = {**STEPS, "deepspeed": zero_file(3, folder)}
+    first, stage1 = ModelArguments(model.model_path), folder / "stage1"
+    commands.append(command(first, data, stage1, **changes))
+    commands.append(command(everything(stage1), data, folder / "stage2", **changes))
+    commands.append(command(lora_of(model), data, folder / "lora", **changes))
+    commands.append(["rewind", str(folder / "lora"), str(folder / "lora-resumed"), "2"])
+    commands.append(command(lora_of(model), data, folder / "lora-resumed", **changes))
+    launch([*commands, [*published, "--deepspeed", str(zero_file(3, folder, 20_000))]], folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_lose_as_much_as_one(name: str, work: Path) -> None:
+    assert len(losses(work / name)) == 4
+    assert losses(work / name) == pytest.approx(losses(work / "single"), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_result_loads_and_is_that_of_one_process(name: str, work: Path) -> None:
+    expected = weights(work / "single")
+    for key, value in weights(work / name).items():
+        torch.testing.assert_close(value, expected[key], msg=key, **CLOSE)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_resumed_within_an_epoch_is_uninterrupted(name: str, work: Path) -> None:
+    assert losses(work / f"{name}-resumed") == losses(work / name)
+    expected = weights(work / name)
+    for key, value in weights(work / f"{name}-resumed").items():
+        torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-6, msg=key)
+
+
+def test_a_published_checkpoint_trains_under_zero_3(work: Path, tmp_path: Path) -> None:
+    data = published_data(tmp_path / "published")
+    train(ModelArguments(str(GOLDEN)), data, training(tmp_path / "run", **PUBLISHED))
+    assert losses(work / "tower") == pytest.approx(losses(tmp_path / "run"), abs=1e-4)
+    expected = weights(tmp_path / "run")
+    for key, value in weights(work / "tower").items():
+        torch.testing.assert_close(value, expected[key], msg=key, **CLOSE)
+
+
+def test_both_stages_under_zero_3_are_those_of_one_process(work: Path, tmp_path: Path) -> None:
+    data = save_data(tmp_path / "data", "vittiivvtit", pictures=True)
+    train(ModelArguments(str(work / "model")), data, training(tmp_path / "stage1", **STEPS))
+    train(everything(tmp_path / "stage1"), data, training(tmp_path / "stage2", **STEPS))
+    for stage in ("stage1", "stage2"):
+        assert losses(work / stage) == pytest.approx(losses(tmp_path / stage), abs=1e-4)
+        expected = weights(tmp_path / stage)
+        for key, value in weights(work / stage).items():
+            torch.testing.assert_close(value, expected[key], msg=key, **CLOSE)
+
+
+def test_a_lora_under_zero_3_is_saved_whole_and_goes_on(work: Path) -> None:
+    assert is_adapter(work / "lora")
+    assert losses(work / "lora")[0] == pytest.approx(losses(work / "single")[0], abs=1e-4)  # it begins as nothing
+    before, after = weights(work / "model"), weights(work / "lora")
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"projector", "memory", "language_model"}
+    assert losses(work / "lora-resumed") == losses(work / "lora")
+    for key, value in weights(work / "lora-resumed").items():
+        torch.testing.assert_close(value, after[key], rtol=0, atol=1e-6, msg=key)
+
+
+ACCELERATE = "accelerate launch --num_processes 2 --use_deepspeed --deepspeed_config_file scripts/zero3.json -m"
+LAUNCHERS = {
+    "torchrun": ("torchrun --standalone --nproc_per_node 2 -m", ["--deepspeed", "scripts/zero1.json"]),
+    "deepspeed": ("deepspeed --num_gpus 2 --module", ["--deepspeed", "scripts/zero2.json"]),
+    "accelerate": (ACCELERATE, []),
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_every_launcher_starts_it_with_the_shipped_files(launcher: str, work: Path, tmp_path: Path) -> None:
+    start, options = LAUNCHERS[launcher]
+    data = save_data(tmp_path / "data", "vittiivvtit", pictures=True)
+    words = command(everything(work / "model"), data, tmp_path / "run", **{**STEPS, "max_steps": 1})
+    line = [*start.split(), "flash_vstream.train.train", *words, *options]
+    finished = subprocess.run(line, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-6000:]
+    assert "global batch of 4 = 2 processes x 1 samples x 2 accumulation steps" in finished.stdout
+    assert losses(tmp_path / "run") == pytest.approx(losses(work / "single")[:1], abs=1e-4)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["zero_stage"] == 1 + list(LAUNCHERS).index(launcher)
+
+
+def test_data_that_cannot_be_trained_on_is_said_once_and_ends_all_processes(work: Path, tmp_path: Path) -> None:
+    data = save_data(tmp_path / "data", "vv")
+    next((tmp_path / "data" / "video").glob("*.safetensors")).unlink()
+    words = command(everything(work / "model"), data, tmp_path / "run", **STEPS)
+    line = [*LAUNCHERS["torchrun"][0].split(), "flash_vstream.train.train", *words]
+    finished = subprocess.run(line, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode != 0 and finished.stderr.count("error: 1 of 2 records cannot be trained on") == 1
+    assert "gloo" not in finished.stderr and not list(tmp_path.glob("run/checkpoint-*"))
