@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Trains a model in two stages and scores it. Sets up .venv by itself; run it again after a kill and it goes on.
+#
+#   bash scripts/train_and_eval.sh               the tiny model on the synthetic world, from nothing (hours on 2 cores:
+#                                                README.md); --smoke goes through the same steps in two minutes
+#   bash scripts/train_and_eval.sh 7b            the real recipe, scripts/recipe_7b.yaml; --check only looks what is missing
+#   bash scripts/train_and_eval.sh FILE.yaml     a recipe of your own
+#
+# All GPUs of this machine are used; GPUS=2 takes fewer. Several machines: docs/training.md.
+set -euo pipefail
+recipe=${1:-synthetic}
+shift || true
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/setup.sh train,eval
+export TOKENIZERS_PARALLELISM=false
+case "$recipe" in
+  -h | --help) sed -n '2,9s/^# \{0,1\}//p' scripts/train_and_eval.sh ;;
+  synthetic)
+    work=checkpoints-finetune/tiny streams=24
+    if [ "${1:-}" = --smoke ]; then work=$work-smoke streams=2; fi
+    python -m flash_vstream.synthetic.build --work_dir "$work" "$@"
+    python -m flash_vstream.eval --model_path "$work/stage2" --output_dir "$work/score" --streams "$streams"
+    echo "== the shipped model, to compare with"
+    python -m flash_vstream.eval --output_dir "$work/score-shipped" --streams "$streams"
+    exec python -m flash_vstream.eval.report "$work/score" --compare "$work/score-shipped"
+    ;;
+  *.yaml | *.yml) exec python -m flash_vstream.recipe "$recipe" "$@" ;;
+  *)
+    if [ ! -f "scripts/recipe_$recipe.yaml" ]; then
+      echo "error: recipe '$recipe' is unknown: give synthetic, 7b or the path of a .yaml file" >&2
+      exit 2
+    fi
+    exec python -m flash_vstream.recipe "scripts/recipe_$recipe.yaml" "$@"
+    ;;
+esac

@@ -1,0 +1,184 @@
+"""A recipe is checked to the last name before it starts, says what is missing, and runs from raw files to a report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flash_vstream import recipe as recipe_module
+from flash_vstream.memory import MemoryConfig
+from flash_vstream.recipe import Launch, batches, commands, main, missing, read_recipe
+from flash_vstream.serve.cli import CLIP
+from flash_vstream.train.train import parse
+from tests.conftest import make_tiny_model
+from tests.data.files import conversation, image_record, record, write_picture, write_records
+
+REAL = Path(__file__).parent.parent / "scripts" / "recipe_7b.yaml"
+TOWER = Path(__file__).parent / "golden" / "clip_tiny"
+
+
+def write(path: Path, content: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def changed(tmp_path: Path, **steps: Any) -> Path:
+    """The real recipe with some of its steps replaced."""
+    return write(tmp_path / "recipe.yaml", {**yaml.safe_load(REAL.read_text(encoding="utf-8")), **steps})
+
+
+@pytest.fixture(autouse=True)
+def no_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GPUS", "NNODES", "NODE_RANK", "MASTER_ADDR", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_real_recipe_has_the_papers_batches() -> None:
+    assert list(batches(read_recipe(REAL), Launch(8))) == [
+        "stage1: global batch of 256 = 8 processes x 16 samples x 2 accumulation steps",
+        "stage2: global batch of 128 = 8 processes x 8 samples x 2 accumulation steps",
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated")
+def test_the_real_recipes_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stage's command line gives the paper's settings; DeepSpeed, which wants its launcher, left out."""
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    steps = dict(commands(read_recipe(REAL), Launch(8)))
+    assert list(steps) == ["assemble", "extract", "stage1", "stage2", "evaluation"]
+    for name, rate, trains in (("stage1", 1e-3, False), ("stage2", 2e-5, True)):
+        words = steps[name][steps[name].index("flash_vstream.train.train") + 1 :]
+        place = words.index("--deepspeed")
+        model, data, arguments = parse([*words[:place], *words[place + 2 :], "--use_cpu", "True"])
+        assert (arguments.learning_rate, model.train_language_model) == (rate, trains)
+        assert data.video_feature_folder is not None and arguments.gradient_checkpointing
+
+
+def test_several_machines_share_every_step_but_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"GPUS": "8", "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node-1"}.items():
+        monkeypatch.setenv(name, value)
+    steps = list(commands(read_recipe(REAL), Launch.from_environment()))
+    assert [name for name, _ in steps] == ["extract", "extract", "stage1", "stage2", "evaluation"]
+    for _, words in steps:
+        assert "--nnodes 2 --node_rank 1 --master_addr node-1 --master_port 29500" in " ".join(words)
+
+
+def test_everything_missing_is_named_with_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ckpt" / "vicuna-7b-v1.5").mkdir(parents=True)  # empty: as good as missing
+    assert main([str(REAL)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    recipe = read_recipe(REAL)
+    for path, source in recipe.needs.items():
+        assert f"missing: {path}: from {source}" in lines
+    assert sum("flash_vstream.eval.prepare" in line for line in lines) == 8
+    assert any("OPENAI_API_KEY" in line for line in lines)
+    assert lines[-1] == "error: 21 pieces are missing; put them in place and run this again"
+    (tmp_path / "ckpt" / "vicuna-7b-v1.5" / "config.json").touch()
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    assert len(list(missing(recipe))) == 19
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ({"stage1": {"stage": 1, "batch": 4}}, "stage1 has no option 'batch'"),
+        ({"stage2": {"stage": 2, "model_path": "m"}}, "stage2 lacks data_path"),
+        ({"extract": [{"input": "a", "output": "b", "fsp": 1}]}, "extract has no option 'fsp'"),
+        ({"extract": [{"input": "a", "output": "b", "fps": -1.0}]}, "fps is -1"),
+        ({"extract": {}}, "extract must be a list"),
+        ({"evaluation": {"tag": ["msvd"]}}, "evaluation has no option 'tag'"),
+        ({"evaluation": {"tags": ["msvdd"]}}, "msvdd"),
+        ({"stage3": {}}, "see to stage3"),
+    ],
+)
+def test_a_wrong_name_is_one_line_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: dict[str, Any], expected: str
+) -> None:
+    assert main([str(changed(tmp_path, **steps))]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and expected in error and error.count("\n") == 1
+
+
+def test_files_that_are_no_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text("needs: [")
+    for path, expected in ((tmp_path / "b.yaml", "is missing"), (tmp_path / "a.yaml", "is not YAML")):
+        assert main([str(path)]) == 2
+        assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"GPUS": "0"}, "GPUS is '0'"),
+        ({"GPUS": "7"}, "is no multiple of 7 processes"),
+        ({"NNODES": "2"}, "MASTER_ADDR"),
+    ],
+)
+def test_machines_that_do_not_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environment: dict[str, str], expected: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main([str(REAL)]) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_from_raw_files_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of the real recipe, in two processes, on a tower and a language model of the same classes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPUS", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    tiny, processor = make_tiny_model(MemoryConfig(spatial_size=4, temporal_size=2))
+    tiny.language_model.save_pretrained("text")
+    processor.tokenizer.save_pretrained("text")
+    Path("videos").mkdir()
+    shutil.copy(CLIP, "videos/a.mp4")
+    write_picture(Path("images/a.jpg"))
+    caption = conversation([("Describe it.\n<image>", "a kitchen")])
+    videos = [record(id=f"v{n}", end_time=5.0 + n, conversations=caption) for n in range(4)]
+    images = [image_record(id=f"i{n}", conversations=caption) for n in range(4)]
+    write_records(Path("data.json"), videos + images)
+    stage = {
+        "data_path": "data.json",
+        "image_folder": "images",
+        "video_feature_folder": "features",
+        "per_device_train_batch_size": 1,
+        "global_batch_size": 4,
+        "use_cpu": True,
+        "report_to": "none",
+    }
+    content = {
+        "needs": {"text": "this test"},
+        "assemble": {"vision_tower": str(TOWER), "language_model": "text", "output_dir": "base"},
+        "extract": [{"input": "videos", "output": "features", "vision_tower": str(TOWER), "pooled": True}],
+        "stage1": {"stage": 1, "model_path": "base", "output_dir": "first", **stage},
+        "stage2": {"stage": 2, "model_path": "first", "output_dir": "second", **stage},
+        "evaluation": {"tags": ["synthetic"], "streams": 1, "limit": 2, "output_dir": "results", "device": "cpu"},
+    }
+    file = write(tmp_path / "recipe.yaml", content)
+    assert main([str(file)]) == 0
+    assert (tmp_path / "first" / "adapter.safetensors").is_file()
+    assert (tmp_path / "second" / "loss.png").is_file()
+    rows = [json.loads(line) for line in (tmp_path / "results" / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and all(row["error"] is None for row in rows)
+    trained = (tmp_path / "second" / "model.safetensors").stat().st_mtime_ns
+    assert main([str(file)]) == 0  # all is done already
+    assert (tmp_path / "second" / "model.safetensors").stat().st_mtime_ns == trained
+
+
+def test_a_failed_step_ends_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        recipe_module, "commands", lambda *_: iter([("stage1", ["sh", "-c", "exit 3"]), ("stage2", ["touch", "ran"])])
+    )
+    monkeypatch.chdir(tmp_path)
+    assert recipe_module.run(read_recipe(REAL), Launch(1)) == 3
+    assert not (tmp_path / "ran").exists()
