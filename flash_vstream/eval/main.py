@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from flash_vstream.data.encoder import digest_of
 from flash_vstream.eval.benchmarks import BENCHMARKS, Benchmark, find_benchmark, find_media, load_items, missing_videos
 from flash_vstream.eval.identity import default_folder, describe_run
 from flash_vstream.eval.items import Item
@@ -42,7 +43,6 @@ from flash_vstream.eval.tables import render
 from flash_vstream.eval.watch import check_features
 from flash_vstream.memory import MODES
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load
-from flash_vstream.synthetic.build import weights_digest
 
 SYNTHETIC = "synthetic"
 Model = tuple[VStreamForConditionalGeneration, VStreamProcessor]
@@ -166,7 +166,7 @@ def check_media(model: VStreamForConditionalGeneration, found: Found, fps: float
     """See that feature files are of this model's encoder, as far as they say (see watch.check_features)."""
     paths = [path for _, media in found.values() for path in media.values()]
     # A tower that was rounded to 16 bits has another digest than the one it was read from, which the files carry.
-    encoder = weights_digest(model.vision_tower) if model.dtype == torch.float32 else None
+    encoder = digest_of(model.vision_tower) if model.dtype == torch.float32 else None
     check_features(paths, model, encoder, fps)
 
 

@@ -5,21 +5,17 @@ step leaves its result in the work folder; run again after a kill, it goes on wh
 """
 
 import argparse
-import hashlib
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
 from transformers import CLIPModel, LlamaForCausalLM
 
-from flash_vstream.data import read_features, write_features
-from flash_vstream.memory.pooling import pool_grid
+from flash_vstream.data.encoder import FrameEncoder
+from flash_vstream.data.extract import ExtractArguments, extract
 from flash_vstream.model import (
     FramePreprocessor,
     VStreamConfig,
@@ -31,13 +27,13 @@ from flash_vstream.model.tokenizer import load_tokenizer
 from flash_vstream.synthetic import dataset
 from flash_vstream.synthetic.encoder import MEAN, STD, train_encoder
 from flash_vstream.synthetic.language import train_language_model
-from flash_vstream.synthetic.recipe import SMOKE, TINY_MEMORY, TRAIN_SEED, Recipe, whole_folder
+from flash_vstream.synthetic.recipe import LONG_SEED, SHORT_SEED, SMOKE, TINY_MEMORY, TRAIN_SEED, Recipe, whole_folder
 from flash_vstream.synthetic.render import FRAME_SIZE
+from flash_vstream.synthetic.splice import splice, write_spliced
 from flash_vstream.synthetic.text import train_tokenizer
 from flash_vstream.synthetic.world import SHORTEST_STREAM_S, Stream
 from flash_vstream.train.arguments import DataArguments, ModelArguments, VStreamTrainingArguments
 from flash_vstream.train.train import is_trained, train
-from flash_vstream.video import read_frames
 
 
 class Build:
@@ -51,6 +47,7 @@ class Build:
         self.base = work / "base"
         self.data = work / "data"
         self.frames = work / "stage1-frames"
+        self.short = work / "stage1-short"
         self.stage1 = work / "stage1"
         self.stage2 = work / "stage2"
 
@@ -60,8 +57,10 @@ class Build:
             self.build_encoder,
             self.build_language,
             self.build_base,
-            self.build_data,
+            self.build_features,
+            self.build_records,
             self.run_frames,
+            self.run_short,
             self.run_stage1,
             self.run_stage2,
         ):
@@ -110,40 +109,66 @@ class Build:
         recipe = self.recipe
         return dataset.make_streams(TRAIN_SEED, recipe.train_streams, SHORTEST_STREAM_S, recipe.longest_train_stream_s)
 
-    def build_data(self) -> None:
-        """Videos, their features and the records of both stages."""
-        streams = self.streams()
-        dataset.write_videos(streams, self.data / "videos")
+    def build_features(self) -> None:
+        """Videos of the streams, and what the encoder makes of them."""
+        dataset.write_videos(self.streams(), self.data / "videos")
         model, processor = load(str(self.base))
         extract_features(model, processor, self.data / "videos", self.data / "features")
-        recipe = self.recipe
-        dataset.write_json(self.data / "frames.json", dataset.frame_records(streams, recipe.frames_each))
-        dataset.write_json(self.data / "pretrain.json", dataset.notes_records(streams, recipe.notes_each))
-        records = dataset.finetune_records(streams, recipe.talks_each, recipe.asks_each, recipe.questions_each)
-        dataset.write_json(self.data / "finetune.json", records)
+
+    def build_records(self) -> None:
+        """Spliced streams, and the records of both stages: notes on most of them, conversations on the others."""
+        if (self.data / "finetune.json").is_file():  # written last
+            return
+        recipe, sources = self.recipe, self.streams()
+        short = self._splice(sources, SHORT_SEED, recipe.short_streams, recipe.longest_short_s, 2)
+        n_long = recipe.long_streams + recipe.talk_streams
+        spliced = self._splice(sources, LONG_SEED, n_long, recipe.longest_long_s, recipe.fewest_long_rooms)
+        long, talked = spliced[: recipe.long_streams], spliced[recipe.long_streams :]
+        told = dataset.notes_records(talked, recipe.talks_each, checked=recipe.long_checked, name="told")
+        asked = dataset.finetune_records(talked, recipe.talks_each, recipe.asks_each, recipe.questions_each)
+        for name, records in (
+            ("frames", dataset.frame_records(sources, recipe.frames_each)),
+            ("short", dataset.notes_records(short, recipe.notes_each)),
+            ("long", dataset.notes_records(long, recipe.notes_each, checked=recipe.long_checked)),
+            ("finetune", asked + told),
+        ):
+            dataset.write_json(self.data / f"{name}.json", records)
+
+    def _splice(self, sources: list[Stream], seed: int, count: int, longest_s: float, rooms: int) -> list[Stream]:
+        """Streams spliced from the rendered ones, with their features."""
+        spliced = splice(sources, seed, count, longest_s, rooms)
+        write_spliced(spliced, self.data / "features", self.data / "spliced")
+        return [item.stream for item in spliced]
 
     def run_frames(self) -> None:
-        self._train(self.base, self.frames, "frames.json", "plain", self.recipe.frames_epochs, self.recipe.frames_batch)
+        recipe = self.recipe
+        data = self.data_arguments("frames.json", "features", "plain")
+        self._train(self.base, self.frames, data, recipe.epochs, recipe.frames_batch)
+
+    def run_short(self) -> None:
+        data = self.data_arguments("short.json", "spliced", "plain")
+        self._train(self.frames, self.short, data, self.recipe.epochs, self.recipe.batch)
 
     def run_stage1(self) -> None:
-        self._train(self.frames, self.stage1, "pretrain.json", "plain", self.recipe.stage1_epochs, self.recipe.batch)
+        data = self.data_arguments("long.json", "spliced", "plain")
+        self._train(self.short, self.stage1, data, self.recipe.epochs, self.recipe.batch, self.recipe.long_rate)
 
     def run_stage2(self) -> None:
         recipe = self.recipe
-        epochs, rate = recipe.stage2_epochs, recipe.stage2_rate
-        self._train(self.stage1, self.stage2, "finetune.json", "v1", epochs, recipe.batch, rate)
+        data = self.data_arguments("finetune.json", "spliced", "v1")
+        self._train(self.stage1, self.stage2, data, recipe.epochs, recipe.batch, recipe.stage2_rate)
 
     def _train(
-        self, start: Path, folder: Path, records: str, conversation: str, epochs: float, batch: int, rate: float = 1.0
+        self, start: Path, folder: Path, data: DataArguments, epochs: float, batch: int, rate: float = 1.0
     ) -> None:
         """One run of the Trainer; unlike Vicuna, this language model has to learn in stage 1 too, namely to look."""
         if not is_trained(folder):
             model = ModelArguments(str(start), train_language_model=True, attn_implementation="eager")
-            train(model, self.data_arguments(records, conversation), self.arguments(folder, epochs, batch, rate))
+            train(model, data, self.arguments(folder, epochs, batch, rate))
 
-    def data_arguments(self, records: str, conversation: str) -> DataArguments:
-        data = self.data
-        return DataArguments(str(data / records), str(data / "videos"), str(data / "features"), conversation)
+    def data_arguments(self, records: str, features: str, conversation: str) -> DataArguments:
+        features = str(self.data / features)
+        return DataArguments(str(self.data / records), video_feature_folder=features, conversation=conversation)
 
     def arguments(self, folder: Path, epochs: float, batch: int, rate: float) -> VStreamTrainingArguments:
         return VStreamTrainingArguments(
@@ -172,26 +197,15 @@ def extract_features(
     """Encode every video that has no features of this very encoder yet.
 
     They are [L, P, D] float16, pooled to the memory's spatial size; those of another encoder or world are made anew.
+
+    Raises:
+        ValueError: a video cannot be read.
     """
-    side = model.config.memory.spatial_size
-    encoder, world = weights_digest(model.vision_tower), dataset.world_digest()
-    metadata = {"fps": "1.0", "encoder": encoder, "pooling": str(side), "world": world}
-    for path in tqdm(sorted(videos.glob("*.mp4")), desc="features", unit="video"):
-        target = features / f"{path.stem}.safetensors"
-        if target.is_file() and read_features(target, 0, 1)[1] == metadata:
-            continue
-        frames = torch.from_numpy(np.stack([frame for frame, _ in read_frames(str(path), fps=1.0)]))
-        with torch.inference_mode():
-            encoded = pool_grid(model.encode_frames(processor.frames_to_pixels(frames)), side)
-        write_features(target, encoded.half(), metadata)
-
-
-def weights_digest(module: nn.Module) -> str:
-    """Tells one set of weights from another."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    dataset.keep_this_world_only(features, "*.safetensors")
+    arguments = ExtractArguments(str(videos), str(features), pooled=True, overwrite=True)
+    report = extract(arguments, FrameEncoder.of(model, processor))
+    for fault in report.faults:
+        raise ValueError(f"{fault['file']} cannot be encoded ({fault['fault']}): delete it, and it will be made anew")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from flash_vstream.synthetic import render, world
-from flash_vstream.synthetic.notes import frame_notes, notes
+from flash_vstream.synthetic.notes import CHECKED, frame_notes, notes
 from flash_vstream.synthetic.questions import Question, all_questions, ask_times, choose, early_ask_times
 from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import Stream, caption, make_stream
@@ -35,14 +35,19 @@ def world_digest() -> str:
     return hashlib.sha256(code).hexdigest()[:16]
 
 
-def write_videos(streams: list[Stream], folder: Path) -> None:
-    """Encode the streams that are not there yet; those of another version of the world are made anew."""
+def keep_this_world_only(folder: Path, pattern: str) -> None:
+    """Delete files in `folder` that show what another version of the code drew; what is made there now stays."""
     mark = folder / "world.txt"
     if not mark.is_file() or mark.read_text(encoding="utf-8") != world_digest():
-        for old in folder.glob("*.mp4"):
+        for old in folder.glob(pattern):
             old.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         mark.write_text(world_digest(), encoding="utf-8")
+
+
+def write_videos(streams: list[Stream], folder: Path) -> None:
+    """Encode the streams that are not there yet; those of another version of the world are made anew."""
+    keep_this_world_only(folder, "*.mp4")
     for stream in tqdm(streams, desc="videos", unit="stream"):
         path = folder / video_name(stream)
         if not path.is_file():
@@ -90,14 +95,16 @@ def frame_records(streams: list[Stream], each: int, seed: int = 0) -> list[dict[
     return records
 
 
-def notes_records(streams: list[Stream], each: int, seed: int = 0) -> list[dict[str, Any]]:
+def notes_records(
+    streams: list[Stream], each: int, seed: int = 0, checked: float = CHECKED, name: str = "notes"
+) -> list[dict[str, Any]]:
     """Stage 1, second half: notes about streams that have lasted from seconds to their full length."""
-    rng = random.Random(f"notes-{seed}")
+    rng = random.Random(f"{name}-{seed}")
     records = []
     for stream in streams:
         for number, time_s in enumerate(ask_times(stream, each, rng, earliest=0.0)):
-            told = notes(stream, time_s, rng)
-            records.append(_record(stream, f"notes{number}", [(DESCRIBE, told)], end_time=time_s + 1))
+            told = notes(stream, time_s, rng, checked)
+            records.append(_record(stream, f"{name}{number}", [(DESCRIBE, told)], end_time=time_s + 1))
     return records
 
 

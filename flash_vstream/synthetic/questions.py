@@ -8,7 +8,7 @@ Only questions with exactly one right answer are asked.
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -135,11 +135,11 @@ def _now(stream: Stream, time_s: float, rng: random.Random) -> Iterator[Question
     if present:
         actor = rng.choice(present)
         fact = f"{actor.name} in the {visit.room}"
-        for name, answer in ((actor.name, "yes"), (_absent(actor, present, rng), "no")):
+        for name, answer in ((actor.name, "yes"), (absent_name(actor, present, rng), "no")):
             yield make("event occurrence", "present now", f"Is there a {name} now?", answer, fact)
-        for activity, answer in ((actor.activity, "yes"), (_other(actor.activity, ACTIVITIES, rng), "no")):
+        for activity, answer in ((actor.activity, "yes"), (other_word(actor.activity, ACTIVITIES, rng), "no")):
             yield make("action", "activity check now", f"Is the {actor.shape} {activity} now?", answer, fact)
-    for room, answer in ((visit.room, "yes"), (_other(visit.room, ROOMS, rng), "no")):
+    for room, answer in ((visit.room, "yes"), (other_word(visit.room, ROOMS, rng), "no")):
         yield make("sequence validation", "room check now", f"Is the {room} shown now?", answer, "room now")
 
 
@@ -198,28 +198,28 @@ def _about_visit(
             yield make("event occurrence", "left", f"What left the {room}?", actor.name, span, fact)
     actor = rng.choice(visit.actors)
     fact = f"{actor.name} in the {room}"
-    for name, answer in ((actor.name, "yes"), (_absent(actor, list(visit.actors), rng), "no")):
+    for name, answer in ((actor.name, "yes"), (absent_name(actor, visit.actors, rng), "no")):
         text = f"Was there a {name} in the {room}?"
         yield make("event occurrence", "present then", text, answer, (visit.start, visit.end), fact)
-    for activity, answer in ((actor.activity, "yes"), (_other(actor.activity, ACTIVITIES, rng), "no")):
+    for activity, answer in ((actor.activity, "yes"), (other_word(actor.activity, ACTIVITIES, rng), "no")):
         text = f"Was the {actor.shape} {activity} in the {room}?"
         yield make("action", "activity check then", text, answer, (actor.start, actor.end), fact)
 
 
-def _absent(actor: Actor, present: list[Actor], rng: random.Random) -> str:
+def absent_name(actor: Actor, present: Sequence[Actor], rng: random.Random) -> str:
     """The name of an actor with its colour or its shape changed, so that nothing present has that name."""
     names = {other.name for other in present}
     while True:
         colour, shape = actor.colour, actor.shape
         if rng.random() < 0.5:
-            colour = _other(colour, COLOURS, rng)
+            colour = other_word(colour, COLOURS, rng)
         else:
-            shape = _other(shape, SHAPES, rng)
+            shape = other_word(shape, SHAPES, rng)
         if f"{colour} {shape}" not in names:
             return f"{colour} {shape}"
 
 
-def _other(word: str, words: tuple[str, ...], rng: random.Random) -> str:
+def other_word(word: str, words: tuple[str, ...], rng: random.Random) -> str:
     return rng.choice([candidate for candidate in words if candidate != word])
 
 

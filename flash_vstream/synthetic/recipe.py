@@ -14,7 +14,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from flash_vstream.memory import MemoryConfig
 
 TRAIN_SEED = 0  # seeds of the streams for training begin here,
-SCORE_SEED = 1_000_000  # those for scoring here: never the same stream
+SCORE_SEED = 1_000_000  # those for scoring here: never the same stream,
+SHORT_SEED, LONG_SEED = 2_000_000, 3_000_000  # and those of streams spliced for training here
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,26 @@ class Recipe:
     encoder_groups: int = 16
     language_steps: int = 150
     language_batch: int = 16
-    train_streams: int = 2000
+    train_streams: int = 2000  # rendered; those that follow are spliced from them
     longest_train_stream_s: float = 300.0
-    frames_each: int = 6
-    notes_each: int = 4
+    short_streams: int = 6000
+    longest_short_s: float = 400.0
+    long_streams: int = 4000
+    longest_long_s: float = 900.0
+    fewest_long_rooms: int = 6
+    long_checked: float = 0.4  # of the notes on long streams say whether something is so
+    talk_streams: int = 1500
+    frames_each: int = 12  # records of each stream
+    notes_each: int = 8
     talks_each: int = 2
-    asks_each: int = 4
+    asks_each: int = 5
     questions_each: int = 18
-    frames_epochs: float = 1.5
+    epochs: float = 1.0
     frames_batch: int = 64
-    stage1_epochs: float = 2.5
-    stage2_epochs: float = 1.0
     batch: int = 16
-    learning_rate: float = 2e-3  # by AdamW
-    muon_learning_rate: float = 7e-3  # of the matrices
+    learning_rate: float = 1.5e-3  # by AdamW
+    muon_learning_rate: float = 5e-3  # of the matrices
+    long_rate: float = 0.6  # of these rates, in the second part of stage 1
     stage2_rate: float = 0.3  # of these rates: stage 2 teaches what a question is, and must not unteach looking
     save_steps: int = 200
 
@@ -48,17 +55,19 @@ SMOKE = Recipe(
     encoder_groups=2,
     language_steps=4,
     language_batch=2,
-    train_streams=4,
+    train_streams=24,
     longest_train_stream_s=120.0,
+    short_streams=4,
+    longest_short_s=60.0,
+    long_streams=4,
+    longest_long_s=60.0,
+    talk_streams=2,
     frames_each=2,
     notes_each=1,
     talks_each=1,
     asks_each=4,
     questions_each=4,
-    frames_epochs=1.0,
     frames_batch=4,
-    stage1_epochs=1.0,
-    stage2_epochs=1.0,
     batch=2,
     save_steps=1,
 )

@@ -14,10 +14,10 @@ from flash_vstream.synthetic.dataset import (
     notes_records,
     story,
 )
-from flash_vstream.synthetic.notes import frame_notes, notes
+from flash_vstream.synthetic.notes import MOST_STATEMENTS, frame_notes, notes
 from flash_vstream.synthetic.questions import BACK_THEN_S, KINDS, all_questions, ask_times, choose
 from flash_vstream.synthetic.render import FRAME_SIZE, render_visit, write_mp4
-from flash_vstream.synthetic.world import SHORTEST_VISIT_S, SLIDE_S, Stream, caption, make_stream
+from flash_vstream.synthetic.world import ACTIVITIES, SHORTEST_VISIT_S, SLIDE_S, Stream, caption, make_stream
 from flash_vstream.video import read_frames
 
 STREAMS = [make_stream(seed) for seed in range(40)]
@@ -167,7 +167,7 @@ def test_records_have_the_format_of_the_real_data_sets() -> None:
 def statement_holds(statement: str, noted: list[tuple[float, str, dict[str, str]]]) -> bool:
     """Whether a statement of the notes is true, found without the rules that made it."""
     subject, told = statement.split(": ")
-    words, first = subject.split(), told.split(", ")[0]
+    words = subject.split()
     _, room_now, seen_now = noted[-1]
     order = list(dict.fromkeys(room for _, room, _ in noted))
     in_room = [seen for _, room, seen in noted if room == words[-1]]
@@ -178,18 +178,27 @@ def statement_holds(statement: str, noted: list[tuple[float, str, dict[str, str]
     if words[0] in ("after", "before"):
         return told == order[order.index(words[-1]) + (1 if words[0] == "after" else -1)]
     if words[0] == "came":
-        return first not in in_room[0] and any(first in seen for seen in in_room)
+        return told not in in_room[0] and any(told in seen for seen in in_room)
     if words[0] == "left":
-        return first in in_room[0] and first not in in_room[-1]
-    activity = told.split(", ")[1]
-    if words[-1] == "now":
-        in_room = [seen_now]
-    elif words[0] == "the" and "in" not in words:  # "the red ring: kitchen, singing"
-        in_room = [seen for _, room, seen in noted if room == first]
-        first = " ".join(words[1:])
-    if len(first.split()) == 1:
-        first = f"{words[1]} {first}" if words[2] == "one" else f"{first} {words[1]}"
-    return any(seen.get(first) == activity for seen in in_room)
+        return told in in_room[0] and told not in in_room[-1]
+    if words[2:4] == ["before", "the"]:  # "the kitchen before the attic: yes"
+        return (told == "yes") == (order.index(words[1]) < order.index(words[4]))
+    where = [seen_now] if words[-1] == "now" else in_room
+    if told in ("yes", "no"):  # "a red ring in the attic: yes", "ring singing now: no"
+        if words[0] == "a":
+            return (told == "yes") == any(" ".join(words[1:3]) in seen for seen in where)
+        is_so = any(name.endswith(words[0]) and seen[name] == words[1] for seen in where for name in seen)
+        return (told == "yes") == is_so
+    parts = told.split(", ")
+    (activity,) = (part for part in parts if part in ACTIVITIES)
+    (other,) = (part for part in parts if part not in ACTIVITIES)
+    if words[-1] != "now" and "in" not in words:  # "the red ring: kitchen, singing"
+        where, name = [seen for _, room, seen in noted if room == other], " ".join(words[1:])
+    elif " " in other:  # "top left now: red ring, singing"
+        name = other
+    else:  # "the ring now: red, singing", "the red one now: singing, ring"
+        name = f"{words[1]} {other}" if words[2] == "one" else f"{other} {words[1]}"
+    return any(seen.get(name) == activity for seen in where)
 
 
 def test_every_note_is_true_and_no_two_tell_of_one_object() -> None:
@@ -202,11 +211,14 @@ def test_every_note_is_true_and_no_two_tell_of_one_object() -> None:
             for statement in told:
                 assert statement_holds(statement, noted), (statement, stream.seed, until)
                 forms[statement.split()[0]] += 1
+                forms[statement.split(": ")[1]] += 1
+            assert len(told) <= MOST_STATEMENTS
             assert len({statement.split(":")[0] for statement in told}) == len(told)
             (scene,) = {stream.visit_at(until)}
             for statement in frame_notes(scene, until, rng).split(". "):
                 assert statement_holds(statement, noted[-1:]), statement
-    assert {"first:", "now:", "after", "before", "came", "left", "the", "top", "bottom"} <= set(forms)
+    assert {"first:", "now:", "after", "before", "came", "left", "the", "a", "top", "bottom"} <= set(forms)
+    assert 0.8 < forms["yes"] / forms["no"] < 1.25
 
 
 def test_a_story_tells_the_rooms_in_order() -> None:

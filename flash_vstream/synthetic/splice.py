@@ -1,0 +1,122 @@
+"""New streams to learn from, spliced out of the visits of rendered ones.
+
+Rendering and encoding a stream costs far more than training on it, and a small model that sees the same 2,000 streams
+ten times learns them by heart instead of learning to look (docs/log.md). Visits put together anew, in another order,
+cut to other lengths, are streams it has never seen, with features that are there already.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from flash_vstream.data import read_features, write_features
+from flash_vstream.synthetic.world import ROOMS, Stream, Visit
+
+SHORTEST_PIECE_S = 8
+CHANGE_MARGIN_S = 6  # what comes in or leaves keeps so much of the visit before and after it
+TRIES = 4  # candidates for each visit: the one with the fewest objects that were there before is taken
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Seconds `start` to `stop` of a rendered stream, wholly within one visit of it."""
+
+    source: Stream
+    visit: Visit
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """A stream that was never rendered, and what it is made of."""
+
+    stream: Stream
+    pieces: tuple[Piece, ...]
+
+
+def splice(
+    sources: Sequence[Stream], first_seed: int, count: int, longest_s: float, fewest_rooms: int = 2
+) -> list[Spliced]:
+    """`count` streams of `fewest_rooms` to 12 visits, or as many as fit into `longest_s` seconds.
+
+    The same arguments always give the same ones.
+
+    Raises:
+        ValueError: the sources lack a room.
+    """
+    by_room: dict[str, list[tuple[Stream, Visit]]] = {room: [] for room in ROOMS}
+    for source in sources:
+        for visit in source.visits:
+            by_room[visit.room].append((source, visit))
+    missing = [room for room, visits in by_room.items() if not visits]
+    if missing:
+        raise ValueError(f"no source stream shows the {missing[0]}: splice more than {len(sources)} streams")
+    return [_splice_one(by_room, first_seed + index, longest_s, fewest_rooms) for index in range(count)]
+
+
+def _splice_one(
+    by_room: dict[str, list[tuple[Stream, Visit]]], seed: int, longest_s: float, fewest_rooms: int
+) -> Spliced:
+    rng = random.Random(f"splice-{seed}-{longest_s}")
+    rooms = rng.sample(ROOMS, rng.randint(fewest_rooms, len(ROOMS)))
+    names: set[str] = set()
+    pieces: list[Piece] = []
+    visits: list[Visit] = []
+    clock = 0
+    for room in rooms:
+        source, visit = min(
+            (rng.choice(by_room[room]) for _ in range(TRIES)),
+            key=lambda found: sum(actor.name in names for actor in found[1].actors),
+        )
+        piece = _cut(source, visit, rng)
+        length = piece.stop - piece.start
+        if clock + length > longest_s and pieces:
+            break
+        names |= {actor.name for actor in visit.actors}
+        pieces.append(piece)
+        visits.append(_moved(piece, clock))
+        clock += length
+    return Spliced(Stream(seed, float(clock), tuple(visits)), tuple(pieces))
+
+
+def _cut(source: Stream, visit: Visit, rng: random.Random) -> Piece:
+    """A part of a visit, of log-uniform length, with whatever happens in the visit."""
+    first, last = int(visit.start), int(visit.end)
+    changes = [a.start for a in visit.actors if a.enters] + [a.end for a in visit.actors if a.leaves]
+    begin = min([int(change) - CHANGE_MARGIN_S for change in changes], default=last)
+    end = max([int(change) + CHANGE_MARGIN_S for change in changes], default=first)
+    shortest = min(last - first, max(SHORTEST_PIECE_S, end - begin))
+    length = round(math.exp(rng.uniform(math.log(shortest), math.log(last - first))))
+    earliest, latest = max(first, end - length), min(last - length, begin)
+    start = rng.randint(earliest, max(earliest, latest))
+    return Piece(source, visit, start, start + length)
+
+
+def _moved(piece: Piece, clock: int) -> Visit:
+    """The visit as the new stream shows it: cut, and beginning at `clock` seconds."""
+    by = clock - piece.start
+    actors = tuple(
+        replace(actor, start=max(actor.start, piece.start) + by, end=min(actor.end, piece.stop) + by)
+        for actor in piece.visit.actors
+    )
+    return Visit(piece.visit.room, float(clock), float(piece.stop + by), actors)
+
+
+def write_spliced(spliced: Sequence[Spliced], features: Path, folder: Path) -> None:
+    """Write what the encoder made of each spliced stream, from that of its sources (one frame a second)."""
+    for item in tqdm(spliced, desc="splicing", unit="stream"):
+        target = folder / f"{item.stream.seed}.safetensors"
+        if not target.is_file():
+            found = [_read(piece, features) for piece in item.pieces]
+            write_features(target, torch.cat([part for part, _ in found]), found[0][1])
+
+
+def _read(piece: Piece, features: Path) -> tuple[Tensor, dict[str, str]]:
+    return read_features(features / f"{piece.source.seed}.safetensors", piece.start, piece.stop)
