@@ -195,6 +195,8 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, VStreamTr
     )
     if chosen.stage is not None:
         parser.set_defaults(**STAGES[chosen.stage])
+    if parser.parse_known_args(rest)[0].lora:  # which takes the place of training the language model, if not said
+        parser.set_defaults(train_language_model=False)
     return parser.parse_args_into_dataclasses(args=rest, look_for_args_file=False)[:3]
 
 

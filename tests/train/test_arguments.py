@@ -31,6 +31,13 @@ def test_an_option_of_its_own_overrides_the_stages() -> None:
     assert (arguments.learning_rate, data.conversation, arguments.global_batch_size) == (0.5, "plain", 128)
 
 
+def test_a_lora_takes_the_place_of_stage_2s_language_model() -> None:
+    model, _, _ = parse(["--stage", "2", "--lora", "--per_device_train_batch_size", "16", *NEEDED])
+    assert model.lora and not model.train_language_model
+    with pytest.raises(ValueError, match="lora and train_language_model are both set"):
+        parse(["--stage", "2", "--lora", "--train_language_model", "True", *NEEDED])
+
+
 @pytest.mark.parametrize(("processes", "per_device", "steps"), [(8, 16, 1), (1, 16, 8), (2, 4, 16), (128, 1, 1)])
 def test_accumulation_keeps_the_global_batch(processes: int, per_device: int, steps: int) -> None:
     assert accumulation_steps(128, processes, per_device) == steps
