@@ -1,8 +1,9 @@
 """What each part of the memory buys: one model on the synthetic world with the whole memory, without each of its
 parts, with the controls of the same token budget, and with another video's memory.
 
-`python -m flash_vstream.eval.ablate` prints the table. Each variant has a results folder of its own, which
-`python -m flash_vstream.eval.report A --compare B` takes; killed and run again, it goes on where it was.
+`python -m flash_vstream.eval.ablate` prints the table, and for the whole memory the accuracy of each template of
+questions. Each variant has a results folder of its own, which `python -m flash_vstream.eval.report A --compare B`
+takes; killed and run again, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -10,27 +11,30 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from flash_vstream.eval.benchmarks import find_benchmark, read_rows
 from flash_vstream.eval.identity import default_folder, describe_run
 from flash_vstream.eval.items import Item
-from flash_vstream.eval.judge import judge
+from flash_vstream.eval.judge import Verdict, judge
 from flash_vstream.eval.judge_settings import JudgeSettings
 from flash_vstream.eval.main import SYNTHETIC, Model, conclude, make_synthetic, open_model
-from flash_vstream.eval.measures import Group, Report, build_report
+from flash_vstream.eval.measures import Group, Report, build_report, measure, split_of
 from flash_vstream.eval.predict import PredictSettings, predict, shuffled
 from flash_vstream.eval.prepare import DATA_ROOT, SYNTHETIC_STREAMS
-from flash_vstream.eval.processes import Process, this_process
+from flash_vstream.eval.processes import Process, refuse, this_process
 from flash_vstream.eval.report import write_report
 from flash_vstream.eval.store import PredictionStore, Row, write_whole
 from flash_vstream.eval.tables import number, table
 from flash_vstream.memory import MemoryConfig
-from flash_vstream.synthetic.score import COLUMNS, SHUFFLED, commonest, variants
 
+WHOLE = "star"
+SHUFFLED = "star, another stream's memory"
+COLUMNS = ("now", "back then", "now, yes/no", "back then, yes/no")
 BLIND = "the commonest answer"
 BLIND_NOTE = f"{BLIND}: a guess that sees nothing, the right answer most often for its kind of question."
 JUDGE = JudgeSettings("offline")
@@ -53,9 +57,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ablate(parser.parse_args(argv))
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return refuse(error)
     return 0
+
+
+def variants(memory: MemoryConfig) -> dict[str, MemoryConfig]:
+    """The memories that are compared, by the names of their rows: the modes, and star without each part.
+
+    What is retrieved comes from the temporal part, so that the one cannot stay without the other.
+    """
+    star = replace(memory, mode="star")
+    return {
+        WHOLE: star,
+        "recent": replace(memory, mode="recent"),
+        "uniform": replace(memory, mode="uniform"),
+        "merge": replace(memory, mode="merge"),
+        "star without abstract": replace(star, abstract_length=0),
+        "star without temporal and retrieved": replace(star, temporal_length=0),
+        "star without retrieved": replace(star, retrieved_length=0),
+        "star without spatial": replace(star, spatial_length=0),
+        SHUFFLED: star,
+    }
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -70,19 +92,24 @@ def ablate(options: argparse.Namespace) -> None:
     items, media = found[SYNTHETIC]
     whole = describe_run(model[0], options.model_path, [SYNTHETIC], items, settings, limit=options.limit)
     folder = options.output_dir or default_folder({**whole, "tags": ["ablation"]})
-    reports = {}
+    rows = read_rows(find_benchmark(SYNTHETIC).questions_file(options.data_root))[: options.limit]
+    reports = {BLIND: blind_report(items, rows, whole)}
+    templates: list[Group] = []
     for name, memory in chosen.items():
         if process.rank == 0:
             print(f"== {name}", flush=True)
         is_shuffled = name == SHUFFLED
         changes = {"memory_mode": memory.mode, "memory": memory.to_dict(), "shuffle_videos": is_shuffled}
         shown = shuffled(media) if is_shuffled else media
-        report = run_variant(model, memory, items, shown, settings, folder / slug(name), {**whole, **changes}, process)
-        if report is not None:
-            reports[name] = report
+        found_out = run_variant(
+            model, memory, items, shown, settings, folder / slug(name), {**whole, **changes}, process
+        )
+        if found_out is not None:
+            reports[name], verdicts = found_out
+            if name == WHOLE:
+                templates = by_template(items, rows, verdicts)
     if process.rank == 0:
-        rows = read_rows(find_benchmark(SYNTHETIC).questions_file(options.data_root))[: options.limit]
-        print_table({BLIND: blind_report(items, rows, whole), **reports}, whole, folder)
+        print_tables(reports, templates, whole, folder)
 
 
 def choose(known: Mapping[str, MemoryConfig], names: Sequence[str] | None) -> dict[str, MemoryConfig]:
@@ -101,8 +128,8 @@ def run_variant(
     folder: Path,
     run: dict[str, Any],
     process: Process,
-) -> Report | None:
-    """Predict with another memory on the same weights; the report, in the first process only."""
+) -> tuple[Report, list[Verdict]] | None:
+    """Predict with another memory on the same weights; what was found, in the first process only."""
     network, processor = model
     network.set_memory(memory)
     processor.memory = memory
@@ -111,9 +138,9 @@ def run_variant(
     process.wait()
     if process.rank > 0:
         return None
-    report, _ = conclude(folder, items, run, JUDGE)
+    report, verdicts = conclude(folder, items, run, JUDGE)
     write_report(report, folder)
-    return report
+    return report, verdicts
 
 
 def blind_report(items: Sequence[Item], rows: list[dict[str, Any]], run: dict[str, Any]) -> Report:
@@ -125,19 +152,42 @@ def blind_report(items: Sequence[Item], rows: list[dict[str, Any]], run: dict[st
     return build_report(items, guesses, judge(items, guesses, JUDGE), run)
 
 
-def print_table(reports: Mapping[str, Report], run: dict[str, Any], folder: Path) -> None:
-    """Print the table and write it as ablation.md and ablation.json."""
+def commonest(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The best blind guess: for each template of questions the answer that is right most often."""
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        answers[row["template"]][row["answer"]] += 1
+    return [answers[row["template"]].most_common(1)[0][0] for row in rows]
+
+
+def by_template(items: Sequence[Item], rows: Sequence[dict[str, Any]], verdicts: Sequence[Verdict]) -> list[Group]:
+    """The numbers of each template of questions in each column. All three go together, in the same order."""
+    places: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for place, (item, row) in enumerate(zip(items, rows, strict=True)):
+        places[COLUMNS.index(split_of(item)), row["template"]].append(place)
+    return [
+        measure(f"{COLUMNS[column]}: {template}", [items[n] for n in chosen], [verdicts[n] for n in chosen])
+        for (column, template), chosen in sorted(places.items())
+    ]
+
+
+def print_tables(reports: Mapping[str, Report], templates: Sequence[Group], run: dict[str, Any], folder: Path) -> None:
+    """Print the tables and write them as ablation.md and ablation.json."""
     groups = {name: {group.name: group for group in report.tags[0].groups} for name, report in reports.items()}
     counts = {column: next(iter(groups.values()))[column] for column in COLUMNS if column in groups[BLIND]}
     header = ["memory", *(f"{column} (n = {group.n_questions})" for column, group in counts.items())]
     lines = table(header, [[name, *(_cell(own[column]) for column in counts)] for name, own in groups.items()])
     made_with = ", ".join(f"{name} {run[name]}" for name in ("model_path", "checkpoint", "code_version", "protocol"))
     notes = f"Accuracy over all in per cent, 95 % bootstrap intervals over videos. {BLIND_NOTE}\n{made_with}."
+    if templates:
+        lines += ["", f"The questions of {WHOLE} by template:", ""]
+        lines += table(["questions", "number", "%"], [[g.name, str(g.n_questions), _cell(g)] for g in templates])
     text = "\n".join([*lines, "", notes])
     print(f"\n{text}\n")
     write_whole(folder / "ablation.md", text + "\n")
     values = {name: {column: asdict(own[column]) for column in counts} for name, own in groups.items()}
-    write_whole(folder / "ablation.json", json.dumps({"run": run, "variants": values}, indent=1) + "\n")
+    content = {"run": run, "variants": values, "templates": {group.name: asdict(group) for group in templates}}
+    write_whole(folder / "ablation.json", json.dumps(content, indent=1) + "\n")
     print(f"written: {folder / 'ablation.md'}, {folder / 'ablation.json'}")
 
 

@@ -11,8 +11,6 @@ in one line on stderr and exit code 2, too many judge failures in exit code 1.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ from flash_vstream.eval.judge_settings import JudgeSettings
 from flash_vstream.eval.measures import Report, build_report
 from flash_vstream.eval.predict import PROTOCOLS, PredictSettings, predict, shuffled
 from flash_vstream.eval.prepare import DATA_ROOT, SYNTHETIC_STREAMS, prepare_synthetic
-from flash_vstream.eval.processes import Process, this_process
+from flash_vstream.eval.processes import Process, refuse, this_process
 from flash_vstream.eval.report import write_report
 from flash_vstream.eval.store import PredictionStore, claim, forget_failures, merge
 from flash_vstream.eval.tables import render
@@ -85,9 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return evaluate(parser().parse_args(argv))
     except (ValueError, OSError) as error:
-        rank = os.environ.get("RANK", "0")
-        print(f"error: {'' if rank == '0' else f'process {rank}: '}{' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return refuse(error)
 
 
 def evaluate(options: argparse.Namespace) -> int:

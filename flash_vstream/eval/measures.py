@@ -102,7 +102,7 @@ def _groups(tag: str, items: list[Item], verdicts: list[Verdict]) -> Iterator[Gr
     yield measure("all", items, verdicts)
     ways: list[Callable[[Item], str]] = []
     if any(item.split for item in items):
-        ways.append(_split)
+        ways.append(split_of)
     if tag == "nextoe":
         ways.append(lambda item: NEXT_LETTERS.get(item.answer_type[:1], WITHOUT_TYPE))
     if any(item.answer_type for item in items):
@@ -114,8 +114,8 @@ def _groups(tag: str, items: list[Item], verdicts: list[Verdict]) -> Iterator[Gr
             yield measure(name, [items[place] for place in chosen], [verdicts[place] for place in chosen])
 
 
-def _split(item: Item) -> str:
-    """Yes/no questions are half right by chance, so they stand apart."""
+def split_of(item: Item) -> str:
+    """The split of an item. Yes/no questions are half right by chance, so they stand apart."""
     return item.split + (", yes/no" if item.answer.lower() in ("yes", "no") else "")
 
 

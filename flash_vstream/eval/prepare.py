@@ -26,11 +26,11 @@ from flash_vstream.eval.benchmarks import (
     missing_videos,
     parse_items,
 )
+from flash_vstream.eval.held_out import write_held_out
 from flash_vstream.eval.items import Item
 from flash_vstream.eval.originals import read_original
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load
 from flash_vstream.synthetic.dataset import write_json
-from flash_vstream.synthetic.score import held_out
 
 SYNTHETIC_STREAMS = 24
 DATA_ROOT = Path("data/eval_video")
@@ -64,7 +64,7 @@ def prepare_synthetic(
     What is there already stays, but for features of another vision encoder.
     """
     benchmark = BENCHMARKS["synthetic"]
-    held_out(benchmark.folder(data_root), n_streams, model, processor)
+    write_held_out(benchmark.folder(data_root), n_streams, model, processor)
     return load_items(benchmark, data_root)
 
 

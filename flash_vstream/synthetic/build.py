@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPModel, LlamaForCausalLM
 
-from flash_vstream.data.encoder import FrameEncoder
-from flash_vstream.data.extract import ExtractArguments, extract
+from flash_vstream.eval.held_out import extract_features
 from flash_vstream.model import (
     FramePreprocessor,
     VStreamConfig,
@@ -189,23 +188,6 @@ class Build:
             train_sampling_strategy="group_by_length",
             report_to="none",
         )
-
-
-def extract_features(
-    model: VStreamForConditionalGeneration, processor: VStreamProcessor, videos: Path, features: Path
-) -> None:
-    """Encode every video that has no features of this very encoder yet.
-
-    They are [L, P, D] float16, pooled to the memory's spatial size; those of another encoder or world are made anew.
-
-    Raises:
-        ValueError: a video cannot be read.
-    """
-    dataset.keep_this_world_only(features, "*.safetensors")
-    arguments = ExtractArguments(str(videos), str(features), pooled=True, overwrite=True)
-    report = extract(arguments, FrameEncoder.of(model, processor))
-    for fault in report.faults:
-        raise ValueError(f"{fault['file']} cannot be encoded ({fault['fault']}): delete it, and it will be made anew")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

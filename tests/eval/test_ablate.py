@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from flash_vstream.eval.ablate import blind_report, main, slug
+from flash_vstream.eval.ablate import SHUFFLED, blind_report, by_template, main, slug, variants
 from flash_vstream.eval.items import Item
+from flash_vstream.eval.judge import Verdict
 from flash_vstream.eval.report import main as report
 from flash_vstream.eval.store import read_rows, read_run
-from flash_vstream.synthetic.score import SHUFFLED
+from flash_vstream.memory import MemoryConfig
 from tests.eval.conftest import N_STREAMS
 
 NAMES = ("star", "star without temporal and retrieved", SHUFFLED)
@@ -26,9 +27,16 @@ def test_the_table_stands_on_results_that_can_be_compared(
     printed = capsys.readouterr().out
     lines = [line for line in (tmp_path / "ablation.md").read_text().splitlines() if line.startswith("|")]
     assert all(line in printed for line in lines)
-    assert [line.split("|")[1].strip() for line in lines[2:]] == ["the commonest answer", *NAMES]
+    names = [line.split("|")[1].strip() for line in lines]
+    assert names[2:6] == ["the commonest answer", *NAMES]
 
-    table = json.loads((tmp_path / "ablation.json").read_text())["variants"]
+    written = json.loads((tmp_path / "ablation.json").read_text())
+    table, templates = written["variants"], written["templates"]
+    assert names[8:] == list(templates) and len(templates) > 4  # the second table
+    for column, group in table["star"].items():
+        parts = [part for name, part in templates.items() if name.split(": ")[0] == column]
+        assert sum(part["n_right"] for part in parts) == group["n_right"]
+        assert sum(part["n_questions"] for part in parts) == group["n_questions"]
     for name in NAMES:
         groups = json.loads((tmp_path / slug(name) / "report.json").read_text())["tags"][0]["groups"]
         of_its_own = {group["name"]: group for group in groups}
@@ -41,6 +49,40 @@ def test_the_table_stands_on_results_that_can_be_compared(
     folders = [str(tmp_path / slug(name)) for name in (NAMES[0], SHUFFLED)]
     assert report([folders[0], "--compare", folders[1], "--data_root", str(synthetic_root)]) == 0
     assert "McNemar" in capsys.readouterr().out
+
+
+def test_the_variants_are_the_modes_and_star_without_each_part() -> None:
+    whole = MemoryConfig()
+    found = variants(whole)
+    assert [memory.mode for memory in found.values()] == ["star", "recent", "uniform", "merge", *["star"] * 5]
+    without = [
+        [part for part in ("abstract", "temporal", "retrieved", "spatial") if not getattr(memory, f"{part}_length")]
+        for memory in found.values()
+    ]
+    assert without == [[], [], [], [], ["abstract"], ["temporal"], ["retrieved"], ["spatial"], []]
+    assert variants(MemoryConfig(mode="recent")) == found  # whatever the model's own memory is
+
+
+def test_questions_are_counted_by_column_and_template() -> None:
+    asked = [
+        ("now", "red", "colour"),
+        ("back then", "attic", "room"),
+        ("now", "yes", "check"),
+        ("now", "blue", "colour"),
+    ]
+    asked += [("back then", "cellar", "room")]
+    rows = [{"template": template} for _, _, template in asked]
+    items = [
+        Item("synthetic", str(n), f"v{n % 2}", "?", answer, split=split) for n, (split, answer, _) in enumerate(asked)
+    ]
+    right = [True, True, False, False, True]
+    verdicts = [Verdict("synthetic", str(n), correct, None, None, "judge") for n, correct in enumerate(right)]
+    groups = by_template(items, rows, verdicts)
+    assert [(group.name, group.n_right, group.n_questions) for group in groups] == [
+        ("now: colour", 1, 2),
+        ("back then: room", 2, 2),
+        ("now, yes/no: check", 0, 1),
+    ]
 
 
 def test_the_blind_guess_is_the_commonest_answer_of_each_kind() -> None:

@@ -1,5 +1,6 @@
 """The whole recipe on almost nothing: every step runs, is skipped when done, goes on after a kill, and is scored."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,11 +11,12 @@ import pytest
 import torch
 
 from flash_vstream.data import read_features
+from flash_vstream.eval import ablate
+from flash_vstream.eval.held_out import extract_features
 from flash_vstream.model import load
-from flash_vstream.synthetic import dataset, score
-from flash_vstream.synthetic.build import Build, extract_features
+from flash_vstream.synthetic import dataset
+from flash_vstream.synthetic.build import Build
 from flash_vstream.synthetic.recipe import SMOKE
-from flash_vstream.synthetic.score import accuracy, another_stream, commonest, variants
 from flash_vstream.train.train import is_trained
 
 pytestmark = pytest.mark.slow
@@ -109,26 +111,16 @@ def test_videos_of_another_world_are_made_anew(built: Build, tmp_path: Path, mon
     assert features.stat().st_mtime_ns != encoded
 
 
-def test_the_score_covers_every_memory(built: Build, tmp_path: Path) -> None:
-    result = score.score(str(built.stage2), tmp_path, n_streams=2, batch_size=8, only=[])
-    assert set(result["accuracy"]) == {"the commonest answer", *variants(load(built.stage2)[0].config.memory)}
-    assert sum(result["questions"].values()) >= 20
-
-
-def test_accuracy_counts_exact_matches_by_column_and_template() -> None:
-    rows = [
-        {"split": "now", "answer": "red", "template": "colour"},
-        {"split": "now", "answer": "yes", "template": "check"},
-        {"split": "back then", "answer": "attic", "template": "room"},
-        {"split": "back then", "answer": "attic", "template": "room"},
+def test_what_is_built_is_scored_with_every_memory(built: Build, tmp_path: Path) -> None:
+    command = [
+        "--model_path",
+        str(built.stage2),
+        "--data_root",
+        str(tmp_path),
+        "--output_dir",
+        str(tmp_path / "results"),
     ]
-    values = accuracy(rows, [" Red.", "no", "attic", "cellar"])
-    assert values["now"] == 1 and values["now, yes/no"] == 0 and values["back then"] == 0.5
-    assert values["back then: room"] == 0.5
-    assert commonest(rows) == ["red", "yes", "attic", "attic"]
-
-
-def test_shuffling_gives_every_stream_the_memory_of_another() -> None:
-    tokens = {(video, time): (1, torch.tensor([number])) for number, video in enumerate("abc") for time in (1.0, 2.0)}
-    for (video, _), (_, memory) in another_stream(tokens).items():
-        assert memory.item() == ("abc".index(video) + 1) % 3
+    assert ablate.main([*command, "--streams", "2", "--device", "cpu"]) == 0
+    found = json.loads((tmp_path / "results" / "ablation.json").read_text())["variants"]
+    assert list(found) == [ablate.BLIND, *ablate.variants(load(built.stage2)[0].config.memory)]
+    assert all(sum(group["n_questions"] for group in columns.values()) >= 20 for columns in found.values())
