@@ -276,7 +276,7 @@ def test_the_command_counts_and_lists_what_is_missing(tmp_path: Path, capsys: py
     assert main([*command, "--source", str(source)]) == 2
     printed = capsys.readouterr()
     assert "questions  2 (the whole set has 13,157: -13,155)" in printed.out
-    assert "videos     2 (the whole set has 520: -518)" in printed.out
+    assert "videos     2 (the whole set has 504: -502)" in printed.out
     assert "found      0 with features, 1 as video or frames, 1 missing" in printed.out
     assert "missing    -4wsuPCjDBc_5_15\n" in printed.out
     assert printed.err.startswith("error: msvd: 1 of 2 videos are missing (-4wsuPCjDBc_5_15)")
