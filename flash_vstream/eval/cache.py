@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,21 +50,28 @@ class ReplyCache:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises ValueError where another process has the file open, or a line is no reply."""
+        """Waits while another process has the file open. Raises ValueError where a line is no reply."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(path)
             self.replies, whole = _read(path)
             self._file.truncate(whole)
-        except BlockingIOError:
-            self._file.close()
-            raise ValueError(
-                f"{path} is in use by another judge; wait for it to end, or give a different --judge_cache"
-            ) from None
         except BaseException:
             self._file.close()
             raise
+
+    def _lock(self, path: Path) -> None:
+        """One judge after the other: two at a time would both pay for what they have in common."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(
+                f"another judge is adding to {path}: waiting for it to end (a different --judge_cache need not wait)",
+                file=sys.stderr,
+                flush=True,
+            )
+            fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def add(self, asked: Asked, reply: Reply) -> None:
         """Keep a reply. When this returns it is on the disk."""
