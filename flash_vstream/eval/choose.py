@@ -1,8 +1,9 @@
 """Scores a model on a multiple-choice benchmark of streams: `python -m flash_vstream.eval.choose ovo|streaming_bench`.
 
 Each video is watched once, each question asked at its time on what was seen until then. The results folder holds
-run.json, the ratings (predictions.jsonl) and report.json and report.md, with the accuracy by generated reply and by the
-likelihoods of letters and texts side by side, and that of a blind guess. Killed and run again, it goes on.
+run.json, the ratings (predictions.jsonl), the score of the benchmark (choice.json, choice.md) by generated reply and by
+the likelihoods of letters and texts side by side with that of a blind guess, and a report with intervals like that of
+any other benchmark, which `python -m flash_vstream.eval.report A --compare B` takes. Killed and run again, it goes on.
 """
 
 from __future__ import annotations
@@ -10,67 +11,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flash_vstream.eval import ovo, streaming_bench
-from flash_vstream.eval.benchmarks import Benchmark, find_media
+from flash_vstream.eval.benchmarks import find_media
 from flash_vstream.eval.choice import MAX_NEW_TOKENS, METHODS, Tally, rate_items, tally
+from flash_vstream.eval.choice_sets import SETS, ChoiceSet, load_set
+from flash_vstream.eval.choice_verdicts import by_method
 from flash_vstream.eval.identity import default_folder, describe_run
-from flash_vstream.eval.items import Item
-from flash_vstream.eval.main import check_media, open_model
+from flash_vstream.eval.main import check_media, open_model, say_missing
+from flash_vstream.eval.measures import build_report
 from flash_vstream.eval.predict import PredictSettings, shuffled
 from flash_vstream.eval.prepare import DATA_ROOT
-from flash_vstream.eval.processes import this_process
-from flash_vstream.eval.store import PredictionStore, forget_failures, merge, write_whole
+from flash_vstream.eval.processes import refuse, this_process
+from flash_vstream.eval.report import write_report
+from flash_vstream.eval.store import PredictionStore, claim, forget_failures, merge, write_whole
 from flash_vstream.memory import MODES
 
 COLUMNS = (*METHODS, "chance")
 
 
-@dataclass(frozen=True)
-class ChoiceSet:
-    """A benchmark of this kind. files: those of its annotations that it may have; scores: of groups of tasks."""
-
-    benchmark: Benchmark
-    files: tuple[str, ...]
-    load: Callable[[Path], list[Item]]
-    scores: Callable[[Mapping[str, Tally], str], dict[str, float]]
-
-
-SETS: Mapping[str, ChoiceSet] = {
-    "ovo": ChoiceSet(ovo.OVO, ("ovo_bench_new.json",), ovo.load, ovo.scores),
-    "streaming_bench": ChoiceSet(
-        streaming_bench.STREAMING_BENCH,
-        ("questions_real.json", "questions_omni.json", "questions_sqa.json"),
-        streaming_bench.load,
-        streaming_bench.scores,
-    ),
-}
-
-
-def load_set(chosen: ChoiceSet, data_root: Path, annotations: Sequence[Path] = ()) -> list[Item]:
-    """The questions of the given files, else of those that are there. ValueError for none, or an id in two files."""
-    folder = chosen.benchmark.folder(data_root)
-    paths = list(annotations) or [folder / name for name in chosen.files if (folder / name).is_file()]
-    if not paths:
-        raise ValueError(f"there is no {' or '.join(chosen.files)} in {folder}: put it there, or give --annotations")
-    items: dict[str, Item] = {}
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f"the annotation file {path} is missing: check --annotations")
-        for item in chosen.load(path):
-            if item.id in items:
-                raise ValueError(f"{path} has the id {item.id!r} of an earlier file: give each file once")
-            items[item.id] = item
-    if not items:
-        raise ValueError(f"{' and '.join(map(str, paths))} hold no question: check --annotations")
-    return list(items.values())
-
-
-def report(chosen: ChoiceSet, tallies: Mapping[str, Tally], run: Mapping[str, Any]) -> dict[str, Any]:
+def score(chosen: ChoiceSet, tallies: Mapping[str, Tally], run: Mapping[str, Any]) -> dict[str, Any]:
     """Counts and accuracies (0 to 1, failures being wrong) by task and by group, and what they were made with."""
     tasks = {
         task: {
@@ -86,7 +48,7 @@ def report(chosen: ChoiceSet, tallies: Mapping[str, Tally], run: Mapping[str, An
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The report as Markdown, in per cent."""
+    """The scores as Markdown, in per cent."""
     lines = [f"# {result['name']}", "", "| task | questions | " + " | ".join(COLUMNS) + " |"]
     lines.append("|---|---:|" + "---:|" * len(COLUMNS))
     for task, counts in result["tasks"].items():
@@ -138,8 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         rate_set(parser().parse_args(argv))
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return refuse(error)
     return 0
 
 
@@ -152,11 +113,15 @@ def rate_set(options: argparse.Namespace) -> None:
     settings = PredictSettings("stream", options.batch_size, MAX_NEW_TOKENS, options.video_fps)
     items = load_set(chosen, options.data_root, options.annotations)[: options.limit]
     media = find_media(items, chosen.benchmark, options.data_root, options.allow_missing)
+    found = {options.set: (items, media)}
+    if process.rank == 0:
+        say_missing(found)
     model, processor = open_model(options.model_path, process.device(options.device), options.memory)
-    check_media(model, {options.set: (items, media)}, settings.fps)
+    check_media(model, found, settings.fps, process)
     run = describe_run(model, options.model_path, [options.set], items, settings, options.shuffle_videos, options.limit)
     folder = options.output_dir or default_folder(run)
     if options.retry_failures and process.rank == 0:
+        claim(folder, run)  # before anything is taken out: the folder may be another run's
         print(f"{forget_failures(folder)} failures are tried again")
     process.wait()
     with PredictionStore(folder, run, process.rank) as store:
@@ -165,11 +130,17 @@ def rate_set(options: argparse.Namespace) -> None:
     process.wait()
     if process.rank > 0:
         return
-    result = report(chosen, tally(items, merge(folder, items)), run)
-    write_whole(folder / "report.json", json.dumps(result, indent=1) + "\n")
-    write_whole(folder / "report.md", table(result) + "\n")
+    rows = merge(folder, items)
+    result = score(chosen, tally(items, rows), run)
+    write_whole(folder / "choice.json", json.dumps(result, indent=1) + "\n")
+    write_whole(folder / "choice.md", table(result) + "\n")
     print(table(result))
-    print(f"\nwritten: {folder / 'report.json'}, {folder / 'report.md'}")
+    written = [
+        folder / "choice.json",
+        folder / "choice.md",
+        *write_report(build_report(*by_method(items, rows), run), folder),
+    ]
+    print("\nwritten: " + ", ".join(map(str, written)))
 
 
 if __name__ == "__main__":

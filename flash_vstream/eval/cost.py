@@ -32,7 +32,7 @@ def tokens_of(question: Question, settings: EndpointSettings) -> int:
 def estimate(items: Sequence[Item], predictions: Sequence[Row], settings: JudgeSettings) -> str:
     """A line for each tag and a total. What is in the cache, or asked for another tag already, costs nothing."""
     texts = match_rows(items, predictions)
-    replies: dict[Asked, Reply] = read_replies(settings.cache) if settings.cache else {}
+    replies: dict[Asked, Reply] = read_replies(settings.cache)
     asked: set[Question] = set()
     lines, n_asked, sent = [], 0, 0
     for tag, group in by_tag(items).items():

@@ -20,6 +20,7 @@ from flash_vstream.model.checkpoint import resolve_folder, weight_files
 from flash_vstream.model.loading import embedded_checkpoint
 from flash_vstream.model.weights import read_config
 
+RESULTS_ROOT = Path("results")  # where results folders go that nobody has named
 EMBEDDED = "embedded"  # the name of the model that ships with the package
 # What decides a prediction: other code may change between the predictions and the report.
 DECIDING_CODE = (
@@ -49,10 +50,15 @@ def describe_run(
         "shuffle_videos": shuffle_videos,
         "tags": list(tags),
         "limit": limit,
-        "questions": _digest([json.dumps([asdict(item) for item in items]).encode()]),
+        "questions": questions_digest(items),
         "fps": settings.fps,
         "max_new_tokens": settings.max_new_tokens,
     }
+
+
+def questions_digest(items: Sequence[Item]) -> str:
+    """Of all that the items say, in their order: a mended answer, too, makes another set."""
+    return _digest([json.dumps([asdict(item) for item in items]).encode()])
 
 
 def default_folder(run: dict[str, Any]) -> Path:
@@ -61,7 +67,7 @@ def default_folder(run: dict[str, Any]) -> Path:
     words = [*run["tags"], run["protocol"], run["memory_mode"], *(["shuffled"] if run["shuffle_videos"] else [])]
     decisive = {key: value for key, value in run.items() if key != "model_path"}
     digest = _digest([json.dumps(decisive, sort_keys=True).encode()])[:8]
-    return Path("results") / name / "-".join([*words, digest])
+    return RESULTS_ROOT / name / "-".join([*words, digest])
 
 
 def checkpoint_hash(model_path: str | None) -> str:

@@ -11,22 +11,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from flash_vstream.eval import offline
-from flash_vstream.eval.benchmarks import find_benchmark, load_items
 from flash_vstream.eval.cache import ReplyCache
 from flash_vstream.eval.cost import estimate
 from flash_vstream.eval.grading import EndpointSettings, Grade
 from flash_vstream.eval.items import Item
 from flash_vstream.eval.judge_settings import JUDGES, JudgeSettings
 from flash_vstream.eval.openai_judge import check_environment, grade_all
-from flash_vstream.eval.pairing import by_tag, check_same, match_rows, questions_of
+from flash_vstream.eval.pairing import by_tag, match_rows, questions_of
 from flash_vstream.eval.prepare import DATA_ROOT
-from flash_vstream.eval.store import MERGED_FILE, Key, Row, key_of, read_rows, read_run, whole_length, write_whole
+from flash_vstream.eval.results import is_choice, read_results
+from flash_vstream.eval.store import Key, Row, key_of, whole_length, write_whole
 
 VERDICTS_FILE = "verdicts.jsonl"
-CACHE_FILE = "judge_cache.jsonl"
 NO_PREDICTION = "no prediction"
 TOO_MANY_FAILURES = 1  # exit status; 2 is a wrong command
 
@@ -79,8 +77,6 @@ def _offline_verdict(item: Item, prediction: str | None) -> Verdict:
 def _model_verdicts(
     items: Sequence[Item], texts: Mapping[Key, str | None], settings: JudgeSettings
 ) -> dict[Key, Verdict]:
-    if settings.cache is None:
-        raise ValueError("a language model as the judge needs a file that keeps its replies: give --judge_cache")
     questions = questions_of(items, texts)
     with ReplyCache(settings.cache) as cache:
         grades = grade_all(questions.values(), settings.endpoint, cache)
@@ -124,31 +120,12 @@ def read_verdicts(folder: Path) -> list[Verdict]:
     return verdicts
 
 
-def read_results(folder: Path, data_root: Path) -> tuple[dict[str, Any], list[Item], list[Row]]:
-    """(run, items, prediction rows) of a results folder; items in the order of the predictions.
-
-    Raises ValueError where something is missing, or the predictions are not those of their tags' questions; a run with
-    a `limit` may have fewer.
-    """
-    run = read_run(folder)
-    path = folder / MERGED_FILE
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: run the prediction again, it goes on where it was and merges at the end")
-    rows = read_rows(path)
-    tags = dict.fromkeys(row["tag"] for row in rows)
-    known = {key_of(item): item for tag in tags for item in load_items(find_benchmark(tag), data_root)}
-    keys = [(row["tag"], row["id"]) for row in rows]
-    wanted = set(keys) & set(known) if run.get("limit") else set(known)
-    check_same(wanted, set(keys), f"questions in {data_root}", f"predictions in {folder}")
-    return run, [known[key] for key in keys], rows
-
-
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that judges. The key never is one: OPENAI_API_KEY in the environment."""
     group = parser.add_argument_group("judge")
     group.add_argument("--judge", choices=JUDGES, default=JudgeSettings.judge)
     group.add_argument(
-        "--judge_cache", type=Path, help=f"file that keeps replies (default: {CACHE_FILE} in the results)"
+        "--judge_cache", type=Path, default=JudgeSettings.cache, help="file that keeps replies (default: %(default)s)"
     )
     group.add_argument(
         "--max_judge_failures",
@@ -171,12 +148,12 @@ def _number(text: str) -> int | float | None:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-def settings_from(options: argparse.Namespace, folder: Path) -> JudgeSettings:
-    """The settings that the options of add_judge_arguments give for a results folder."""
+def settings_from(options: argparse.Namespace) -> JudgeSettings:
+    """The settings that the options of add_judge_arguments give."""
     values = {option.name: getattr(options, f"judge_{option.name}") for option in fields(EndpointSettings)}
     return JudgeSettings(
         judge=options.judge,
-        cache=options.judge_cache or folder / CACHE_FILE,
+        cache=options.judge_cache,
         max_failures=options.max_judge_failures,
         endpoint=EndpointSettings(**values),
     )
@@ -224,8 +201,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     folder = options.predictions if options.predictions.is_dir() else options.predictions.parent
-    settings = settings_from(options, folder)
-    _, items, rows = read_results(folder, options.data_root)
+    settings = settings_from(options)
+    run, items, rows = read_results(folder, options.data_root)
+    if is_choice(run):
+        raise ValueError(
+            f"{folder} is of multiple choice, which needs no judge: python -m flash_vstream.eval.report {folder}"
+        )
     if options.dry_run:
         print(estimate(items, rows, settings))
         return 0

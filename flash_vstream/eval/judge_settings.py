@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flash_vstream.eval.benchmarks import BENCHMARKS
 from flash_vstream.eval.grading import EndpointSettings
+from flash_vstream.eval.identity import RESULTS_ROOT
 from flash_vstream.eval.items import Item
 
 JUDGES = ("auto", "offline", "openai")
@@ -15,11 +16,12 @@ JUDGES = ("auto", "offline", "openai")
 class JudgeSettings:
     """judge: "offline"; "openai"; or "auto", offline for the tags whose answers allow it.
 
-    cache: where replies are kept, needed by "openai". max_failures: the share of judge failures that is borne.
+    cache: where the replies of "openai" are kept, one file for all results: two runs that give the same answer to the
+    same question, such as two memories, pay for it once. max_failures: the share of judge failures that is borne.
     """
 
     judge: str = "auto"
-    cache: Path | None = None
+    cache: Path = RESULTS_ROOT / "judge_cache.jsonl"
     max_failures: float = 0.01
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)
 

@@ -94,6 +94,8 @@ def evaluate(options: argparse.Namespace) -> int:
     found = find_all(
         [each for each in benchmarks if each.tag != SYNTHETIC], options.data_root, options.limit, options.allow_missing
     )
+    if process.rank == 0:
+        say_missing(found)
     model, processor = open_model(options.model_path, process.device(options.device), options.memory)
     if SYNTHETIC in [each.tag for each in benchmarks]:
         found |= make_synthetic((model, processor), options.data_root, options.streams, options.limit, process)
@@ -101,9 +103,9 @@ def evaluate(options: argparse.Namespace) -> int:
     tags = [benchmark.tag for benchmark in benchmarks]
     run = describe_run(model, options.model_path, tags, items, settings, options.shuffle_videos, options.limit)
     folder = options.output_dir or default_folder(run)
-    judge_settings = settings_from(options, folder)
+    judge_settings = settings_from(options)
     check_ready(items, judge_settings)  # before hours of predicting
-    check_media(model, found, settings.fps)
+    check_media(model, found, settings.fps, process)
     if options.retry_failures and process.rank == 0:
         claim(folder, run)
         print(f"{forget_failures(folder)} failures are tried again")
@@ -137,11 +139,15 @@ def find_all(benchmarks: Sequence[Benchmark], data_root: Path, limit: int | None
     found: Found = {}
     for benchmark in benchmarks:
         items = load_items(benchmark, data_root)[:limit]
-        media = find_media(items, benchmark, data_root, allow_missing)
-        if missing := missing_videos(items, media):
-            print(f"{benchmark.tag}: {len(missing)} videos are missing, their questions count as failures: {missing}")
-        found[benchmark.tag] = (items, media)
+        found[benchmark.tag] = (items, find_media(items, benchmark, data_root, allow_missing))
     return found
+
+
+def say_missing(found: Found) -> None:
+    """List the videos that `--allow_missing` lets be missing."""
+    for tag, (items, media) in found.items():
+        if missing := missing_videos(items, media):
+            print(f"{tag}: {len(missing)} videos are missing, their questions count as failures: {', '.join(missing)}")
 
 
 def make_synthetic(model: Model, data_root: Path, n_streams: int, limit: int | None, process: Process) -> Found:
@@ -158,12 +164,12 @@ def open_model(model_path: str | None, device: str, memory_mode: str | None) -> 
     return load(model_path, device=device, dtype=dtype, memory_mode=memory_mode)
 
 
-def check_media(model: VStreamForConditionalGeneration, found: Found, fps: float) -> None:
+def check_media(model: VStreamForConditionalGeneration, found: Found, fps: float, process: Process) -> None:
     """See that feature files are of this model's encoder, as far as they say (see watch.check_features)."""
     paths = [path for _, media in found.values() for path in media.values()]
     # A tower that was rounded to 16 bits has another digest than the one it was read from, which the files carry.
     encoder = digest_of(model.vision_tower) if model.dtype == torch.float32 else None
-    check_features(paths, model, encoder, fps)
+    check_features(paths, model, encoder, fps, show_progress=process.rank == 0)
 
 
 def _positive(text: str) -> int:

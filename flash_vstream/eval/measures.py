@@ -9,7 +9,7 @@ import numpy as np
 
 from flash_vstream.eval.benchmarks import BENCHMARKS, Published
 from flash_vstream.eval.items import Item
-from flash_vstream.eval.judge import Verdict
+from flash_vstream.eval.judge import NO_PREDICTION, Verdict
 from flash_vstream.eval.pairing import by_tag, check_same, match_rows
 from flash_vstream.eval.statistics import ratio_interval, sums_by_group
 from flash_vstream.eval.store import Key, Row, key_of
@@ -66,8 +66,10 @@ def build_report(
     items: Sequence[Item], predictions: Sequence[Row], verdicts: Sequence[Verdict], run: dict[str, Any]
 ) -> Report:
     """The numbers of a run. Raises ValueError unless items, predictions and verdicts belong together one to one."""
-    match_rows(items, predictions)
+    texts = match_rows(items, predictions)
     found = match_verdicts(items, verdicts)
+    if stale := [key for key, text in texts.items() if (text is None) != (found[key].failure == NO_PREDICTION)]:
+        raise ValueError(f"{' '.join(stale[0])} has been predicted again since it was judged: judge again")
     tags = [_report_tag(tag, group, [found[key_of(item)] for item in group]) for tag, group in by_tag(items).items()]
     return Report(run, tuple(tags))
 

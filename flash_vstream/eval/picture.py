@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flash_vstream.eval.measures import Measured, Report, TagReport
+from flash_vstream.eval.tables import title
 
 ROW_INCHES = 0.28
 OURS, OVER_ALL = "tab:blue", "tab:orange"
@@ -30,7 +31,7 @@ def _draw_tag(panel: Axes, tag: TagReport) -> None:
     for published, colour in zip(tag.published, PUBLISHED_COLOURS, strict=False):
         label = f"published {published.accuracy:g} %, judge: {published.judge}"
         panel.axvline(published.accuracy, color=colour, linestyle="--", linewidth=1, label=label)
-    panel.set_title(f"{tag.tag}: {tag.name}, judge: {tag.judge}", fontsize=9, loc="left")
+    panel.set_title(f"{title(tag)}, judge: {tag.judge}", fontsize=9, loc="left")
     panel.set_yticks(range(len(tag.groups)), [f"{group.name} ({group.n_questions:,})" for group in tag.groups])
     panel.set_ylim(len(tag.groups) - 0.5, -0.5)
     panel.set_xlim(0, 100)

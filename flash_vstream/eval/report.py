@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from flash_vstream.eval.choice_verdicts import by_method
 from flash_vstream.eval.compare import Result, compare
-from flash_vstream.eval.judge import check_failures, read_results, read_verdicts
+from flash_vstream.eval.judge import check_failures, read_verdicts
 from flash_vstream.eval.judge_settings import JudgeSettings
 from flash_vstream.eval.measures import Report, build_report
 from flash_vstream.eval.prepare import DATA_ROOT
+from flash_vstream.eval.results import is_choice, read_results
 from flash_vstream.eval.store import write_whole
 from flash_vstream.eval.tables import render, render_comparison
 
@@ -62,7 +64,10 @@ def _run(folders: list[Path], data_root: Path, max_failures: float) -> int:
     status = 0
     for folder in folders:
         run, items, rows = read_results(folder, data_root)
-        verdicts = read_verdicts(folder)
+        if is_choice(run):
+            items, rows, verdicts = by_method(items, rows)
+        else:
+            verdicts = read_verdicts(folder)
         report = build_report(items, rows, verdicts, run)
         print(render(report), end="\n\n")
         write_report(report, folder)

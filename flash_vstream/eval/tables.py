@@ -25,7 +25,7 @@ def _render_tag(tag: TagReport) -> str:
     everything = tag.groups[0]
     size = "" if tag.n_known in (None, everything.n_questions) else f" of the {tag.n_known:,} of the whole set"
     lines = [
-        f"## {tag.tag}: {tag.name}",
+        f"## {title(tag)}",
         "",
         f"{everything.n_questions:,} questions{size}, {everything.n_videos:,} videos. Judge: {tag.judge}."
         f" {_failures(tag)}",
@@ -39,6 +39,11 @@ def _render_tag(tag: TagReport) -> str:
         score = "" if published.score is None else f", score {published.score:g}"
         lines.append(f"- published: {published.accuracy:g} %{score}; judge: {published.judge}")
     return "\n".join(lines)
+
+
+def title(tag: TagReport) -> str:
+    """The tag, and its name where it says more."""
+    return tag.tag if tag.name == tag.tag else f"{tag.tag}: {tag.name}"
 
 
 def _failures(tag: TagReport) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from tqdm import tqdm
 
 from flash_vstream.data.features import KEY, read_features
 from flash_vstream.memory.pooling import grid_side, pool_grid
@@ -69,7 +70,11 @@ def watch(
 
 
 def check_features(
-    paths: Sequence[Path], model: VStreamForConditionalGeneration, encoder: str | None, fps: float
+    paths: Sequence[Path],
+    model: VStreamForConditionalGeneration,
+    encoder: str | None,
+    fps: float,
+    show_progress: bool = False,
 ) -> None:
     """See that feature files fit the model, as far as they say what they are; videos among `paths` are passed over.
 
@@ -79,9 +84,8 @@ def check_features(
         ValueError: a file of another encoder, frame rate, width or grid: its answers would be noise.
     """
     width, side = model.config.vision_config.hidden_size, model.config.memory.spatial_size
-    for path in paths:
-        if path.suffix != FEATURE_ENDING:
-            continue
+    files = [path for path in paths if path.suffix == FEATURE_ENDING]
+    for path in tqdm(files, desc="looking into features", unit="file", leave=False, disable=not show_progress):
         try:
             first, metadata = read_features(path, 0, 1)
         except ValueError:

@@ -1,16 +1,16 @@
-"""Multiple choice: likelihoods against a plain forward, what a reply names, one row for each item, and the command."""
+"""Multiple choice: likelihoods against a plain forward, what a reply names, and one row for each item."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from flash_vstream.eval import choice, choose
+from flash_vstream.eval import choice
 from flash_vstream.eval.choice import METHODS, lettered_question, named_option, picks, rate_items, right_option, tally
+from flash_vstream.eval.choice_verdicts import by_method
 from flash_vstream.eval.items import Item
 from flash_vstream.eval.likelihood import rate_continuations
 from flash_vstream.eval.predict import PredictSettings, look, plan, shuffled
@@ -151,6 +151,12 @@ def test_items_are_rated_once_each_and_a_missing_video_is_a_failure(
             right = sum(number == right_option(items[place]) for number, place in zip(picked, places, strict=True))
             assert counts[task].right[method] == right
             assert counts[task].accuracy(method) == right / counts[task].n_items
+    asked, given, verdicts = by_method(items, rows)
+    assert [(item.tag, item.id) for item in asked] == [(row["tag"], row["id"]) for row in given]
+    for method in METHODS:
+        mine = [verdict for verdict in verdicts if verdict.tag == f"ovo, {method}"]
+        assert [verdict.correct for verdict in mine].count(True) == sum(one.right[method] for one in counts.values())
+        assert [verdict.failure for verdict in mine] == [None] * 4 + ["no prediction"]
     with pytest.raises(ValueError, match="ovo 4 has no prediction"):
         tally(items, rows[:4])
 
@@ -165,107 +171,3 @@ def test_another_video_changes_the_ratings(world: tuple[TinyModel, dict[str, Pat
         rated.append([row["prediction"]["texts"] for row in merge(tmp_path / name, items)])
     assert rated[0][0] != rated[1][0] and rated[0][1] != rated[1][1]
     assert len(plan(items, SETTINGS)) == 1
-
-
-def write_set(root: Path, n_videos: int = 2) -> None:
-    write_videos(root / "OVO-Bench" / "videos", n_videos)
-    rows = [
-        {
-            "id": 1,
-            "task": "EPM",
-            "video": "v0.mp4",
-            "realtime": 3,
-            "question": "Who?",
-            "options": ["I", "you"],
-            "gt": 1,
-        },
-        {
-            "id": 2,
-            "task": "OCR",
-            "video": "sub/v1.mp4",
-            "realtime": 2.5,
-            "question": "What?",
-            "options": ["a", "b"],
-            "gt": 0,
-        },
-        {"id": 3, "task": "SSR", "video": "v1.mp4", "test_info": [{"realtime": 2, "type": 0, "step": "paint it"}]},
-    ]
-    (root / "OVO-Bench" / "ovo_bench_new.json").write_text(json.dumps(rows))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, world: tuple[TinyModel, dict[str, Path]]) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    for part in world[0]:
-        part.save_pretrained(folder)
-    return folder
-
-
-def test_the_command_rates_a_set_and_prints_every_method(
-    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "OVO-Bench" / "videos").mkdir(parents=True)
-    write_set(tmp_path)
-    arguments = [
-        "ovo",
-        "--data_root",
-        str(tmp_path),
-        "--model_path",
-        str(checkpoint),
-        "--output_dir",
-        str(tmp_path / "out"),
-    ]
-    assert choose.main(arguments) == 0
-    table = capsys.readouterr().out
-    for name in ("EPM", "OCR", "SSR", "backward", "real-time", "forward", "overall", "chance", *METHODS):
-        assert name in table
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["tasks"]["EPM"]["n_items"] == 1
-    groups = report["groups"]["text, sum"]
-    assert groups["overall"] == pytest.approx((groups["backward"] + groups["real-time"] + groups["forward"]) / 3)
-    assert (tmp_path / "out" / "report.md").read_text().strip() in table
-    assert choose.main([*arguments, "--shuffle_videos"]) == 2
-    assert "the predictions of another run: shuffle_videos is False there" in capsys.readouterr().err
-    assert choose.main([*arguments[:-1], str(tmp_path / "other"), "--memory", "published"]) == 2
-    assert "offline only" in capsys.readouterr().err
-
-
-def test_the_files_of_a_set_are_joined(tmp_path: Path) -> None:
-    folder = tmp_path / "StreamingBench"
-    folder.mkdir()
-    question = {"task_type": "OCR", "question": "What?", "time_stamp": "00:05", "answer": "A", "options": ["1", "2"]}
-    for name in ("real", "omni"):
-        record = {"video_path": f"./videos/sample_1_{name}.mp4", "questions": [question]}
-        (folder / f"questions_{name}.json").write_text(json.dumps([record]))
-    chosen = choose.SETS["streaming_bench"]
-    items = choose.load_set(chosen, tmp_path)
-    assert [item.id for item in items] == ["sample_1_real_0", "sample_1_omni_0"]
-    path = folder / "questions_omni.json"
-    assert choose.load_set(chosen, tmp_path, [path]) == items[1:]
-    with pytest.raises(ValueError, match="has the id 'sample_1_omni_0' of an earlier file"):
-        choose.load_set(chosen, tmp_path, [path, path])
-    path.write_text(json.dumps([{**record, "questions": []}]))
-    with pytest.raises(ValueError, match="hold no question"):
-        choose.load_set(chosen, tmp_path, [path])
-
-
-def test_bad_input_is_one_line(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [
-        "ovo",
-        "--data_root",
-        str(tmp_path),
-        "--model_path",
-        str(checkpoint),
-        "--output_dir",
-        str(tmp_path / "out"),
-    ]
-    assert choose.main(arguments) == 2
-    assert "error: " in (error := capsys.readouterr().err) and "ovo_bench_new.json" in error and error.count("\n") == 1
-    (tmp_path / "OVO-Bench" / "videos").mkdir(parents=True)
-    write_set(tmp_path, n_videos=1)
-    assert choose.main(arguments) == 2
-    assert "sub/v1" in capsys.readouterr().err
-    assert choose.main([*arguments, "--limit", "0"]) == 2
-    assert capsys.readouterr().err == "error: --limit is 0: give at least 1\n"
-    assert choose.main([*arguments, "--allow_missing"]) == 0
-    assert "2 failed" in capsys.readouterr().out

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flash_vstream.eval import judge as command
+from flash_vstream.eval.benchmarks import BENCHMARKS, load_items
 from flash_vstream.eval.cache import Reply, ReplyCache
 from flash_vstream.eval.cost import estimate
 from flash_vstream.eval.grading import EndpointSettings, Question
+from flash_vstream.eval.identity import questions_digest
 from flash_vstream.eval.items import Item
 from flash_vstream.eval.judge import (
     NO_PREDICTION,
@@ -156,8 +159,6 @@ def test_each_tag_gets_the_judge_that_its_answers_need(tmp_path: Path, monkeypat
         judge(free, [row(free[0], "cat")], settings)
     with pytest.raises(ValueError, match="no OPENAI_API_KEY"):
         check_ready(exact + free, settings)
-    with pytest.raises(ValueError, match="give --judge_cache"):
-        judge(free, [row(free[0], "cat")], JudgeSettings())
     assert judge(free, [row(free[0], "cat")], JudgeSettings(judge="offline"))[0].correct is True
     with pytest.raises(ValueError, match="judge 'gpt' is unknown"):
         JudgeSettings(judge="gpt")
@@ -219,18 +220,26 @@ def test_the_dry_run_counts_only_what_is_to_be_paid(tmp_path: Path) -> None:
     assert 3 * 150 < tokens < 3 * 350
     assert lines[3].startswith(f"total: 3 to ask, about {tokens} tokens sent and 45 received, about")
     assert float(lines[3].split()[-2]) == pytest.approx(tokens / 1000, abs=0.01)
-    assert "the price is not known" in estimate(free, rows[:6], JudgeSettings(endpoint=ENDPOINT))
+    assert "the price is not known" in estimate(free, rows[:6], replace(settings, endpoint=ENDPOINT))
+
+
+def write_run(folder: Path, limit: int | None = None) -> None:
+    """As predicting leaves it."""
+    questions = load_items(BENCHMARKS["msvd"], folder.parent / "data")[:limit]
+    run = {"protocol": "stream", "tags": ["msvd"], "limit": limit, "questions": questions_digest(questions)}
+    (folder / "run.json").write_text(json.dumps(run))
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Path:
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A results folder of three questions of MSVD-QA, one without a prediction, with their questions."""
+    monkeypatch.chdir(tmp_path)  # where the shared cache lies
     rows = [{"id": n, "video_id": f"video {n}", "question": f"What is {n}?", "answer": "a cat"} for n in range(3)]
     (tmp_path / "data/MSVD-QA").mkdir(parents=True)
     (tmp_path / "data/MSVD-QA/test_qa.json").write_text(json.dumps(rows))
-    folder = tmp_path / "results"
+    folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"protocol": "stream"}))
+    write_run(folder)
     items = [item(n, video_id=f"video {n}") for n in range(3)]
     predictions = [row(items[0], "cat"), row(items[1], "dog"), row(items[2], None)]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in predictions))
@@ -258,7 +267,10 @@ def test_the_command(results: Path, capsys: pytest.CaptureFixture[str], monkeypa
 def test_too_many_failures_are_an_exit_status(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = "judge-2026-01-01"
     asked = [Question("What is 0?", "a cat", "cat"), Question("What is 1?", "a cat", "dog")]
-    fill(results / "judge_cache.jsonl", list(zip(asked, ['{"pred": "yes", "score": 5}', "Hm."], strict=True)))
+    fill(
+        JudgeSettings().cache,
+        list(zip(asked, ['{"pred": "yes", "score": 5}', "Hm."], strict=True)),
+    )
     assert run(results, "--judge_model", model) == 1
     captured = capsys.readouterr()
     assert "1 failed: unreadable reply" in captured.out
@@ -266,12 +278,31 @@ def test_too_many_failures_are_an_exit_status(results: Path, capsys: pytest.Capt
     assert run(results, "--judge_model", model, "--max_judge_failures", "0.5") == 0
 
 
+def test_what_was_paid_for_once_serves_every_results_folder(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # so that nobody can be asked
+    asked = [Question("What is 0?", "a cat", "cat"), Question("What is 1?", "a cat", "dog")]
+    replies = ['{"pred": "yes", "score": 5}', '{"pred": "no", "score": 1}']
+    fill(JudgeSettings().cache, list(zip(asked, replies, strict=True)))
+    other = results.parent / "elsewhere"
+    shutil.copytree(results, other)
+    for folder in (results, other):
+        options = ["--predictions", str(folder), "--data_root", "data", "--judge_model", ENDPOINT.model]
+        assert command.main([*options, "--dry_run"]) == 0
+        assert "total: 0 to ask" in capsys.readouterr().out
+        assert command.main(options) == 0
+        assert [verdict.correct for verdict in read_verdicts(folder)] == [True, False, None]
+
+
 def test_the_options_of_the_endpoint_reach_it(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     command.add_judge_arguments(parser)
-    assert command.settings_from(parser.parse_args([]), tmp_path) == JudgeSettings(cache=tmp_path / "judge_cache.jsonl")
+    assert command.settings_from(parser.parse_args([])) == JudgeSettings(cache=Path("results/judge_cache.jsonl"))
     words = "--judge_temperature none --judge_concurrency 3 --judge_timeout_s 2.5 --judge_ask_again --judge_model m"
-    settings = command.settings_from(parser.parse_args(words.split()), tmp_path)
+    words += f" --judge_cache {tmp_path / 'mine'}"
+    settings = command.settings_from(parser.parse_args(words.split()))
+    assert settings.cache == tmp_path / "mine"
     assert settings.endpoint == EndpointSettings(
         model="m", temperature=None, concurrency=3, timeout_s=2.5, ask_again=True
     )
@@ -282,8 +313,28 @@ def test_a_folder_that_is_not_complete(results: Path, capsys: pytest.CaptureFixt
     (results / "predictions.jsonl").write_text("".join(lines[:2]))
     assert run(results, "--judge", "offline") == 2
     assert "1 questions in" in capsys.readouterr().err
-    (results / "run.json").write_text(json.dumps({"limit": 2}))
+    write_run(results, limit=2)
     assert run(results, "--judge", "offline") == 0
+    (results / "predictions.jsonl").write_text("".join([*lines[:2], lines[0]]))
+    assert run(results, "--judge", "offline") == 2
+    assert "has two predictions for a question" in capsys.readouterr().err
     (results / "predictions.jsonl").unlink()
     assert run(results, "--judge", "offline") == 2
     assert "predictions.jsonl is missing: run the prediction again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{"answer": "a dog"}, {"question": "Which?"}, {"video_id": "other"}])
+def test_questions_that_have_changed_since_are_refused(
+    results: Path, capsys: pytest.CaptureFixture[str], change: dict[str, str]
+) -> None:
+    """The ids are the same, so nothing else would tell."""
+    path = results.parent / "data/MSVD-QA/test_qa.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([rows[0] | change, *rows[1:]]))
+    assert run(results, "--judge", "offline") == 2
+    error = capsys.readouterr().err
+    assert "are not those that" in error and "predict again" in error and error.count("\n") == 1
+    assert not (results / "verdicts.jsonl").exists()
+    (results / "run.json").write_text(json.dumps({"protocol": "stream"}))
+    assert run(results, "--judge", "offline") == 2
+    assert "does not say tags and limit and questions" in capsys.readouterr().err

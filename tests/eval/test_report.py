@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from flash_vstream.eval import report as command
+from flash_vstream.eval.benchmarks import BENCHMARKS, load_items
 from flash_vstream.eval.compare import compare
+from flash_vstream.eval.identity import questions_digest
 from flash_vstream.eval.items import Item
 from flash_vstream.eval.judge import NO_PREDICTION, Verdict, write_verdicts
 from flash_vstream.eval.measures import Group, Report, TagReport, build_report
@@ -141,6 +143,8 @@ def test_what_does_not_belong_together_is_refused() -> None:
         build_report(items, rows, [*verdicts, verdicts[0]], RUN)
     with pytest.raises(ValueError, match=r"1 questions are not among the predictions \(nextoe 0\)"):
         build_report(items, rows[1:], verdicts, RUN)
+    with pytest.raises(ValueError, match="nextoe 1 has been predicted again since it was judged: judge again"):
+        build_report(items, rows, [verdicts[0], failed(items[1], NO_PREDICTION), verdicts[2]], RUN)
     with pytest.raises(ValueError, match="nextoe has verdicts of more than one judge"):
         build_report(items, rows, [*verdicts[:2], yes(items[2], judge="another")], RUN)
 
@@ -256,7 +260,8 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     for name, verdicts in (("a", first), ("b", second)):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "run.json").write_text(json.dumps(RUN))
+        digest = questions_digest(load_items(BENCHMARKS["nextoe"], tmp_path / "data"))
+        (folder / "run.json").write_text(json.dumps(RUN | {"limit": None, "questions": digest}))
         lines = [json.dumps(row) + "\n" for row in rows_of(items, verdicts)]
         (folder / "predictions.jsonl").write_text("".join(lines))
         write_verdicts(folder, verdicts)
@@ -292,3 +297,7 @@ def test_the_command_with_bad_input(folders: tuple[Path, Path], capsys: pytest.C
     assert "is no folder of results" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         command.main(options)
+    path = first.parent / "data/nextqa/test_qa.json"
+    path.write_text(path.read_text().replace("a cat", "a dog"))
+    assert command.main([str(folders[1]), *options]) == 2
+    assert "are not those that" in capsys.readouterr().err
