@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import flash_vstream
 from flash_vstream.eval.identity import checkpoint_hash, code_version, default_folder
 from flash_vstream.eval.main import main
 from flash_vstream.eval.processes import Process, this_process
 from flash_vstream.eval.store import read_rows, read_run
 from flash_vstream.model.loading import embedded_checkpoint
 from tests.eval.conftest import N_STREAMS
+from tests.eval.launch import finish, kill_all, start, two_processes
 from tests.eval.worlds import write_videos
 
 QUICK = ("--max_new_tokens", "8", "--device", "cpu")
@@ -206,13 +204,31 @@ def test_the_launcher_s_environment_is_whole_or_refused(monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_two_processes_give_the_results_of_one(synthetic_root: Path, tmp_path: Path) -> None:
-    root = Path(flash_vstream.__file__).resolve().parent.parent
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, "-m", "flash_vstream.eval", *synthetic(synthetic_root, tmp_path / "two")]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    result = finish(two_processes("flash_vstream.eval", synthetic(synthetic_root, tmp_path / "two")))
     assert result.stdout.count("## synthetic") == 1  # one process reports
     assert all(read_rows(tmp_path / "two" / f"predictions.{rank}.jsonl") for rank in range(2))
     assert main(synthetic(synthetic_root, tmp_path / "one")) == 0
+    assert texts(tmp_path / "two") == texts(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_two_processes_killed_in_the_middle_lose_and_double_nothing(synthetic_root: Path, tmp_path: Path) -> None:
+    command = two_processes("flash_vstream.eval", [*synthetic(synthetic_root, tmp_path / "two"), "--batch_size", "1"])
+    parts = [tmp_path / "two" / f"predictions.{rank}.jsonl" for rank in range(2)]
+    killed = start(command)
+    try:
+        deadline = time.monotonic() + 300
+        while not all(part.exists() and part.stat().st_size for part in parts):
+            assert killed.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        kill_all(killed)
+    done = [part.read_bytes() for part in parts]
+    assert 0 < sum(part.count(b"\n") for part in done) < 40 and not (tmp_path / "two" / "predictions.jsonl").exists()
+    finish(command)
+    for part, before in zip(parts, done, strict=True):
+        assert part.read_bytes().startswith(before[: before.rfind(b"\n") + 1])  # what was there has stayed
+    rows = [row["id"] for part in parts for row in read_rows(part)]
+    assert len(rows) == len(set(rows)) == 40
+    assert main([*synthetic(synthetic_root, tmp_path / "one"), "--batch_size", "1"]) == 0
     assert texts(tmp_path / "two") == texts(tmp_path / "one")
