@@ -92,6 +92,7 @@ def ablate(options: argparse.Namespace) -> None:
     items, media = found[SYNTHETIC]
     whole = describe_run(model[0], options.model_path, [SYNTHETIC], items, settings, limit=options.limit)
     folder = options.output_dir or default_folder({**whole, "tags": ["ablation"]})
+    others = shuffled(media) if SHUFFLED in chosen else media  # before the hours, for it may have too few videos
     rows = read_rows(find_benchmark(SYNTHETIC).questions_file(options.data_root))[: options.limit]
     reports = {BLIND: blind_report(items, rows, whole)}
     templates: list[Group] = []
@@ -100,7 +101,7 @@ def ablate(options: argparse.Namespace) -> None:
             print(f"== {name}", flush=True)
         is_shuffled = name == SHUFFLED
         changes = {"memory_mode": memory.mode, "memory": memory.to_dict(), "shuffle_videos": is_shuffled}
-        shown = shuffled(media) if is_shuffled else media
+        shown = others if is_shuffled else media
         found_out = run_variant(
             model, memory, items, shown, settings, folder / slug(name), {**whole, **changes}, process
         )

@@ -98,3 +98,12 @@ def test_an_unknown_variant_is_refused(
 ) -> None:
     assert main(["--data_root", str(synthetic_root), "--output_dir", str(tmp_path), "--only", "nothing"]) == 2
     assert "variant 'nothing' is unknown: choose from star; recent" in capsys.readouterr().err
+
+
+def test_one_video_is_too_few_to_shuffle_and_said_before_anything_is_predicted(
+    synthetic_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--data_root", str(synthetic_root), "--output_dir", str(tmp_path), "--device", "cpu"]
+    assert main([*command, "--streams", str(N_STREAMS), "--limit", "2"]) == 2  # both questions are about one video
+    assert "needs two videos and there is 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
