@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flash_vstream.data.encoder import FrameEncoder
-from flash_vstream.data.extract import ExtractArguments, extract
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.synthetic import dataset
+from flash_vstream.synthetic.features import extract_features
 from flash_vstream.synthetic.recipe import SCORE_SEED
 from flash_vstream.synthetic.world import LONGEST_STREAM_S, SHORTEST_STREAM_S
 
@@ -23,20 +22,3 @@ def write_held_out(
     dataset.write_videos(streams, folder / "videos")
     extract_features(model, processor, folder / "videos", folder / "features")
     dataset.write_json(folder / "test_qa.json", dataset.held_out_questions(streams, ASKS_EACH, QUESTIONS_EACH))
-
-
-def extract_features(
-    model: VStreamForConditionalGeneration, processor: VStreamProcessor, videos: Path, features: Path
-) -> None:
-    """Encode every video that has no features of this very encoder yet.
-
-    They are [L, P, D] float16, pooled to the memory's spatial size; those of another encoder or world are made anew.
-
-    Raises:
-        ValueError: a video cannot be read.
-    """
-    dataset.keep_this_world_only(features, "*.safetensors")
-    arguments = ExtractArguments(str(videos), str(features), pooled=True, overwrite=True)
-    report = extract(arguments, FrameEncoder.of(model, processor))
-    for fault in report.faults:
-        raise ValueError(f"{fault['file']} cannot be encoded ({fault['fault']}): delete it, and it will be made anew")

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from transformers import CLIPModel, LlamaForCausalLM
 
-from flash_vstream.eval.held_out import extract_features
 from flash_vstream.model import (
     FramePreprocessor,
     VStreamConfig,
@@ -25,6 +24,7 @@ from flash_vstream.model import (
 from flash_vstream.model.tokenizer import load_tokenizer
 from flash_vstream.synthetic import dataset
 from flash_vstream.synthetic.encoder import MEAN, STD, train_encoder
+from flash_vstream.synthetic.features import extract_features
 from flash_vstream.synthetic.language import train_language_model
 from flash_vstream.synthetic.recipe import LONG_SEED, SHORT_SEED, SMOKE, TINY_MEMORY, TRAIN_SEED, Recipe, whole_folder
 from flash_vstream.synthetic.render import FRAME_SIZE

@@ -34,7 +34,7 @@ class Recipe:
     longest_long_s: float = 900.0
     fewest_long_rooms: int = 6
     long_checked: float = 0.4  # of the notes on long streams say whether something is so
-    talk_streams: int = 1500
+    talk_streams: int = 1000
     frames_each: int = 12  # records of each stream
     notes_each: int = 8
     talks_each: int = 2

@@ -12,10 +12,10 @@ import torch
 
 from flash_vstream.data import read_features
 from flash_vstream.eval import ablate
-from flash_vstream.eval.held_out import extract_features
 from flash_vstream.model import load
 from flash_vstream.synthetic import dataset
 from flash_vstream.synthetic.build import Build
+from flash_vstream.synthetic.features import extract_features
 from flash_vstream.synthetic.recipe import SMOKE
 from flash_vstream.train.train import is_trained
 
