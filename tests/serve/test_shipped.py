@@ -43,7 +43,7 @@ def test_the_shipped_clip_is_answered_rightly() -> None:
 
 
 def test_the_answers_come_from_the_video() -> None:
-    """Streams that the model has not seen; of 12 rooms, a guess would be right in fewer than one of 8."""
+    """Streams that the model has not seen; of 12 rooms, a guess is right in fewer than one of 8."""
     model, processor = load()
     first, last = [], []
     for seed in range(SCORE_SEED, SCORE_SEED + 8):
@@ -52,7 +52,7 @@ def test_the_answers_come_from_the_video() -> None:
             session.watch(frame, second)
         first.append(normalised("".join(session.ask("Which room was shown first?"))) == stream.visits[0].room)
         last.append(normalised("".join(session.ask("Which room is shown now?"))) == stream.visits[-1].room)
-    assert sum(first) >= 5 and sum(last) >= 5, (first, last)
+    assert sum(first) >= 7 and sum(last) >= 7, (first, last)
 
 
 @pytest.mark.parametrize("is_named", [False, True])
