@@ -10,8 +10,15 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" eval
 export TOKENIZERS_PARALLELISM=false
 gpus=${GPUS:-$(python -c 'import torch; print(torch.cuda.device_count())')}
-if [ "$gpus" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
-  exec torchrun --nproc_per_node "$((gpus > 0 ? gpus : 1))" --nnodes "${NNODES:-1}" --node_rank "${NODE_RANK:-0}" \
-    --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" -m flash_vstream.eval "$@"
+processes=$((gpus > 0 ? gpus : 1))
+if [ "${NNODES:-1}" -gt 1 ]; then
+  if [ -z "${MASTER_ADDR:-}" ] || [ -z "${NODE_RANK:-}" ]; then
+    echo "error: NNODES is $NNODES: set MASTER_ADDR to the first machine and NODE_RANK, 0 on that machine" >&2
+    exit 2
+  fi
+  exec torchrun --nproc_per_node "$processes" --nnodes "$NNODES" --node_rank "$NODE_RANK" \
+    --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}" -m flash_vstream.eval "$@"
+elif [ "$processes" -gt 1 ]; then
+  exec torchrun --standalone --nproc_per_node "$processes" -m flash_vstream.eval "$@"
 fi
 exec python -m flash_vstream.eval "$@"

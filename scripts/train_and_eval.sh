@@ -2,7 +2,7 @@
 # Trains a model in two stages and scores it. Sets up .venv by itself; run it again after a kill and it goes on.
 #
 #   bash scripts/train_and_eval.sh               the tiny model on the synthetic world, from nothing (hours on 2 cores:
-#                                                README.md); --smoke goes through the same steps in two minutes
+#                                                README.md); --smoke goes through the same steps in some minutes
 #   bash scripts/train_and_eval.sh 7b            the real recipe, scripts/recipe_7b.yaml; --check only looks what is missing
 #   bash scripts/train_and_eval.sh FILE.yaml     a recipe of your own
 #
