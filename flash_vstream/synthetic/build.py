@@ -26,12 +26,13 @@ from flash_vstream.synthetic import dataset
 from flash_vstream.synthetic.encoder import MEAN, STD, train_encoder
 from flash_vstream.synthetic.features import extract_features
 from flash_vstream.synthetic.language import train_language_model
-from flash_vstream.synthetic.recipe import LONG_SEED, SHORT_SEED, SMOKE, TINY_MEMORY, TRAIN_SEED, Recipe, whole_folder
+from flash_vstream.synthetic.recipe import LONG_SEED, SHORT_SEED, SMOKE, TINY_MEMORY, TRAIN_SEED, Recipe
 from flash_vstream.synthetic.render import FRAME_SIZE
 from flash_vstream.synthetic.splice import splice, write_spliced
 from flash_vstream.synthetic.text import train_tokenizer
 from flash_vstream.synthetic.world import SHORTEST_STREAM_S, Stream
 from flash_vstream.train.arguments import DataArguments, ModelArguments, VStreamTrainingArguments
+from flash_vstream.train.checkpoints import whole_folder
 from flash_vstream.train.train import is_trained, train
 
 

@@ -1,9 +1,5 @@
 """How long and on how much the tiny models are trained: all numbers of the synthetic recipe in one place."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,16 +91,6 @@ def small_run(folder: Path, steps: int, batch_size: int, learning_rate: float, s
         remove_unused_columns=False,
         seed=seed,
     )
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write a result into. It takes its name when all is written: it is there whole or not at all."""
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    os.replace(partial, folder)
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from flash_vstream.model.checkpoint import check_weights, read_json, resolve_fol
 from flash_vstream.model.published import tower_config
 from flash_vstream.model.tokenizer import load_tokenizer
 from flash_vstream.model.weights import load_tower
+from flash_vstream.train.checkpoints import whole_folder
 
 
 def assemble(
@@ -79,11 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if output.exists():
             raise ValueError(f"{output} is there already: give a new folder, or use what it holds")
         model, processor = assemble(arguments.vision_tower, arguments.language_model, MemoryConfig(), arguments.seed)
-        part = output.with_name(f"{output.name}.part")  # it takes its name when it is whole
-        shutil.rmtree(part, ignore_errors=True)
-        processor.save_pretrained(part)
-        model.save_pretrained(part)
-        os.replace(part, output)
+        with whole_folder(output) as part:
+            processor.save_pretrained(part)
+            model.save_pretrained(part)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

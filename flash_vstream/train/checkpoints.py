@@ -77,3 +77,13 @@ def explain_failed_writing(output: Path, what: str) -> Iterator[None]:
         raise ValueError(
             f"{what} cannot be written to {output} ({reason}): make room there and run the same command again; {kept}"
         ) from error
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write a result into. It takes its name when all is written: it is there whole or not at all."""
+    partial = folder.with_name(folder.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    os.replace(partial, folder)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flash_vstream.model import load
 from flash_vstream.model.adapters import is_adapter
+from flash_vstream.train.checkpoints import whole_folder
 
 
 def merge(adapter: Path, output: Path, base: str | None = None) -> None:
@@ -21,8 +22,9 @@ def merge(adapter: Path, output: Path, base: str | None = None) -> None:
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty: give a new folder")
     model, processor = load(adapter, base=base)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
+    with whole_folder(output) as part:
+        model.save_pretrained(part)
+        processor.save_pretrained(part)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

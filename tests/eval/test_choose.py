@@ -49,19 +49,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def command(folder: Path, checkpoint: Path) -> list[str]:
+    """What rates the set that `write_set` writes to a folder."""
+    places = {"--data_root": folder, "--model_path": checkpoint, "--output_dir": folder / "out"}
+    return ["ovo", *(str(word) for pair in places.items() for word in pair)]
+
+
 def test_the_command_rates_a_set_and_prints_every_method(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_set(tmp_path)
-    arguments = [
-        "ovo",
-        "--data_root",
-        str(tmp_path),
-        "--model_path",
-        str(checkpoint),
-        "--output_dir",
-        str(tmp_path / "out"),
-    ]
+    arguments = command(tmp_path, checkpoint)
     assert choose.main(arguments) == 0
     table = capsys.readouterr().out
     for name in ("EPM", "OCR", "SSR", "backward", "real-time", "forward", "overall", "chance", *METHODS):
@@ -151,15 +149,7 @@ def test_the_files_of_a_set_are_joined(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_one_line(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [
-        "ovo",
-        "--data_root",
-        str(tmp_path),
-        "--model_path",
-        str(checkpoint),
-        "--output_dir",
-        str(tmp_path / "out"),
-    ]
+    arguments = command(tmp_path, checkpoint)
     assert choose.main(arguments) == 2
     assert "error: " in (error := capsys.readouterr().err) and "ovo_bench_new.json" in error and error.count("\n") == 1
     write_set(tmp_path, n_videos=1)

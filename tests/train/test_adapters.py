@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flash_vstream.model import load
+from flash_vstream.model import VStreamProcessor, load, save_adapter
 from flash_vstream.model.adapters import is_adapter
 from flash_vstream.train import merge
 from flash_vstream.train.arguments import DataArguments, ModelArguments
@@ -73,6 +73,24 @@ def test_merging_gives_a_whole_model_that_answers_alike(
     assert merge.main(["--model_path", str(trained), "--output_dir", str(merged)]) == 2
     first, second = capsys.readouterr().err.splitlines()[-2:]
     assert "holds no adapter" in first and "is not empty" in second
+
+
+def test_a_merge_that_is_cut_off_leaves_no_half_checkpoint(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are there already, the processor not yet: the folder has no name before both are."""
+    save_adapter(load(model)[0], tmp_path / "adapter", base=model)
+    command = ["--model_path", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "merged")]
+    with monkeypatch.context() as patched:
+        patched.setattr(VStreamProcessor, "save_pretrained", raise_full_disk)
+        assert merge.main(command) == 2
+    assert not (tmp_path / "merged").exists()
+    assert merge.main(command) == 0
+    assert weights(tmp_path / "merged").keys() == weights(model).keys()
+
+
+def raise_full_disk(*_: object) -> None:
+    raise OSError("no space left")
 
 
 def test_an_adapter_on_a_lora_is_refused(trained: Path, tmp_path: Path) -> None:
