@@ -182,3 +182,15 @@ def test_a_failed_step_ends_the_recipe(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     assert recipe_module.run(read_recipe(REAL), Launch(1)) == 3
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("code", "goes_on"), [(1, True), (2, False)])
+def test_files_without_features_leave_the_word_to_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, goes_on: bool
+) -> None:
+    """Exit code 1 of the extraction says that some files cannot be read; whether records name them, training looks."""
+    steps = [("extract", ["sh", "-c", f"exit {code}"]), ("stage1", ["touch", "ran"])]
+    monkeypatch.setattr(recipe_module, "commands", lambda *_: iter(steps))
+    monkeypatch.chdir(tmp_path)
+    assert recipe_module.run(read_recipe(REAL), Launch(1)) == (0 if goes_on else code)
+    assert (tmp_path / "ran").exists() == goes_on
