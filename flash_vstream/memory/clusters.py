@@ -14,6 +14,7 @@ order.  Numbers that decide a merge (weights, squared distances) are float64 on 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
@@ -26,8 +27,8 @@ from flash_vstream.memory.state import Frame, array_tensor, pack_frames, tensor_
 REMEASURE_GROWTH = 1.1
 # The share of a centroid's candidates that is left behind its nearest one (see `_drop_farthest`).
 LEAST_BEHIND = 0.1
-# Candidates compared at once when key frames are looked up: few enough to stay in a core's cache.
-READ_FRAMES = 16
+# Candidates compared at once: few enough to stay in a core's cache.
+COMPARED_FRAMES = 16
 ARRAYS = ("weights", "times", "first_times", "last_times", "measured_weights", "distances")
 
 
@@ -62,10 +63,13 @@ class Clusters:
             setattr(other, name, getattr(self, name).copy())
         return other
 
-    def add(self, frame: Frame) -> None:
-        """Fold one frame in: it becomes a centroid, and past capacity the two cheapest to merge become one."""
+    def add(self, frame: Frame, scratch: Tensor | None = None) -> None:
+        """Fold one frame in: it becomes a centroid, and past capacity the two cheapest to merge become one.
+
+        scratch: room for the differences, [capacity + 1, width] float32, for a caller who adds many frames.
+        """
         slot = self.free
-        distances = self._measure(frame)
+        distances = self._measure(frame, scratch)
         self.centroids[slot] = frame.temporal
         self.weights[slot] = self.measured_weights[slot] = 1
         self.times[slot] = self.first_times[slot] = self.last_times[slot] = frame.time
@@ -78,18 +82,17 @@ class Clusters:
         else:
             self._merge(*self._cheapest_pair())
 
-    def _measure(self, frame: Frame) -> np.ndarray:
+    def _measure(self, frame: Frame, scratch: Tensor | None) -> np.ndarray:
         """Squared distances of the frame to every slot; on the way the candidates are cut down to the budget.
 
         FloatingPointError if one is not finite.  Both are measured here so that a frame costs one exchange with the
         device.
         """
-        measured = torch.linalg.vector_norm(self.centroids - frame.temporal, dim=1)
+        measured = torch.linalg.vector_norm(torch.sub(self.centroids, frame.temporal, out=scratch), dim=1)
         crowded = self._most_crowded()
         stale = crowded >= 0 and self.weights[crowded] > REMEASURE_GROWTH * self.measured_weights[crowded]
         if stale:
-            members = torch.stack([member.temporal for member in self.members[crowded]])
-            measured = torch.cat((measured, torch.linalg.vector_norm(members - self.centroids[crowded], dim=1)))
+            measured = torch.cat((measured, _distances(self.members[crowded], self.centroids[crowded, None])[0]))
         values = measured.cpu().numpy().astype(np.float64) ** 2
         if not np.isfinite(values).all():
             raise FloatingPointError("a distance is not finite")
@@ -115,10 +118,10 @@ class Clusters:
         Behind means before the nearest one: as its scene goes on a centroid moves on, towards the newer frames.
         """
         distances, members = self.member_distances[slot], self.members[slot]
-        behind = min(range(len(members)), key=distances.__getitem__)
+        behind = distances.index(min(distances))
         count = behind if behind >= LEAST_BEHIND * len(members) and behind else len(members)
-        # Of equally far ones the newest goes.
-        farthest = max(range(count), key=lambda n: (distances[n], n))
+        newest_first = distances[:count][::-1]  # of equally far ones the newest goes
+        farthest = count - 1 - newest_first.index(max(newest_first))
         self.members[slot] = members[:farthest] + members[farthest + 1 :]
         self.member_distances[slot] = distances[:farthest] + distances[farthest + 1 :]
 
@@ -166,11 +169,12 @@ class Clusters:
             self.measured_weights[older] = self.measured_weights[newer]
         else:
             self.measured_weights[older] = 0
-        frames = self.members[older] + self.members[newer]
-        by_arrival = sorted(range(len(frames)), key=lambda n: frames[n].index)
-        distances = of_older + of_newer
-        self.members[older] = tuple(frames[n] for n in by_arrival)
-        self.member_distances[older] = tuple(distances[n] for n in by_arrival)
+        early, late = self.members[older], self.members[newer]
+        frames, distances = early + late, of_older + of_newer
+        if early and late and late[0].index < early[-1].index:
+            places = sorted(range(len(frames)), key=lambda n: frames[n].index)
+            frames, distances = tuple(frames[n] for n in places), tuple(distances[n] for n in places)
+        self.members[older], self.member_distances[older] = frames, distances
         self.members[newer] = self.member_distances[newer] = ()
 
     def in_order(self, values: np.ndarray) -> np.ndarray:
@@ -187,12 +191,7 @@ class Clusters:
         frames = sorted((frame for slot in self.order for frame in self.members[slot]), key=lambda f: f.index)
         if not frames or not heaviest:
             return ()
-        distances = []
-        for start in range(0, len(frames), READ_FRAMES):
-            stacked = torch.stack([frame.temporal for frame in frames[start : start + READ_FRAMES]])
-            rows = [torch.linalg.vector_norm(stacked - self.centroids[slot], dim=1) for slot in heaviest]
-            distances.append(torch.stack(rows))
-        nearest = torch.cat(distances, dim=1).argmin(dim=1)
+        nearest = _distances(frames, self.centroids[heaviest]).argmin(dim=1)
         return tuple(frames[index] for index in nearest.tolist())
 
     @property
@@ -225,3 +224,12 @@ class Clusters:
         for slot, distance, frame in zip(slots, distances, unpack_frames("members", tensors), strict=True):
             self.members[slot] += (frame,)
             self.member_distances[slot] += (distance,)
+
+
+def _distances(frames: Sequence[Frame], centroids: Tensor) -> Tensor:
+    """Distances of `frames` to each of `centroids` [n, width]: [n, len(frames)]."""
+    parts = []
+    for start in range(0, len(frames), COMPARED_FRAMES):
+        stacked = torch.stack([frame.temporal for frame in frames[start : start + COMPARED_FRAMES]])
+        parts.append(torch.stack([torch.linalg.vector_norm(stacked - centroid, dim=1) for centroid in centroids]))
+    return torch.cat(parts, dim=1)

@@ -22,7 +22,7 @@ from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.memory.state import Frame, array_tensor, pack_frames, tensor_nbytes, unpack_frames
 
 # Features pooled at once, in numbers: small enough to stay in a core's cache, large enough to spare small frames calls.
-SLICE_NUMBERS = 2**18
+SLICE_NUMBERS = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +110,20 @@ class StarMemory(Memory):
         Cost per frame does not depend on the stream's length.  Gradients reach q_proj and k_proj, never the features;
         where none are wanted call it under `torch.no_grad()`, or an endless stream's graph grows with it.
         """
+        return self._updated(state, features, times)
+
+    def consolidate(self, features: Tensor, times: Sequence[float] | Tensor | None = None) -> Tensor:
+        """The tokens [N, D] of a whole clip [T, P, D]: `read(update(init_state(), features, times))`, sooner."""
+        return self.read(self._updated(self.init_state(), features, times, borrow=True))
+
+    def _updated(
+        self, state: StarState, features: Tensor, times: Sequence[float] | Tensor | None, borrow: bool = False
+    ) -> StarState:
         check_state(state, StarState, self)
         check_features(features, self.config, self.feature_dim, state.dtype)
         seconds = check_times(times, len(features), state.n_frames, state.last_time)
         features = features.detach()
-        fold = _Fold(self, state, features)
+        fold = _Fold(self, state, features, borrow)
         per_slice = max(1, SLICE_NUMBERS // features[0].numel())
         try:
             for start in range(0, len(features), per_slice):
@@ -142,7 +151,8 @@ class StarMemory(Memory):
         parts = [self._read_abstract(state)]
         if state.clusters is not None:
             parts.append(state.clusters.centroids_in_order())
-        parts += [frame.spatial for frame in (*state.retrieved, *state.window)]
+        frames = (*state.retrieved, *state.window)
+        parts += [pool_grid(frame.spatial[None], self.config.spatial_size) for frame in frames]
         return torch.cat([part.reshape(-1, self.feature_dim).to(state.dtype) for part in parts if part is not None])
 
     def state_from_tensors(self, tensors: dict[str, Tensor]) -> StarState:
@@ -186,14 +196,20 @@ class StarMemory(Memory):
 
 
 class _Fold:
-    """The parts of a state while an update runs: its own lists and its own copy of the clusters."""
+    """The parts of a state while an update runs: its own lists and its own copy of the clusters.
 
-    def __init__(self, memory: StarMemory, state: StarState, features: Tensor) -> None:
-        self.memory, self.config = memory, memory.config
+    With `borrow` the frames of the new state are views of the caller's features as they are, which are pooled only if
+    they are read: good for a state that lives no longer than these features.
+    """
+
+    def __init__(self, memory: StarMemory, state: StarState, features: Tensor, borrow: bool) -> None:
+        self.memory, self.config, self.borrow = memory, memory.config, borrow
         self.window, self.window_entries = list(state.window), list(state.window_entries)
         self.abstract, self.pending = state.abstract, list(state.pending)
         self.clusters = None if state.clusters is None else state.clusters.copy()
         self.n_frames = state.n_frames
+        # One for all frames: a block this large that comes and goes between frames that stay takes new pages each time.
+        self.scratch: Tensor | None = None
         self.probe = torch.zeros((), device=features.device)
 
     def add(self, features: Tensor, times: list[float]) -> None:
@@ -208,7 +224,8 @@ class _Fold:
         # Clones, so that a frame which stays does not keep its whole slice, or the caller's tensor, alive.
         keep = Tensor.clone if len(times) > 1 or spatial is features else Tensor.detach
         for n, time in enumerate(times):
-            frame = Frame(keep(spatial[n]), keep(temporal[n].flatten()), self.n_frames, time)
+            seen = features[n] if self.borrow else keep(spatial[n])
+            frame = Frame(seen, keep(temporal[n].flatten()), self.n_frames, time)
             self.n_frames += 1
             self.window.append(frame)
             self.window_entries.append(keep(entries[n]))
@@ -220,8 +237,10 @@ class _Fold:
         if config.temporal_length:
             if self.clusters is None:
                 self.clusters = new_clusters(config, self.memory.feature_dim, frame.temporal.device)
+            if self.scratch is None:
+                self.scratch = torch.empty_like(self.clusters.centroids)
             with torch.no_grad():
-                self.clusters.add(frame)
+                self.clusters.add(frame, self.scratch)
         if config.abstract_length:
             self.pending.append(entry)
             if len(self.pending) == config.abstract_length:

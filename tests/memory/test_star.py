@@ -258,8 +258,10 @@ def test_pooled_features_give_the_same_memory() -> None:
     patches = random.standard_normal((40, 8, 2, 8, 2, 6))
     pooled = torch.tensor(patches.mean((2, 4)).reshape(40, 64, 6), dtype=torch.float32)
     memory = star(MemoryConfig(), 6)
-    whole = memory.consolidate(torch.tensor(patches.reshape(40, 256, 6), dtype=torch.float32))
+    features = torch.tensor(patches.reshape(40, 256, 6), dtype=torch.float32)
+    whole = memory.consolidate(features)
     torch.testing.assert_close(whole, memory.consolidate(pooled), atol=1e-6, rtol=0)
+    assert torch.equal(whole, memory.read(fold(memory, features, [1] * 40)))  # pooled when they came, not when read
 
 
 @torch.no_grad()
