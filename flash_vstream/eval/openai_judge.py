@@ -109,7 +109,8 @@ class _Asker:
         with self._lock:
             self._failed_in_a_row = self._failed_in_a_row + 1 if failure is not None else 0
             count = self._failed_in_a_row
-        if count >= self._settings.stop_after and not self._stop.is_set():
+        # Not ">=": a later count, by a call that was under way, could be the first to be heard.
+        if count == self._settings.stop_after and not self._stop.is_set():
             raise _Stopped(
                 f"the judge {self._settings.model} at {self._endpoint} failed {count} questions in a row"
                 f" (the last: {failure}); mend that and run again, replies so far are kept"
