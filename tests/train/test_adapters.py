@@ -15,7 +15,7 @@ from flash_vstream.train import merge
 from flash_vstream.train.arguments import DataArguments, ModelArguments
 from flash_vstream.train.model import open_model
 from flash_vstream.train.train import train
-from tests.train.tiny import save_data, save_model, training, weights
+from tests.train.tiny import losses, save_data, save_model, training, weights
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,34 @@ def test_flash_attention_that_is_not_installed_is_named(model: Path, tmp_path: P
         open_model(ModelArguments(str(model), attn_implementation="flash_attention_2"), training(tmp_path))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
-def test_quantization_that_is_not_installed_is_named(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "held_as"), [("4bit", torch.uint8), ("8bit", torch.int8)])
+def test_a_lora_on_a_quantized_language_model(
+    kind: str, held_as: torch.dtype, model: Path, data: DataArguments, tmp_path: Path
+) -> None:
+    """QLoRA: only what is frozen is quantized; it learns, goes on where it was, and its adapter fits the whole model."""
+    pytest.importorskip("bitsandbytes")
+    quantized = ModelArguments(str(model), lora=True, lora_rank=4, lora_dropout=0.0, quantization=kind)
+    opened = open_model(quantized, training(tmp_path / "never"))[0]
+    small = {name for name, weight in opened.named_parameters() if weight.dtype == held_as}
+    blocks = {name for name, _ in opened.named_parameters() if "_proj.base_layer" in name}
+    assert small == blocks and len(small) == 14
+
+    steps = {"max_steps": 20, "save_steps": 10, "logging_steps": 5, "learning_rate": 1e-2}
+    train(quantized, data, training(tmp_path / "run", **steps))
+    assert losses(tmp_path / "run")[-1] < 0.7 * losses(tmp_path / "run")[0]
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoint-20")
+    (tmp_path / "again" / "finished.txt").unlink()
+    train(quantized, data, training(tmp_path / "again", **steps))
+    expected = weights(tmp_path / "run")
+    assert expected.keys() == weights(model).keys() and all(w.dtype == torch.float32 for w in expected.values())
+    for name, value in weights(tmp_path / "again").items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_quantization_that_is_not_installed_is_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.quantizers.quantizer_bnb_4bit.is_bitsandbytes_available", lambda: False)
     with pytest.raises(ValueError, match=r"BitsAndBytesConfig needs a package that is absent.*install it"):
         open_model(ModelArguments(str(model), lora=True, quantization="4bit"), training(tmp_path))
