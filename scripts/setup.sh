@@ -38,10 +38,11 @@ _vstream_missing() { # $1 the root, $2 the extras -> the extras still to install
 _vstream_install() { # $1 the root, $2 the extras, space-separated, "base" for none
   local root="$1" extras extra python log="$1/.venv/setup.log"
   extras=$(tr ' ' '\n' <<<"$2" | grep -vxE 'base|' | paste -sd, -)
-  if [ ! -x "$root/.venv/bin/python" ]; then
+  # Not whether there is a python: a making that failed or was interrupted leaves one without pip.
+  if ! "$root/.venv/bin/python" -m pip --version >/dev/null 2>&1; then
     python=$(_vstream_python) || return 1
     echo "set-up: making .venv with $("$python" --version 2>&1)" >&2
-    if ! "$python" -m venv "$root/.venv" >&2; then
+    if ! "$python" -m venv --clear "$root/.venv" >&2; then
       echo "error: $python could not make a virtual environment; install its venv module, or name another: PYTHON=..." >&2
       return 1
     fi
