@@ -7,6 +7,7 @@ PEFT's own `adapter_config.json` and `adapter_model.safetensors` beside it. The 
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,17 @@ def _with_lora(model: VStreamForConditionalGeneration, folder: Path, merge: bool
         from peft import PeftModel
     except ImportError as error:
         raise ValueError(f"{folder} holds a LoRA, which needs peft: install it (pip install peft)") from error
-    with_lora = PeftModel.from_pretrained(model, str(folder), is_trainable=not merge)
+    try:
+        with_lora = PeftModel.from_pretrained(model, str(folder), is_trainable=not merge)
+    except torch.OutOfMemoryError:
+        raise
+    except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        # PEFT hands on what the readers of either format raise, and torch's list of tensors that do not fit.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"the LoRA in {folder} cannot be put on its base model ({reason}): copy it again, or give the base that it"
+            " was trained on"
+        ) from error
     return with_lora.merge_and_unload() if merge else with_lora
 
 

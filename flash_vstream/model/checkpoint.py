@@ -76,10 +76,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_weights(folder: Path) -> None:
-    """Raises ValueError unless all weight files are there and every safetensors header is readable."""
+    """Raises ValueError unless all weight files are there, every safetensors header is readable and every `.bin`."""
     for file in weight_files(folder):
         if file.suffix == ".safetensors":
             _checked_safetensors(file)
+        else:
+            _read_bin(file)  # it stays on the disk, but for the format that torch wrote before 1.6
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

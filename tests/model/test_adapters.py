@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import peft
@@ -108,6 +109,30 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
     file.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match=f"{ADAPTER_FILE} is missing or not a whole safetensors file"):
         load_adapter(tiny(), tmp_path)
+
+
+def test_damaged_or_unfit_lora_weights(tmp_path: Path) -> None:
+    save_adapter(peft.get_peft_model(tiny(), LORA), tmp_path, base="some/base")
+    file = tmp_path / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    for damaged in (whole[:-7], whole[:100], b"", b"\xff" * 200):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=re.escape(f"the LoRA in {tmp_path} cannot be put on")) as raised:
+            load_adapter(tiny(), tmp_path)
+        assert "\n" not in str(raised.value)
+    file.unlink()
+    torch.save({"a": torch.ones(1000)}, tmp_path / "adapter_model.bin")
+    bin_file = tmp_path / "adapter_model.bin"
+    for damaged in (bin_file.read_bytes()[:-7], b"", b"\xff" * 200):
+        bin_file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"the LoRA in .* copy it again"):
+            load_adapter(tiny(), tmp_path)
+    file.write_bytes(whole)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 2', '"r": 3'))
+    with pytest.raises(ValueError, match=r"size mismatch .*language_model") as raised:
+        load_adapter(tiny(), tmp_path)
+    assert "\n" not in str(raised.value)
 
 
 def test_an_adapter_on_a_published_checkpoint_names_it(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers import (
 
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load
-from flash_vstream.model.weights import _spare_small_parts
+from flash_vstream.model.weights import _spare_small_parts, load_tower
 
 from .tiny import features, ids_with_visuals, tiny
 
@@ -161,6 +162,29 @@ def test_damaged_files(saved: Path) -> None:
     (saved / "config.json").unlink()
     with pytest.raises(ValueError, match=r"config\.json is missing"):
         load(saved)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_damaged_bin_files_of_model_and_tower(saved: Path, tiny_model: TinyModel, is_zip: bool) -> None:
+    (saved / "model.safetensors").unlink()
+    tower = saved / "tower"
+    tiny_model[0].vision_tower.save_pretrained(tower)
+    (tower / "model.safetensors").unlink()
+    config = tiny_model[0].config.vision_config
+
+    def check_damage(folder: Path, weights: Mapping[str, Tensor], open_folder: Callable[[], Any]) -> None:
+        file = folder / "pytorch_model.bin"
+        torch.save(weights, file, _use_new_zipfile_serialization=is_zip)
+        open_folder()
+        whole = file.read_bytes()
+        for damaged in (whole[:-7], whole[:100], b"", b"\xff" * 200):
+            file.write_bytes(damaged)
+            with pytest.raises(ValueError, match=re.escape(f"{file} cannot be read as plain weights")) as raised:
+                open_folder()
+            assert "\n" not in str(raised.value)
+
+    check_damage(saved, tiny_model[0].state_dict(), lambda: load(saved))
+    check_damage(tower, tiny_model[0].vision_tower.state_dict(), lambda: load_tower(str(tower), config))
 
 
 def test_other_architectures_and_places(tmp_path: Path, saved: Path) -> None:
