@@ -212,13 +212,14 @@ class StreamSession:
     def stats(self) -> SessionStats:
         """Figures at this moment."""
         snapshot = self._snapshot
+        watch_seconds, watch_count = self._watch_seconds, self._watch_count  # read once: reset() may run beside this
         return SessionStats(
             n_frames=snapshot.n_frames,
             n_dropped=self.n_dropped,
             stream_time_s=snapshot.time_s,
             n_memory_tokens=self.model.config.memory.num_tokens(snapshot.n_frames),
             memory_nbytes=snapshot.memory.nbytes,
-            watch_ms_mean=1000 * self._watch_seconds / self._watch_count if self._watch_count else None,
+            watch_ms_mean=1000 * watch_seconds / watch_count if watch_count else None,
             last_time_to_first_token_s=self._last_time_to_first_token_s,
         )
 

@@ -90,6 +90,24 @@ def test_stats(tiny_model: TinyModel) -> None:
     assert answer.time_to_first_token_s > 0
 
 
+def test_stats_beside_a_reset(tiny_model: TinyModel) -> None:
+    """A reset between any two reads of the count: the figure is that of one moment, not a division by zero."""
+
+    class ResetAfterEachRead(StreamSession):
+        @property
+        def _watch_count(self) -> int:  # type: ignore[override]
+            count, self._count = self._count, 0
+            return count
+
+        @_watch_count.setter
+        def _watch_count(self, count: int) -> None:
+            self._count = count
+
+    session = ResetAfterEachRead(*tiny_model)
+    session._watch_seconds, session._watch_count = 0.5, 2
+    assert session.stats().watch_ms_mean == 250.0
+
+
 def test_frames_watched_after_the_question_do_not_change_its_answer(tiny_model: TinyModel) -> None:
     frames = make_frames(20)
     session = watched(tiny_model, frames[:10])
