@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 PART = "checkpoint.part"
 NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "trainer_state.json"
+# In what torch.save says when it cannot write, in either of its formats; the last two in its older versions.
+FAILED_WRITE = ("inline_container", "write(): fd", "Parent directory", "iostream error", "cannot be opened")
 
 
 def all_checkpoints(output: Path) -> list[Path]:
@@ -65,11 +67,16 @@ def prune(output: Path, keep: int | None) -> None:
 
 @contextmanager
 def explain_failed_writing(output: Path, what: str) -> Iterator[None]:
-    """Turns what a full disk or a forbidden folder makes of writing `what` into one line with the remedy."""
+    """Turns what a full disk or a forbidden folder makes of writing `what` into one line with the remedy.
+
+    A device's and the other processes' failures, which gathering weights may meet, pass: no room would mend them.
+    """
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        # safetensors and torch.save have errors of their own for a failed write.
+        # safetensors and torch.save have errors of their own for a failed write; torch's have no class of their own.
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in FAILED_WRITE):
+            raise
         reason = " ".join(str(error).split())
         last = last_checkpoint(output)
         kept = f"{last.name} is kept" if last else "there is no earlier checkpoint"

@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 import flash_vstream
 from flash_vstream.data import Records
 from flash_vstream.train.arguments import DataArguments
-from flash_vstream.train.checkpoints import PART, STATE, last_checkpoint, prune, step_of
+from flash_vstream.train.checkpoints import PART, STATE, explain_failed_writing, last_checkpoint, prune, step_of
 from flash_vstream.train.train import is_trained, main, make_trainer, train
 from tests.train.tiny import command, everything, losses, save_data, save_model, training, weights
 
@@ -162,6 +162,31 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
     check_whole(tmp_path / "checkpoint-1")
+
+
+def test_what_torch_says_of_a_failed_write_is_explained(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(100_000)}
+    for file, is_zip in (("/dev/full", True), ("/dev/full", False), (tmp_path, True), (tmp_path / "no" / "a", True)):
+        with (
+            pytest.raises(ValueError, match=r"the model cannot be written to .* make room there"),
+            explain_failed_writing(tmp_path, "the model"),
+        ):
+            torch.save(tensors, file, _use_new_zipfile_serialization=is_zip)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.distributed.DistBackendError("NCCL error: remote process exited or there was a network error"),
+        RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:4001"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+    ],
+)
+def test_a_failure_that_is_not_of_writing_is_not_called_one(error: RuntimeError, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as raised, explain_failed_writing(tmp_path, "the model"):
+        raise error
+    assert raised.value is error
 
 
 def check_whole(checkpoint: Path) -> None:
