@@ -109,6 +109,10 @@ class VStreamTrainingArguments(TrainingArguments):
     )
     # Every trained parameter gets a gradient in every batch (see the model's forward): nothing to look for.
     ddp_find_unused_parameters: bool | None = False
+    gradient_accumulation_steps: int = field(  # __post_init__ puts an int in the place of None
+        default=None,  # type: ignore[assignment]
+        metadata={"help": "micro-batches of a step; None: as global_batch_size makes it, or 1"},
+    )
     global_batch_size: int | None = field(
         default=None,
         metadata={"help": "samples of a step over all processes; gradient_accumulation_steps is computed from it"},
@@ -129,15 +133,21 @@ class VStreamTrainingArguments(TrainingArguments):
         # torchrun, deepspeed and accelerate all set it; the HF arguments would know it only after DeepSpeed needs it.
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.global_batch_size is not None:
-            self.gradient_accumulation_steps = accumulation_steps(
-                self.global_batch_size, processes, self.per_device_train_batch_size
-            )
+            steps = accumulation_steps(self.global_batch_size, processes, self.per_device_train_batch_size)
+            if self.gradient_accumulation_steps not in (None, steps):
+                raise ValueError(
+                    f"gradient_accumulation_steps is {self.gradient_accumulation_steps}, but global_batch_size"
+                    f" {self.global_batch_size} makes it {steps}: leave it out, or change global_batch_size"
+                )
+            self.gradient_accumulation_steps = steps
+        elif self.gradient_accumulation_steps is None:
+            self.gradient_accumulation_steps = 1
+        self._check_muon()
         if self.deepspeed is not None:
             _check_deepspeed()
-            if self.muon_learning_rate is not None:  # it needs whole matrices, of which DeepSpeed makes vectors
-                raise ValueError("muon_learning_rate and deepspeed are both set: leave one of them out")
         super().__post_init__()
         if self.deepspeed_plugin is not None:
+            self._check_muon()  # accelerate's launcher sets DeepSpeed by the environment alone
             import deepspeed
 
             # On a CPU the base class joins the processes past DeepSpeed, whose ZeRO-3 then would see only one of them.
@@ -146,6 +156,19 @@ class VStreamTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"one process sees {self.n_gpu} GPUs: start one for each with torchrun --nproc_per_node {self.n_gpu},"
                 " or show it one with CUDA_VISIBLE_DEVICES=0"
+            )
+
+    def _check_muon(self) -> None:
+        """Raises ValueError for what Muon does not go together with."""
+        if self.muon_learning_rate is None:
+            return
+        if self.deepspeed is not None or getattr(self, "deepspeed_plugin", None) is not None:
+            # Muon needs whole matrices, of which DeepSpeed makes vectors.
+            raise ValueError("muon_learning_rate and deepspeed are both set: leave one of them out")
+        if self.optim != TrainingArguments.optim:
+            raise ValueError(
+                f"muon_learning_rate is set, which brings its own optimizer, and optim is {self.optim}: leave one of"
+                " them out"
             )
 
     @property
@@ -172,6 +195,8 @@ def _check_deepspeed() -> None:
 
 def accumulation_steps(global_batch_size: int, processes: int, per_device: int) -> int:
     """How many micro-batches make a global batch. Raises ValueError where it does not divide."""
+    if per_device < 1:
+        raise ValueError(f"per_device_train_batch_size is {per_device}: give 1 or more")
     together = processes * per_device
     if global_batch_size < 1 or global_batch_size % together:
         fitting = [size for size in range(1, per_device + 1) if global_batch_size % (processes * size) == 0]

@@ -16,9 +16,12 @@ Group = dict[str, Any]
 class MuonWithAdamW(Optimizer):
     """`matrices` are parameter groups of 2-D weights inside the network; embeddings, heads, norms go to `others`."""
 
-    def __init__(self, matrices: list[Group], others: list[Group], betas: tuple[float, float]) -> None:
+    def __init__(
+        self, matrices: list[Group], others: list[Group], betas: tuple[float, float], epsilon: float = 1e-8
+    ) -> None:
+        """betas, epsilon: AdamW's."""
         self.muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw")
-        self.adamw = torch.optim.AdamW(others, betas=betas, fused=True)
+        self.adamw = torch.optim.AdamW(others, betas=betas, eps=epsilon, fused=True)
         # The groups are shared with both, so that a scheduler which sets rates here sets them there.
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
 

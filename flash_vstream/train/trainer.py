@@ -74,11 +74,16 @@ class VStreamTrainer(Trainer):
                 )
             elif self.args.muon_learning_rate is not None:
                 matrices, others = matrices_apart(self.model, groups, self.args.muon_learning_rate)
-                self.optimizer = MuonWithAdamW(matrices, others, betas)
+                self.optimizer = MuonWithAdamW(matrices, others, betas, self.args.adam_epsilon)
             else:
                 optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
                 self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """The base class looks whether all steps are made only after one more: when resumed from the last of them."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
 
     def _get_output_dir(self, trial: Any) -> str:
         return self.run_folder or super()._get_output_dir(trial)

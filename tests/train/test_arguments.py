@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from transformers import TrainingArguments
 
-from flash_vstream.train.arguments import ModelArguments, accumulation_steps
+from flash_vstream.train.arguments import ModelArguments, VStreamTrainingArguments, accumulation_steps
 from flash_vstream.train.train import main, parse
 from tests.train.tiny import training
 
@@ -89,3 +90,42 @@ def test_muon_and_deepspeed_do_not_go_together(
     monkeypatch.setenv("RANK", "0")
     assert main(["--deepspeed", "scripts/zero2.json", "--muon_learning_rate", "0.01", *NEEDED]) == 2
     assert capsys.readouterr().err == "error: muon_learning_rate and deepspeed are both set: leave one of them out\n"
+
+
+def test_muon_and_accelerates_deepspeed_do_not_go_together(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate's launcher says DeepSpeed in the environment, not among the arguments."""
+
+    def launched(arguments: VStreamTrainingArguments) -> None:
+        arguments.deepspeed_plugin = object()
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", launched)
+    assert main(["--muon_learning_rate", "0.01", *NEEDED]) == 2
+    assert capsys.readouterr().err == "error: muon_learning_rate and deepspeed are both set: leave one of them out\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--stage", "2", "--per_device_train_batch_size", "16", "--gradient_accumulation_steps", "1"],
+            "gradient_accumulation_steps is 1, but global_batch_size 128 makes it 8: leave it out",
+        ),
+        (["--muon_learning_rate", "0.01", "--optim", "adafactor"], "optim is adafactor: leave one of them out"),
+        (["--stage", "2", "--per_device_train_batch_size", "0"], "per_device_train_batch_size is 0: give 1 or more"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*options, *NEEDED]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_accumulation_steps_that_agree_or_stand_alone_are_taken() -> None:
+    options = ["--stage", "2", "--per_device_train_batch_size", "16", "--gradient_accumulation_steps", "8"]
+    assert parse([*options, *NEEDED])[2].gradient_accumulation_steps == 8
+    assert parse(["--gradient_accumulation_steps", "3", *NEEDED])[2].gradient_accumulation_steps == 3
+    assert parse(NEEDED)[2].gradient_accumulation_steps == 1

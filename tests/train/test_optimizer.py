@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from flash_vstream.train.optimizer import MuonWithAdamW
 
 BETAS = (0.9, 0.95)
+EPSILON = 1e-2
 
 
 def small_model() -> nn.Sequential:
@@ -26,6 +27,7 @@ def both(model: nn.Module) -> MuonWithAdamW:
         [{"params": matrices, "lr": 0.02, "weight_decay": 0.1}],
         [{"params": others, "lr": 0.01, "weight_decay": 0.0}],
         BETAS,
+        EPSILON,
     )
 
 
@@ -44,7 +46,7 @@ def test_each_does_what_it_does_alone() -> None:
     optimizer = both(together)
     matrices, others = split(apart)
     muon = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW(others, lr=0.01, weight_decay=0.0, betas=BETAS)
+    adamw = torch.optim.AdamW(others, lr=0.01, weight_decay=0.0, betas=BETAS, eps=EPSILON)
     before = weights(together)
     for step in range(4):
         learn(together, step)
