@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING
 
-from flash_vstream.serve.live import Answerer, Asked, EventLog, log_end, watch_stream
+from flash_vstream.serve.live import Answerer, AnswerError, Asked, EventLog, ask_rest, log_end, watch_stream
 from flash_vstream.serve.questions import Schedule, parse
 from flash_vstream.serve.session import StreamSession
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 # How long to wait for the first line of a pipe that nobody closes, before the stream begins without it.
 FIRST_LINE_WAIT_S = 1.0
+OPEN_PIPE_NOTE = (
+    "note: the stream has ended and standard input is still open; what comes there from now on is not asked "
+    "(close it, or give < /dev/null)"
+)
 
 
 class PipedQuestions:
@@ -84,6 +89,11 @@ class PlainScreen:
             print(f"            expected: {asked.question.expected}")
         print(f"            ({times_line(asked)})", flush=True)
 
+    def fail(self, asked: Asked, error: AnswerError) -> None:
+        """Ends the run: nobody sits here to ask again."""
+        print("(none)", flush=True)
+        raise error
+
 
 def times_line(asked: Asked) -> str:
     """`stream time 30.0 s, 31 frames seen, first token after 0.12 s`"""
@@ -103,28 +113,14 @@ def run(
     """Plays the stream, asks and prints; returns when every question is answered, or at the end of the stream.
 
     Raises:
-        ValueError: for a bad source or question.
+        ValueError: for a bad source or question, once what was asked before it is answered.
+        AnswerError: when an answer could not be generated.
         KeyboardInterrupt: on Ctrl-C, after a closing line.
     """
-    # Without any question the stream is watched to its end, for its figures.
-    had_questions = len(schedule) > 0
     answerer = Answerer(session, PlainScreen(), log, max_new_tokens)
-
-    def is_over() -> bool:
-        answerer.raise_error()
-        no_more = True
-        if piped is not None:
-            no_more = piped.is_closed
-            piped.raise_error()
-        return had_questions and no_more and len(schedule) == 0
-
     reason = "error"
     try:
-        with source:
-            watch_stream(source, session, schedule, answerer.ask, is_over)
-        if piped is not None:
-            piped.raise_error()
-        answerer.finish()
+        _play(source, session, schedule, piped, answerer)
         reason = "done"
     except KeyboardInterrupt:
         reason = "interrupted"
@@ -134,6 +130,47 @@ def run(
         log_end(log, session, reason)
         if reason != "error":
             print(closing_line(session, answerer.n_answered), flush=True)
+
+
+def _play(
+    source: LiveSource, session: StreamSession, schedule: Schedule, piped: PipedQuestions | None, answerer: Answerer
+) -> None:
+    """Watches and asks, until all is answered."""
+
+    def is_over() -> bool:
+        answerer.raise_error()
+        no_more = True
+        if piped is not None:
+            no_more = piped.is_closed
+            piped.raise_error()
+        # Without any question the stream is watched to its end, for its figures.
+        return answerer.n_asked > 0 and no_more and len(schedule) == 0
+
+    try:
+        with source:
+            watch_stream(source, session, schedule, answerer.ask, is_over)
+        if piped is not None:
+            _ask_late(session, schedule, piped, answerer)
+    except Exception:
+        # A file broken later on, or a bad line, takes nothing from the answers to what was asked before.
+        answerer.finish()
+        raise
+    answerer.finish()
+    answerer.raise_error()
+
+
+def _ask_late(session: StreamSession, schedule: Schedule, piped: PipedQuestions, answerer: Answerer) -> None:
+    """Asks what a pipe brings after the end of the stream, as long as answers are being given."""
+    while True:
+        answerer.finish()
+        answerer.raise_error()
+        is_closed = piped.is_closed  # asked before the schedule, to which a closed pipe adds nothing more
+        piped.raise_error()
+        if len(schedule) == 0:
+            break
+        ask_rest(session, schedule, answerer.ask)
+    if not is_closed:
+        print(OPEN_PIPE_NOTE, file=sys.stderr)
 
 
 def closing_line(session: StreamSession, n_answered: int) -> str:

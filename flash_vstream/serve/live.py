@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,13 @@ from flash_vstream.serve.session import Answer, StreamSession
 
 if TYPE_CHECKING:
     from flash_vstream.video import LiveSource
+
+# Answers under way or waiting. Each holds the memory state it was asked on: some 160 MiB with a 7B model.
+MAX_WAITING = 8
+
+
+class AnswerError(RuntimeError):
+    """An answer could not be generated; the message says to which question, and why."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,18 @@ class Asked:
 
 
 class Screen(Protocol):
-    """Where answers are shown. Called from the answering thread."""
+    """Where answers are shown. Called from the answering thread.
+
+    Between `begin` and either `end` or `fail` come the pieces. What a screen raises, `fail` included, ends answering.
+    """
 
     def begin(self, asked: Asked) -> None: ...
 
     def piece(self, text: str) -> None: ...
 
     def end(self, asked: Asked) -> None: ...
+
+    def fail(self, asked: Asked, error: AnswerError) -> None: ...
 
 
 class EventLog:
@@ -70,12 +82,15 @@ class Answerer:
     """Generates answers beside the watching, one after another."""
 
     def __init__(self, session: StreamSession, screen: Screen, log: EventLog, max_new_tokens: int) -> None:
+        self.n_asked = 0
         self.n_answered = 0
         self._session = session
         self._screen = screen
         self._log = log
         self._max_new_tokens = max_new_tokens
+        # Not a bounded queue: the None that ends the thread must never wait for room.
         self._waiting: queue.Queue[Asked | None] = queue.Queue()
+        self._room = threading.Semaphore(MAX_WAITING)
         self._stop = threading.Event()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="answers", daemon=True)
@@ -86,50 +101,62 @@ class Answerer:
         """Answers not finished."""
         return self._waiting.unfinished_tasks
 
-    def ask(self, question: TimedQuestion, note: str = "") -> None:
+    def ask(self, question: TimedQuestion, note: str = "", *, wait: bool = True) -> None:
         """Asks on what the session knows at this moment, and queues the answer.
 
+        Args:
+            wait: with `MAX_WAITING` answers not finished, wait until one is.
+
         Raises:
-            ValueError: as `StreamSession.ask`; or an earlier answer's error.
+            ValueError: as `StreamSession.ask`; or, without `wait`, when it would have to.
+            Exception: what ended answering earlier.
         """
         self.raise_error()
         answer = self._session.ask(question.text, max_new_tokens=self._max_new_tokens)
+        if not self._room.acquire(blocking=wait):
+            raise ValueError(f"{MAX_WAITING} answers are still to come; ask again when one of them is there")
+        self.n_asked += 1
         self._log.write("question", question=question.text, asked_for_s=question.time_s, **_moment(answer))
         self._waiting.put(Asked(question, answer, note))
 
     def raise_error(self) -> None:
-        """Raises what went wrong in the answering thread, if anything did."""
+        """Raises what ended answering, if anything did."""
         if self._error is not None:
             raise self._error
 
     def finish(self) -> None:
-        """Waits for all answers."""
-        self._waiting.put(None)
-        self._thread.join()
-        self.raise_error()
+        """Waits for all answers asked so far; more may be asked then."""
+        self._waiting.join()
 
     def stop(self) -> None:
-        """Ends generation at the next token and drops the answers still waiting."""
+        """Ends generation at the next token, drops the answers still waiting, and ends the thread."""
         self._stop.set()
         self._waiting.put(None)
         self._thread.join(timeout=10)
 
     def _work(self) -> None:
-        while (asked := self._waiting.get()) is not None and not self._stop.is_set():
+        while (asked := self._waiting.get()) is not None:
             try:
-                self._give(asked)
+                # Questions after an error are dropped, not left: somebody may be waiting for room or for the end.
+                if self._error is None and not self._stop.is_set():
+                    self._give(asked)
             except Exception as error:
                 self._error = error
-                return
             finally:
+                self._room.release()
                 self._waiting.task_done()
 
     def _give(self, asked: Asked) -> None:
         self._screen.begin(asked)
-        for piece in asked.answer:
-            self._screen.piece(piece)
-            if self._stop.is_set():
-                asked.answer.close()
+        try:
+            for piece in _pieces(asked):
+                self._screen.piece(piece)
+                if self._stop.is_set():
+                    asked.answer.close()
+        except AnswerError as error:
+            self._log.write("failure", question=asked.question.text, error=str(error), **_moment(asked.answer))
+            self._screen.fail(asked, error)
+            return
         self.n_answered += not self._stop.is_set()
         self._screen.end(asked)
         self._log.write(
@@ -140,6 +167,15 @@ class Answerer:
             time_to_first_token_s=asked.answer.time_to_first_token_s,
             **_moment(asked.answer),
         )
+
+
+def _pieces(asked: Asked) -> Iterator[str]:
+    """The pieces of an answer; an error of the model, unlike one of the screen, becomes an `AnswerError`."""
+    try:
+        yield from asked.answer
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise AnswerError(f'no answer to "{asked.question.text}" ({reason})') from error
 
 
 def _moment(answer: Answer) -> dict[str, Any]:
@@ -157,15 +193,23 @@ def watch_stream(
 
     A question for time t is asked on the frames with time <= t; one beyond the end of the stream, at the end.
     """
+    n_dropped = 0
     for frame, time_s in source:
         _ask_all(schedule.take_before(time_s), session, ask)
         if is_over():
             return
         session.watch(frame, time_s)
-        session.n_dropped = source.dropped
+        # What came to the source's count, not the count itself: a reset of the session begins a new one.
+        n_dropped_before, n_dropped = n_dropped, source.dropped
+        session.n_dropped += n_dropped - n_dropped_before
         _ask_all(schedule.take_at(time_s), session, ask)
         if is_over():
             return
+    ask_rest(session, schedule, ask)
+
+
+def ask_rest(session: StreamSession, schedule: Schedule, ask: Callable[[TimedQuestion, str], None]) -> None:
+    """Asks all that the schedule still holds at the end of the stream."""
     _ask_all(schedule.take_rest(), session, ask, at_end=True)
 
 

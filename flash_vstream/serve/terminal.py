@@ -6,9 +6,9 @@ others print goes above the prompt and never into what is being typed; the line 
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
@@ -16,7 +16,7 @@ from prompt_toolkit.patch_stdout import patch_stdout
 
 from flash_vstream.serve import picture
 from flash_vstream.serve.batch import closing_line, times_line
-from flash_vstream.serve.live import Answerer, Asked, EventLog, log_end, watch_stream
+from flash_vstream.serve.live import Answerer, AnswerError, Asked, EventLog, log_end, watch_stream
 from flash_vstream.serve.questions import Schedule, TimedQuestion
 from flash_vstream.serve.session import StreamSession
 
@@ -56,6 +56,11 @@ class PromptScreen:
     def end(self, asked: Asked) -> None:
         line, self.unfinished = self.unfinished, ""
         print(f"{line}\n  ({times_line(asked)})")
+
+    def fail(self, asked: Asked, error: AnswerError) -> None:
+        """Says so; the next question may fare better, as on a memory that is smaller after /reset."""
+        line, self.unfinished = self.unfinished, ""
+        print(f"{line}\nerror: {error}")
 
 
 class Terminal:
@@ -145,7 +150,7 @@ class Terminal:
         """One line that was typed: a command or a question."""
         command, _, rest = line.partition(" ")
         if not command.startswith("/"):
-            self._answerer.ask(TimedQuestion(line))
+            self._answerer.ask(TimedQuestion(line), wait=False)
         elif command == "/memory":
             self._draw_memory()
         elif command == "/save":
@@ -168,9 +173,10 @@ class Terminal:
 
     def _save(self, name: str) -> None:
         seconds = self._session.snapshot.time_s
-        path = Path(name or f"session-{seconds or 0:.0f}s.safetensors").expanduser().resolve()
+        # os.path, because Path raises RuntimeError for a user that is not there.
+        path = os.path.realpath(os.path.expanduser(name or f"session-{seconds or 0:.0f}s.safetensors"))
         self._session.save(path)
-        self._log.write("save", path=str(path), stream_time_s=seconds)
+        self._log.write("save", path=path, stream_time_s=seconds)
         print(f"Saved to {path}; StreamSession.load goes on from it.")
 
     def _message(self) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flash_vstream.serve import batch
-from flash_vstream.serve.live import Answerer, EventLog
+from flash_vstream.serve.live import AnswerError, Asked, EventLog
 from flash_vstream.serve.questions import Schedule, TimedQuestion
 from flash_vstream.serve.session import StreamSession
 from tests.conftest import TinyModel
@@ -123,12 +123,21 @@ def test_a_source_that_fails_is_an_error(tiny_model: TinyModel, capsys: pytest.C
     assert "watched" not in capsys.readouterr().out
 
 
+def test_what_was_asked_before_an_error_is_answered(
+    tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="unplugged"):
+        play(tiny_model, [TimedQuestion(QUESTION, 4.0), TimedQuestion("B?", 20.0)], GivenSource(FRAMES, fail_at=4))
+    right = answer_of(watched(tiny_model, FRAMES[:3]), max_new_tokens=8)
+    assert f"answer:   {right}\n" in capsys.readouterr().out
+
+
 def test_an_error_in_an_answer_ends_the_run(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no memory left")
 
     monkeypatch.setattr(tiny_model[0].language_model, "forward", failing)
-    with pytest.raises(RuntimeError, match="no memory left"):
+    with pytest.raises(AnswerError, match="no memory left"):
         play(tiny_model, [TimedQuestion(QUESTION, 0.0), TimedQuestion(QUESTION, 20.0)])
 
 
@@ -191,21 +200,77 @@ def test_a_bad_line_in_a_pipe_is_an_error(tiny_model: TinyModel) -> None:
     os.close(reading)
 
 
-def test_stopping_ends_an_answer_under_way(tiny_model: TinyModel) -> None:
-    class SlowScreen(batch.PlainScreen):
-        begun = threading.Event()
+def test_a_question_that_comes_while_the_stream_plays_ends_it_once_answered(
+    tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    schedule = Schedule([])
+    piped = batch.PipedQuestions(reading, schedule)
 
-        def piece(self, text: str) -> None:
-            self.begun.set()
-            time.sleep(0.01)
+    class AskingSource(GivenSource):
+        """Before its fourth frame the first question comes down the pipe, which is closed then."""
 
-    screen = SlowScreen()
-    answerer = Answerer(watched(tiny_model, FRAMES), screen, EventLog(None), max_new_tokens=500)
-    for _ in range(3):
-        answerer.ask(TimedQuestion(QUESTION))
-    assert answerer.n_waiting == 3
-    screen.begun.wait(10)
-    began = time.perf_counter()
-    answerer.stop()
-    assert time.perf_counter() - began < 2  # 1,500 tokens of 10 ms each would take 15 s
-    assert answerer.n_answered == 0
+        def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
+            for frame, time_s in super().__iter__():
+                if self.n_taken == 4:
+                    os.write(writing, b"0: What is there?\n")
+                    os.close(writing)
+                    wait_until_closed(piped)
+                yield frame, time_s
+
+    source = AskingSource(FRAMES)
+    play(tiny_model, [], source, piped, schedule)
+    os.close(reading)
+    assert source.n_taken == 4
+    output = capsys.readouterr()
+    assert "question: What is there?\n            (the question came late" in output.out
+    assert output.err == ""
+
+
+def test_questions_that_come_while_the_last_answers_are_given_are_asked(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    schedule = Schedule([TimedQuestion("First?")])
+    piped = batch.PipedQuestions(reading, schedule)
+    end = batch.PlainScreen.end
+
+    def ask_once_more(screen: batch.PlainScreen, asked: Asked) -> None:
+        if asked.question.text == "First?":  # asked at the end of the stream
+            os.write(writing, b"Second?")
+            os.close(writing)
+            wait_until_closed(piped)
+        end(screen, asked)
+
+    monkeypatch.setattr(batch.PlainScreen, "end", ask_once_more)
+    play(tiny_model, [], None, piped, schedule)
+    os.close(reading)
+    output = capsys.readouterr()
+    right = answer_of(watched(tiny_model, FRAMES), "Second?", max_new_tokens=8)
+    assert f"question: Second?\n            answer:   {right}\n" in output.out
+    assert output.out.endswith("2 questions answered\n")
+    assert output.err == ""
+
+
+def test_a_pipe_that_stays_open_holds_nobody_and_is_named(
+    tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    schedule = Schedule([])
+    piped = batch.PipedQuestions(reading, schedule)
+    os.write(writing, b"4: Early?\n")
+    play(tiny_model, [], GivenSource(FRAMES, wait_s=0.02), piped, schedule)
+    os.close(writing)
+    wait_until_closed(piped)
+    os.close(reading)
+    output = capsys.readouterr()
+    assert output.out.endswith("12 frames watched up to 22.0 s, 12 dropped, 1 question answered\n")
+    assert output.err.startswith("note: the stream has ended and standard input is still open")
+    assert output.err.count("\n") == 1
+
+
+def wait_until_closed(piped: batch.PipedQuestions) -> None:
+    give_up = time.monotonic() + 20
+    while not piped.is_closed:
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
