@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         ablate(parser.parse_args(argv))
     except (ValueError, OSError) as error:
         return refuse(error)
+    except KeyboardInterrupt:
+        print("interrupted: run it again to go on", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -11,6 +11,7 @@ in one line on stderr and exit code 2, too many judge failures in exit code 1.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return evaluate(parser().parse_args(argv))
     except (ValueError, OSError) as error:
         return refuse(error)
+    except KeyboardInterrupt:
+        print("interrupted: run it again to go on", file=sys.stderr)
+        return 130
 
 
 def evaluate(options: argparse.Namespace) -> int:

@@ -107,3 +107,14 @@ def test_one_video_is_too_few_to_shuffle_and_said_before_anything_is_predicted(
     assert main([*command, "--streams", str(N_STREAMS), "--limit", "2"]) == 2  # both questions are about one video
     assert "needs two videos and there is 1" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flash_vstream.eval.ablate.open_model", interrupted)
+    assert main(["--data_root", str(tmp_path), "--output_dir", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "interrupted: run it again to go on\n"

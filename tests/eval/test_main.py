@@ -13,6 +13,7 @@ import pytest
 
 from flash_vstream.eval.identity import checkpoint_hash, code_version, default_folder
 from flash_vstream.eval.main import main
+from flash_vstream.eval.predict import generate
 from flash_vstream.eval.processes import Process, this_process
 from flash_vstream.eval.store import read_rows, read_run
 from flash_vstream.model.loading import embedded_checkpoint
@@ -85,6 +86,30 @@ def test_the_synthetic_world_is_scored_and_reported(
     before = (tmp_path / "predictions.0.jsonl").read_bytes()
     assert main(synthetic(synthetic_root, tmp_path)) == 0  # nothing is asked again
     assert (tmp_path / "predictions.0.jsonl").read_bytes() == before
+
+
+def test_ctrl_c_is_one_line_and_what_was_predicted_is_kept(
+    synthetic_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = synthetic(synthetic_root, tmp_path, "--limit", "8", "--batch_size", "3")
+    calls = []
+
+    def interrupted(*args: Any) -> list[str]:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flash_vstream.eval.predict.generate", interrupted)
+        assert main(command) == 130
+    error = capsys.readouterr().err
+    assert error.endswith("\ninterrupted: run it again to go on\n") and "Traceback" not in error
+    kept = (tmp_path / "predictions.0.jsonl").read_bytes()
+    assert kept.count(b"\n") == 3
+    assert main(command) == 0
+    assert (tmp_path / "predictions.0.jsonl").read_bytes().startswith(kept)
+    assert len(texts(tmp_path)) == 8
 
 
 def test_shuffled_videos_and_other_memories_change_the_answers(synthetic_root: Path, tmp_path: Path) -> None:
