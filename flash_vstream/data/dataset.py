@@ -30,7 +30,8 @@ class ConversationDataset(Dataset[dict[str, Any]]):
     records: see `records`; which frames of a video are seen, see `media`. conversation: prompt style, "plain" or "v1".
     fps: frames a second at which videos are decoded, or their features were made. aspect: "plain" crops pictures to a
     square, "pad" puts them on one of the mean colour (videos are always cropped; features are taken as they are).
-    max_length: turns past this many tokens are left out. feature_width: D that the model takes; None checks nothing.
+    max_length: turns past this many tokens are left out. feature_width, encoder: D that the model takes, and the digest
+    of its vision tower's weights; None checks nothing.
 
     Raises:
         ValueError: an unknown aspect; and, on access, whatever keeps an item from being made, with the record's id.
@@ -46,11 +47,13 @@ class ConversationDataset(Dataset[dict[str, Any]]):
         aspect: str = "plain",
         max_length: int | None = None,
         feature_width: int | None = None,
+        encoder: str | None = None,
     ) -> None:
         if aspect not in ASPECTS:
             raise ValueError(f"image aspect {aspect!r} is unknown: choose one of {', '.join(ASPECTS)}")
         self.records, self.processor, self.conversation, self.folders = records, processor, conversation, folders
         self.fps, self.aspect, self.max_length, self.feature_width = fps, aspect, max_length, feature_width
+        self.encoder = encoder
 
     def __len__(self) -> int:
         return len(self.records)
@@ -97,7 +100,7 @@ class ConversationDataset(Dataset[dict[str, Any]]):
         if path is None:
             return {}
         if path.suffix == FEATURE_SUFFIX:
-            features = self.folders.features(record, self.fps)
+            features = self.folders.features(record, self.fps, self.encoder)
             check_features(str(path), features.shape, self.processor.memory.spatial_size, self.feature_width)
             return {"visual_features": features}
         pad = self.aspect == "pad" and visual_kind(record) == "image"

@@ -108,18 +108,21 @@ class MediaFolders:
             return next((other for other in map(path.with_suffix, OTHER_SUFFIXES) if other.exists()), path)
         return path
 
-    def features(self, record: Record, fps: float) -> Tensor:
-        """The features [T, P, D] of a record whose `path` is a feature file.
+    def features(self, record: Record, fps: float, encoder: str | None = None) -> Tensor:
+        """The features [T, P, D] of a record whose `path` is a feature file. encoder: as for `check_encoder`.
 
         Raises:
-            ValueError: as `read_features` and `window_of`; or the file was made at another rate than fps.
+            ValueError: as `read_features` and `window_of`; or the file was made at another rate or by another encoder.
         """
         path = self.path(record)
         assert path is not None
         if visual_kind(record) == "image":
-            return read_features(path)[0]
+            features, metadata = read_features(path)
+            check_encoder(path, metadata, encoder)
+            return features
         window = window_of(record, fps)
         features, metadata = read_features(path, window.start, window.stop)
+        check_encoder(path, metadata, encoder)
         check_rate(path, metadata, fps)
         features = features[:: window.step]
         if len(features) < window.needed:
@@ -145,6 +148,19 @@ class MediaFolders:
             count += 1
         if count < window.needed:
             raise ValueError(f"{path} ends before the second that record {record.get('id')!r} is about")
+
+
+def check_encoder(path: Path, metadata: dict[str, str], encoder: str | None) -> None:
+    """Raises ValueError where a feature file says that other weights than `encoder` made it (digests; None: not known).
+
+    Without metadata it is believed.
+    """
+    found = metadata.get("encoder")
+    if found is not None and encoder is not None and found != encoder:
+        raise ValueError(
+            f"feature file {path} was made by another vision encoder ({found[:12]}, the model's is {encoder[:12]}):"
+            " extract the features with this model, or give another feature folder"
+        )
 
 
 def check_rate(path: Path, metadata: dict[str, str], fps: float) -> None:

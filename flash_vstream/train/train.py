@@ -17,9 +17,13 @@ from typing import Any
 
 import torch
 from transformers import HfArgumentParser
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from flash_vstream.data import ConversationCollator, ConversationDataset, MediaFolders, Records
 from flash_vstream.data.check import quick_faults, without_listed
+from flash_vstream.data.encoder import FrameEncoder
+from flash_vstream.data.features import feature_shape
+from flash_vstream.data.media import FEATURE_SUFFIX, check_encoder
 from flash_vstream.train.arguments import STAGES, DataArguments, ModelArguments, VStreamTrainingArguments
 from flash_vstream.train.checkpoints import PART, explain_failed_writing, last_checkpoint
 from flash_vstream.train.curve import draw_loss
@@ -41,7 +45,7 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, argume
         ValueError: whatever is wrong with arguments, data, checkpoint, disk or an earlier run in `output_dir`.
     """
     output = Path(str(arguments.output_dir))
-    records = usable_records(data_arguments, arguments)
+    records = usable_records(model_arguments, data_arguments, arguments)
     record = run_record(model_arguments, data_arguments, arguments, len(records))
     last = last_checkpoint(output)
     if last is not None or is_trained(output):
@@ -60,7 +64,9 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, argume
     save_result(trainer)
 
 
-def usable_records(data_arguments: DataArguments, arguments: VStreamTrainingArguments) -> Records:
+def usable_records(
+    model_arguments: ModelArguments, data_arguments: DataArguments, arguments: VStreamTrainingArguments
+) -> Records:
     """The records to train on: all, or all but those of a report. Raises ValueError where others cannot be used."""
     records, skipped = Records(Path(data_arguments.data_path)), 0
     if data_arguments.skip_ids is not None:
@@ -72,6 +78,8 @@ def usable_records(data_arguments: DataArguments, arguments: VStreamTrainingArgu
     if arguments.process_index == 0:  # one is enough to go through hundreds of thousands of files
         try:
             problem = first_fault(records, data_arguments)
+            if problem is None:
+                check_encoders(records, folders_of(data_arguments), encoder_of(model_arguments, data_arguments))
         except (ValueError, OSError) as error:  # the others are waiting for an answer
             problem = str(error)
     problem = said_by_the_first(problem, arguments)
@@ -93,6 +101,35 @@ def first_fault(records: Records, data_arguments: DataArguments) -> str | None:
         f" {faults[0].detail}; see all with python -m flash_vstream.data.check, mend them, or give its report"
         " as --skip_ids"
     )
+
+
+def encoder_of(model_arguments: ModelArguments, data_arguments: DataArguments) -> str | None:
+    """Digest of the weights of the checkpoint's vision tower, as feature files carry it. Raises ValueError.
+
+    None: no features are read, or it cannot be known: ZeRO-3 would split the tower, and one rounded to 16 bits, as
+    `assemble` does beside a language model of 16 bits, has another digest than the one it was read from.
+    """
+    reads_features = data_arguments.image_feature_folder or data_arguments.video_feature_folder
+    if not reads_features or is_deepspeed_zero3_enabled():
+        return None
+    encoder = FrameEncoder.from_checkpoint(model_arguments.model_base or model_arguments.model_path)
+    for dtype in (torch.float16, torch.bfloat16):
+        if all(torch.equal(value, value.to(dtype).to(value.dtype)) for value in encoder.tower.parameters()):
+            return None
+    return encoder.digest
+
+
+def check_encoders(records: Records, folders: MediaFolders, encoder: str | None) -> None:
+    """Raises ValueError where a feature file, the first used of each folder, is of another encoder.
+
+    All others are looked at when they are read.
+    """
+    seen = set()
+    for record in records if encoder is not None else ():
+        path = folders.path(record)
+        if path is not None and path.suffix == FEATURE_SUFFIX and path.parent not in seen:
+            seen.add(path.parent)
+            check_encoder(path, feature_shape(path)[1], encoder)
 
 
 def said_by_the_first(text: str | None, arguments: VStreamTrainingArguments) -> str | None:
@@ -135,6 +172,7 @@ def make_trainer(
         aspect=data_arguments.image_aspect_ratio,
         max_length=data_arguments.max_length or longest,
         feature_width=config.vision_config.hidden_size,
+        encoder=encoder_of(model_arguments, data_arguments),
     )
     arguments.remove_unused_columns = False  # the Trainer knows only datasets of another library
     return VStreamTrainer(
@@ -204,9 +242,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         train(*parse(sys.argv[1:] if argv is None else argv))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_traceback(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def without_traceback(error: Exception) -> str:
+    """The message; of an error of a data worker, around which torch puts that process's traceback, the last line."""
+    text = str(error)
+    if "in DataLoader worker process" not in text.partition("\n")[0]:
+        return text
+    return " ".join(text.rpartition(f"\n{type(error).__name__}: ")[2].split())
 
 
 def leave() -> None:

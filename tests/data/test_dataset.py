@@ -190,6 +190,19 @@ def test_features_of_another_model_are_refused(tmp_path: Path, processor: VStrea
             dataset([record()], processor, tmp_path, folders=folders)[0]
 
 
+def test_features_of_another_encoder_are_refused_where_they_say_so(tmp_path: Path, processor: VStreamProcessor) -> None:
+    folders = MediaFolders(tmp_path, tmp_path, tmp_path, tmp_path)
+    for seen, shape in ((record(), (3, N_PATCHES, WIDTH)), (image_record(), (N_PATCHES, WIDTH))):
+        for metadata, known in (({"encoder": "aa"}, "aa"), ({"encoder": "aa"}, None), ({}, "aa")):
+            write_features(tmp_path / "a.safetensors", torch.zeros(*shape), metadata)
+            assert "visual_features" in dataset([seen], processor, tmp_path, folders=folders, encoder=known)[0]
+        write_features(tmp_path / "a.safetensors", torch.zeros(*shape), {"encoder": "aa"})
+        with pytest.raises(
+            ValueError, match=rf"record '{seen['id']}': feature file .* another vision encoder \(aa, .* bb"
+        ):
+            dataset([seen], processor, tmp_path, folders=folders, encoder="bb")[0]
+
+
 def test_an_unknown_aspect_is_named(processor: VStreamProcessor, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="aspect 'square' is unknown: choose one of plain, pad"):
         dataset([record()], processor, tmp_path, aspect="square")

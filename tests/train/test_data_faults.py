@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from flash_vstream.data import check, write_features
+from flash_vstream.data.encoder import FrameEncoder
+from flash_vstream.model import load
 from flash_vstream.train.arguments import DataArguments
-from flash_vstream.train.train import main
+from flash_vstream.train.train import encoder_of, main
 from tests.train.tiny import command, everything, losses, save_data, save_model
 
 
@@ -78,6 +80,47 @@ def test_features_of_another_width_are_named(
     write_features(path, torch.zeros(3, 16, 31), {})
     line = run(model, data, tmp_path / "run", capsys)
     assert "record 'r0'" in line and f"feature file {path} is 31 wide but the model takes 32" in line
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_file_is_one_line(
+    workers: int, model: Path, data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A data worker's error comes with its traceback, which is nothing for people."""
+    path = Path(str(data.video_feature_folder)) / "video3.safetensors"  # of a folder the first is opened beforehand
+    path.write_bytes(path.read_bytes()[:-10])
+    assert main(command(everything(model), data, tmp_path / "run", dataloader_num_workers=workers)) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line.lower() or "Traceback" in line]
+    assert len(errors) == 1 and errors[0].startswith(f"error: record 'r3': feature file {path} is damaged")
+
+
+def test_features_of_another_encoder_are_refused(
+    model: Path, data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = FrameEncoder.from_checkpoint(model).digest
+    folder = Path(str(data.video_feature_folder))
+    features = torch.randn(12, 16, 32)
+    write_features(folder / "video0.safetensors", features, {"encoder": own})
+    write_features(folder / "video3.safetensors", features, {"encoder": "f00d" * 16})
+    line = run(model, data, tmp_path / "run", capsys)  # of this folder the first is the model's own
+    assert line == (
+        f"error: record 'r3': feature file {folder / 'video3.safetensors'} was made by another vision encoder"
+        f" (f00df00df00d, the model's is {own[:12]}): extract the features with this model, or give another feature"
+        " folder"
+    )
+    write_features(folder / "video0.safetensors", features, {"encoder": "f00d" * 16})
+    line = run(model, data, tmp_path / "run", capsys)
+    assert line.startswith(f"error: feature file {folder / 'video0.safetensors'} was made by another vision encoder")
+
+
+def test_a_rounded_encoder_knows_no_features_for_foreign(model: Path, data: DataArguments, tmp_path: Path) -> None:
+    """`assemble` gives the tower the language model's dtype: its digest is no longer that of the extraction."""
+    loaded, processor = load(model)
+    loaded.vision_tower.half()
+    loaded.save_pretrained(tmp_path / "half")
+    processor.save_pretrained(tmp_path / "half")
+    assert encoder_of(everything(tmp_path / "half"), data) is None
+    assert encoder_of(everything(model), data) == FrameEncoder.from_checkpoint(model).digest
 
 
 def test_listed_records_are_left_out_and_counted(
