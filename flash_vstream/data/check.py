@@ -5,22 +5,28 @@
 Every picture is opened and every video decoded as training would do it, each file once; of feature files the head is
 read. The faults: a file is "missing", "empty" or "corrupt"; a record has "no supervision" (all its answers are empty),
 is a "bad record" (turns, placeholders, times) or, for the model of --model_path, "too long" (not even its first turn
-fits). They are counted, and listed in a report that training can be told to skip the records of.
+fits). They are counted, and listed in a report that training can be told to skip the records of. A file that crashes
+its decoder is "corrupt" too, where worker processes open the files: it takes only its worker down.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
+import multiprocessing
 import os
+import signal
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+import torch
 from tqdm import tqdm
 
 from flash_vstream.data.dataset import check_features
@@ -34,13 +40,18 @@ from flash_vstream.video import read_frames
 
 FAULTS = ("missing", "empty", "corrupt", "no supervision", "bad record", "too long")
 SHOWN = 5  # names printed of each fault
-JOBS_AT_ONCE = 8  # files that a worker takes in one go
+
+Job = tuple[Path | None, list[tuple[int, Record]]]  # a file, or None, and the records that show it, with their indices
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """Why one record cannot be learnt from. file: as the record names it, "" for text; detail: one line for people."""
+    """Why one record cannot be learnt from.
 
+    index: its place in the data; file: as the record names it, "" for text; detail: one line for people.
+    """
+
+    index: int
     id: str
     file: str
     fault: str
@@ -131,62 +142,103 @@ def quick_faults(
     return faults
 
 
-class _Files(Dataset[tuple[int, list[tuple[int, Fault]]]]):
-    """One item a file: the number of records that show it, and the faults of these, with their indices.
-
-    Each text-only record is an item of its own.
-    """
-
-    def __init__(self, records: Sequence[Record], checks: Checks) -> None:
-        self.records, self.checks = records, checks
-        shown: dict[Path, list[int]] = defaultdict(list)
-        self.items: list[tuple[Path | None, list[int]]] = []
-        self.found: list[tuple[int, Fault]] = []
-        for index, record in enumerate(tqdm(records, desc="records", unit="record")):
-            found = checks.of_record(record)
-            if found is not None:
-                self.found.append((index, _fault(record, index, *found)))
-            elif (path := checks.folders.path(record)) is not None:
-                shown[path].append(index)
-            elif checks.processor is not None:
-                self.items.append((None, [index]))
-        self.items += shown.items()
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, number: int) -> tuple[int, list[tuple[int, Fault]]]:
-        path, indices = self.items[number]
-        records = [self.records[index] for index in indices]
-        found: list[tuple[str, str] | None]
-        try:
-            missing = None if path is None else self.checks.of_place(path)
-            n_frames = 0
-            if path is not None and missing is None:
-                n_frames = self.checks.of_content(path, visual_kind(records[0]) or "")
-            found = [missing or self.checks.of_fit(record, n_frames) for record in records]
-        except (ValueError, OSError) as error:
-            found = [("corrupt", str(error))] * len(records)
-        pairs = zip(indices, records, found, strict=True)
-        return len(records), [(index, _fault(record, index, *what)) for index, record, what in pairs if what]
-
-
 def find_faults(records: Sequence[Record], checks: Checks, workers: int = 0) -> list[Fault]:
-    """All faults, in the order of the records; `workers` processes open the files (0: this one), with progress bars."""
-    files = _Files(records, checks)
-    # Out of order, so that one long video does not keep the other workers waiting.
-    loader = DataLoader(files, JOBS_AT_ONCE, num_workers=workers, collate_fn=list, in_order=False)
-    faults = list(files.found)
-    with tqdm(total=sum(len(indices) for _, indices in files.items), desc="files", unit="record") as progress:
-        for batch in loader:
-            for n_records, found in batch:
-                progress.update(n_records)
-                faults += found
-    return [fault for _, fault in sorted(faults, key=lambda pair: pair[0])]
+    """All faults, in the order of the records; `workers` processes open the files (0: this one), with progress bars.
+
+    Raises RuntimeError where a worker cannot even start.
+    """
+    faults: list[Fault] = []
+    texts: list[int] = []  # indices, as in the next
+    shown: dict[Path, list[int]] = defaultdict(list)
+    for index, record in enumerate(tqdm(records, desc="records", unit="record")):
+        found = checks.of_record(record)
+        if found is not None:
+            faults.append(_fault(record, index, *found))
+        elif (path := checks.folders.path(record)) is not None:
+            shown[path].append(index)
+        elif checks.processor is not None:
+            texts.append(index)
+    items: list[tuple[Path | None, list[int]]] = [*((None, [index]) for index in texts), *shown.items()]
+    jobs = ((path, [(index, records[index]) for index in indices]) for path, indices in items)
+    with tqdm(total=len(texts) + sum(map(len, shown.values())), desc="files", unit="record") as progress:
+        here = ((job, _faults_of(job, checks)) for job in jobs)
+        for (_, told), more in _in_workers(jobs, checks, min(workers, len(items))) if workers else here:
+            progress.update(len(told))
+            faults += more
+    return sorted(faults, key=lambda fault: fault.index)
+
+
+def _faults_of(job: Job, checks: Checks) -> list[Fault]:
+    """Opens a file, once for all its records."""
+    path, told = job
+    found: list[tuple[str, str] | None]
+    try:
+        missing = None if path is None else checks.of_place(path)
+        n_frames = 0
+        if path is not None and missing is None:
+            n_frames = checks.of_content(path, visual_kind(told[0][1]) or "")
+        found = [missing or checks.of_fit(record, n_frames) for _, record in told]
+    except (ValueError, OSError) as error:
+        found = [("corrupt", str(error))] * len(told)
+    return [_fault(record, index, *what) for (index, record), what in zip(told, found, strict=True) if what]
+
+
+def _in_workers(jobs: Iterator[Job], checks: Checks, n_workers: int) -> Generator[tuple[Job, list[Fault]], None, None]:
+    """What `_faults_of` says of each job, as it comes: one long video does not keep the other workers waiting."""
+    running: dict[Future[list[Fault]], tuple[ProcessPoolExecutor, Job]] = {}
+    # Each worker is a pool of its own, for a pool that breaks does not say on which of its jobs.
+    idle = [_worker(checks) for _ in range(n_workers)]
+    try:
+        while True:
+            for job in itertools.islice(jobs, len(idle)):
+                worker = idle.pop()
+                running[worker.submit(_work, job)] = worker, job
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                worker, job = running.pop(future)
+                try:
+                    faults = future.result()
+                except BrokenProcessPool:
+                    detail = f"{job[0] or 'the text'} crashed the process that read it: make it anew or leave it out"
+                    faults = [_fault(record, index, "corrupt", detail) for index, record in job[1]]
+                    worker.shutdown()
+                    worker = _worker(checks)
+                idle.append(worker)
+                yield job, faults
+    finally:
+        for worker in [*idle, *(worker for worker, _ in running.values())]:
+            worker.shutdown(wait=False)
+
+
+def _worker(checks: Checks) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["flash_vstream.data.check"])
+    worker = ProcessPoolExecutor(1, context, _begin_work, (checks,))
+    try:
+        worker.submit(os.getpid).result()
+    except BrokenProcessPool as error:
+        raise RuntimeError("a worker process ended before its first file: try --workers 0") from error
+    return worker
+
+
+_checks: Checks  # what the jobs of a worker have in common; there is none in other processes
+
+
+def _begin_work(checks: Checks) -> None:
+    """In a worker, at its start: with each job, it would be pickled anew, and a tokenizer is large."""
+    global _checks
+    _checks = checks
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # on Ctrl-C, the process that started this one has the word
+    torch.set_num_threads(1)
+
+
+def _work(job: Job) -> list[Fault]:
+    return _faults_of(job, _checks)
 
 
 def _fault(record: Record, index: int, fault: str, detail: str) -> Fault:
-    return Fault(record_id(record, index), _file(record), fault, detail)
+    return Fault(index, record_id(record, index), _file(record), fault, detail)
 
 
 def _file(record: Record) -> str:
@@ -194,7 +246,7 @@ def _file(record: Record) -> str:
 
 
 def write_report(path: Path, data_path: Path, faults: Sequence[Fault]) -> None:
-    """`{"data": path, "faults": [{"id", "file", "fault", "detail"}]}`, the whole file or nothing."""
+    """`{"data": path, "faults": [{"index", "id", "file", "fault", "detail"}]}`, the whole file or nothing."""
     report = {"data": str(data_path), "faults": [dataclasses.asdict(fault) for fault in faults]}
     partial = path.with_suffix(f".{os.getpid()}.part")
     partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -204,23 +256,30 @@ def write_report(path: Path, data_path: Path, faults: Sequence[Fault]) -> None:
 def without_listed(records: Records, report: Path) -> tuple[Records, int]:
     """The records that a report does not list, and how many it took out.
 
-    Known by id and file together, for in the real data several records share an id.
+    Known by index, id and file together: records share ids and pictures, and a report may be of another state of the
+    data. One from before reports held indices lists all records of an id and file.
 
     Raises:
         ValueError: the report is missing or none of `write_report`, or it lists a record that is not in the data.
     """
     try:
-        listed = {(row["id"], row["file"]) for row in json.loads(report.read_text(encoding="utf-8"))["faults"]}
+        rows = json.loads(report.read_text(encoding="utf-8"))["faults"]
+        listed = {(row["id"], row["file"], row.get("index")) for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{report} is no report of the check command ({error!r}): write one with flash_vstream.data.check"
         ) from error
-    names = [(record_id(record, index), _file(record)) for index, record in enumerate(records)]
-    if unknown := listed.difference(names):
+    kept, unknown = [], set(listed)
+    for index, record in enumerate(records):
+        names = {(record_id(record, index), _file(record), place) for place in (index, None)}
+        if listed.isdisjoint(names):
+            kept.append(index)
+        unknown -= names
+    if unknown:
         raise ValueError(
-            f"{report} lists record {min(unknown)[0]!r}, which is not in {records.path}: check the data again"
+            f"{report} lists record {min(unknown, key=str)[0]!r}, which is not in {records.path}, or not in the same"
+            " place: check the data again"
         )
-    kept = [index for index, name in enumerate(names) if name not in listed]
     return records.select(kept), len(records) - len(kept)
 
 
@@ -283,9 +342,12 @@ def run(arguments: argparse.Namespace) -> list[Fault]:
 def main(argv: Sequence[str] | None = None) -> int:
     try:
         return 1 if run(parser().parse_args(argv)) else 0
-    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: a worker process died
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: a worker process cannot start
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: there is no report; run it again", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

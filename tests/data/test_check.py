@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +133,74 @@ def test_a_report_that_is_none_or_of_other_data_is_named(tmp_path: Path) -> None
     report.write_text(json.dumps({"faults": [{"id": "r1", "file": "b.mp4", "fault": "missing"}]}))
     with pytest.raises(ValueError, match=r"lists record 'r1', which is not in .*data\.json"):
         without_listed(records, report)
+
+
+def test_of_records_alike_only_the_listed_one_is_left_out(
+    tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in tiny_model:
+        part.save_pretrained(tmp_path / "model")
+    write_picture(tmp_path / "a.jpg")
+    long = conversation([("Say much.", "word " * 300)])
+    records = [image_record(), image_record(conversations=long), image_record(), text_record(), text_record(time=1)]
+    data, report = write_records(tmp_path / "data.json", records), tmp_path / "data.faults.json"
+    command = [f"--data_path={data}", f"--image_folder={tmp_path}", f"--model_path={tmp_path / 'model'}"]
+    assert main([*command, "--workers=0"]) == 1
+    told = json.loads(report.read_text())
+    assert [(row["index"], row["id"], row["fault"]) for row in told["faults"]] == [(1, "i1", "too long")]
+    kept, skipped = without_listed(Records(data), report)
+    assert skipped == 1 and list(kept) == [records[0], *records[2:]]
+
+    write_records(data, records[2:] + records[:2])  # every record has another place now
+    with pytest.raises(ValueError, match=r"lists record 'i1', which is not in .*data\.json, or not in the same place"):
+        without_listed(Records(data), report)
+    del told["faults"][0]["index"]  # as reports were before they held it
+    report.write_text(json.dumps(told))
+    kept, skipped = without_listed(Records(data), report)
+    assert skipped == 3 and list(kept) == records[3:]
+
+
+@dataclasses.dataclass(frozen=True)
+class CrashingChecks(Checks):
+    """A decoder that crashes on one file. Not a mock: worker processes have to find it."""
+
+    def of_content(self, path: Path, kind: str) -> int:
+        if path.name == "crash.mp4":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().of_content(path, kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnstartableChecks(Checks):
+    def __setstate__(self, state: object) -> None:
+        raise ValueError("never to be unpickled")
+
+
+def test_a_decoder_that_crashes_is_a_fault_of_its_file_only(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    shutil.copy(tmp_path / "a.mp4", tmp_path / "crash.mp4")
+    crashing = [record(id=name, video="crash.mp4") for name in ("first", "second")]
+    write_records(tmp_path / "data.json", [*json.loads((folder / "data.json").read_text()), *crashing])
+    monkeypatch.setattr("flash_vstream.data.check.Checks", CrashingChecks)
+    report = tmp_path / "report.json"
+    assert main(arguments(tmp_path, "--workers=2", f"--report={report}")) == 1
+    faults = json.loads(report.read_text())["faults"]
+    crashed = {"first": ("crash.mp4", "corrupt"), "second": ("crash.mp4", "corrupt")}
+    assert {row["id"]: (row["file"], row["fault"]) for row in faults} == crashed | WRONG
+    assert all("crash.mp4 crashed the process that read it" in row["detail"] for row in faults[-2:])
+    assert "18 records, 13 with faults" in capsys.readouterr().out
+
+
+def test_workers_that_cannot_start_are_no_fault_of_the_files(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flash_vstream.data.check.Checks", UnstartableChecks)
+    report = tmp_path / "report.json"
+    assert main(arguments(folder, "--workers=2", f"--report={report}")) == 2
+    assert capsys.readouterr().err.endswith("error: a worker process ended before its first file: try --workers 0\n")
+    assert not report.exists()
 
 
 def test_features_and_lengths_are_held_against_a_model(
