@@ -1,1 +1,1 @@
-"""Serving a live stream: the session (`session`) and the real-time command line (`cli`). Nothing heavy loads here."""
+"""Serving a live stream: the session (`session`) and the real-time command line (`cli`)."""

@@ -4,8 +4,8 @@
     python -m flash_vstream.serve.cli --video_file FILE --ask "30: What is in the room?"
 
 In a terminal it takes questions at any moment (`terminal`), otherwise those of --ask or standard input (`batch`).
-What a user gave wrongly ends in one line on stderr and exit code 2, Ctrl-C in exit code 130. Everything heavy is
-imported after the arguments are read, so that --help and errors come at once.
+What a user gave wrongly ends in one line on stderr and exit code 2, an answer that could not be generated in one and
+exit code 1, Ctrl-C in exit code 130.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
+import torch
+import transformers
+
+from flash_vstream.model import load
+from flash_vstream.serve import batch
+from flash_vstream.serve.live import AnswerError, EventLog
 from flash_vstream.serve.questions import Schedule, parse, read_file
-
-if TYPE_CHECKING:
-    from flash_vstream.serve.session import StreamSession
+from flash_vstream.serve.session import StreamSession
+from flash_vstream.video import LiveSource, open_source
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 CLIP = ASSETS / "clip.mp4"
@@ -92,9 +97,9 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of our output has gone (as `| head` does); nothing more can be said, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, AnswerError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, AnswerError) else 2
     return 0
 
 
@@ -106,16 +111,11 @@ def _run(options: argparse.Namespace) -> None:
     schedule = Schedule([parse(line, need_time=True) for line in options.ask])
     reads_stdin = not options.ask and sys.stdin is not None and not stdin_is_terminal and video != "-"
 
-    from flash_vstream.serve.live import EventLog
-    from flash_vstream.video import LiveSource, open_source
-
     log = EventLog(options.log_file)
     try:
         piped = None
         if reads_stdin:
-            from flash_vstream.serve.batch import PipedQuestions
-
-            piped = PipedQuestions(sys.stdin.fileno(), schedule)
+            piped = batch.PipedQuestions(sys.stdin.fileno(), schedule)
         frames = open_source(video, fps=options.video_fps, play_speed=options.play_speed)
         session = _open_session(options)
         demo = read_file(CLIP_QUESTIONS) if is_clip else []
@@ -130,30 +130,25 @@ def _run(options: argparse.Namespace) -> None:
         )
         source = LiveSource(frames)
         if interactive:
+            # Only here: nothing else needs prompt_toolkit.
             from flash_vstream.serve.terminal import Terminal
 
             examples = [question.text for question in demo[:3]]
             Terminal(source, session, log, options.max_new_tokens, examples).run()
         else:
-            from flash_vstream.serve import batch
-
             if piped is not None:
                 piped.wait_for_first()
-            if demo and not options.ask and len(schedule) == 0:
-                # A pipe that has said nothing by now is taken for one that nobody writes to, or closes.
-                schedule, piped = Schedule(demo), None
+                piped.raise_error()
+            if len(schedule) == 0:
+                # A pipe that is silent until now may be one that nobody writes to. If it speaks later it is heard, too.
+                for question in demo:
+                    schedule.add(question)
             batch.run(source, session, schedule, piped, log, options.max_new_tokens)
     finally:
         log.close()
 
 
 def _open_session(options: argparse.Namespace) -> StreamSession:
-    import torch
-    import transformers
-
-    from flash_vstream.model import load
-    from flash_vstream.serve.session import StreamSession
-
     # Its progress bars and hints are for developers, and would run into the prompt.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

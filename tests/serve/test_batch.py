@@ -123,9 +123,7 @@ def test_a_source_that_fails_is_an_error(tiny_model: TinyModel, capsys: pytest.C
     assert "watched" not in capsys.readouterr().out
 
 
-def test_what_was_asked_before_an_error_is_answered(
-    tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_asked_before_an_error_is_answered(tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="unplugged"):
         play(tiny_model, [TimedQuestion(QUESTION, 4.0), TimedQuestion("B?", 20.0)], GivenSource(FRAMES, fail_at=4))
     right = answer_of(watched(tiny_model, FRAMES[:3]), max_new_tokens=8)

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from flash_vstream.serve import cli
+from flash_vstream.serve import batch, cli
 from tests.conftest import TinyModel
-from tests.serve.test_session import QUESTION, answer_of, make_frames, watched
-
-FRAMES = [(frame, time_s / 2) for frame, time_s in make_frames(12)]  # one a second
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    for part in tiny_model:
-        part.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A stream as a directory of pictures: png, so that the frames come out as they went in."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for number, (frame, _) in enumerate(FRAMES):
-        Image.fromarray(frame).save(folder / f"{number}.png")
-    return str(folder)
+from tests.serve.conftest import FRAMES, start
+from tests.serve.test_session import QUESTION, answer_of, watched
 
 
 @pytest.fixture
@@ -166,14 +143,6 @@ def test_a_broken_checkpoint_is_one_line_and_code_2(
     assert error.count("\n") == 1
 
 
-def start(
-    *arguments: str, stdin: int, stdout: int, environment: dict[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "flash_vstream.serve.cli", "--device", "cpu", *arguments]
-    environment = os.environ | (environment or {})
-    return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=environment)
-
-
 def test_ctrl_c_ends_cleanly(checkpoint: str, pictures: str) -> None:
     process = start("--model_path", checkpoint, "--video_file", pictures, "--ask", "0: Now?", "--ask", "90: Late?",
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)  # fmt: skip
@@ -196,63 +165,60 @@ def test_questions_from_a_pipe(tiny_model: TinyModel, checkpoint: str, pictures:
         assert answer_of(watched(tiny_model, FRAMES[:n_frames]), text, max_new_tokens=8).encode() in output
 
 
-def test_in_a_terminal_questions_and_commands_are_taken_while_the_stream_plays(
-    tiny_model: TinyModel, checkpoint: str, pictures: str, tmp_path: Path
+def test_an_answer_that_fails_is_one_line_and_code_1(
+    tiny_model: TinyModel,
+    checkpoint: str,
+    pictures: str,
+    capsys: pytest.CaptureFixture[str],
+    silent_stdin: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In a pseudo-terminal: a question, an unknown command, /memory, /save, /reset, a bad question, /quit."""
-    main, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-    process = start(
-        "--model_path", checkpoint, "--video_file", pictures, "--play_speed", "4", "--max_new_tokens", "8",
-        stdin=side, stdout=side, environment={"TERM": "xterm"},
-    )  # fmt: skip
-    os.close(side)
-    shown = ""
+    def failing(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("CUDA out of memory.\nTried to allocate 2 GiB")
 
-    def wait_for(text: str, timeout_s: float = 30) -> None:
-        nonlocal shown
-        give_up = time.monotonic() + timeout_s
-        while text not in shown:
-            assert time.monotonic() < give_up, f"{text!r} did not come in {shown!r}"
-            if select.select([main], [], [], 0.2)[0]:
-                came = os.read(main, 65536).decode(errors="replace")
-                os.write(main, b"\x1b[1;1R" * came.count("\x1b[6n"))  # as a terminal says where its cursor is
-                shown += came
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaModel.forward", failing)
+    code = run("--model_path", checkpoint, "--video_file", pictures, "--play_speed", "inf", "--ask", "3: What?")
+    assert code == 1
+    words = "(RuntimeError: CUDA out of memory. Tried to allocate 2 GiB)"
+    assert capsys.readouterr().err == f'error: no answer to "What?" {words}\n'
 
-    def type_line(line: str) -> None:
-        nonlocal shown
-        shown = ""
-        os.write(main, line.encode() + b"\r")
 
-    wait_for("playing")
-    while "frames seen, first token after" not in shown:
-        type_line("What is it?")  # while frames flow
-        wait_for("first ")  # "first token after", or "before the first frame" where the machine is slow to bring one
-    while "ended 11.0 s | 12 frames | 0 dropped | 77 memory tokens" not in shown:
-        type_line("/help")  # the status line is redrawn whole only when something was printed
-        wait_for("/quit")
-        wait_for("memory tokens")
-    type_line(QUESTION)
-    wait_for(answer_of(watched(tiny_model, FRAMES), max_new_tokens=8))
-    wait_for("(stream time 11.0 s, 12 frames seen, first token after")
-    type_line("/dance")
-    wait_for("There is no command /dance.")
-    wait_for("/quit")
-    type_line("/memory")
-    wait_for("memory of 12 frames: 77 tokens")
-    type_line(f"/save {tmp_path / 'stream.safetensors'}")
-    wait_for("Saved to")
-    type_line("/save /dev/null/nowhere")
-    wait_for("error: cannot save the session")
-    type_line("/reset")
-    wait_for("The memory is empty")
-    type_line("And now?")
-    wait_for("error: the question came before the first frame")
-    type_line("/quit")
-    wait_for("2 questions answered")
-    assert process.wait(timeout=30) == 0
-    os.close(main)
-    assert (tmp_path / "stream.safetensors").is_file()
+@pytest.mark.parametrize("line", ["2: Late?\n", "-2: Wrong?\n"])
+def test_a_pipe_that_speaks_after_the_clip_began_is_heard_besides_its_own_questions(
+    checkpoint: str,
+    pictures: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+) -> None:
+    own = tmp_path / "clip.json"
+    own.write_text('[{"time": 4, "question": "Own?", "answer": "red"}]')
+    monkeypatch.setattr(cli, "_is_shipped_clip", lambda video: True)
+    monkeypatch.setattr(cli, "CLIP_QUESTIONS", own)
+    monkeypatch.setattr(batch, "FIRST_LINE_WAIT_S", 0.01)
+    reading, writing = os.pipe()
+    play = batch.run
+
+    def play_when_it_has_spoken(*arguments: Any) -> None:
+        os.write(writing, line.encode())
+        os.close(writing)
+        piped = arguments[3]
+        piped._thread.join(20)
+        play(*arguments)
+
+    monkeypatch.setattr(batch, "run", play_when_it_has_spoken)
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        code = run("--model_path", checkpoint, "--video_file", pictures, "--play_speed", "inf")
+    output = capsys.readouterr()
+    if "Late?" in line:
+        assert (code, output.err) == (0, "")
+        assert output.out.index("question: Late?") < output.out.index("question: Own?")
+        assert "2 questions answered" in output.out
+    else:
+        assert code == 2
+        assert output.err.startswith('error: "-2: Wrong?" asks before the stream began')
 
 
 def test_frames_are_the_pictures(pictures: str) -> None:
