@@ -5,20 +5,24 @@
 
 import argparse
 import json
+import os
 import random
 import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from flash_vstream.model import load
 from flash_vstream.synthetic.dataset import write_json
 from flash_vstream.synthetic.questions import all_questions, ask_times, choose
 from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import Stream, make_stream
+from flash_vstream.train.checkpoints import flush
 
 CLIP_SEED = 3_000_029  # away from training and scoring; in it one object leaves a room and comes into the next
 CLIP_SECONDS = (115.0, 125.0)
@@ -31,7 +35,6 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 def package_model(model_path: str, folder: Path) -> None:
     """Write model and processor to `folder`, weights in float16 and opened as float32."""
     model, processor = load(model_path, dtype=torch.float32)
-    shutil.rmtree(folder, ignore_errors=True)
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
     path = folder / "config.json"
@@ -60,12 +63,34 @@ def package_clip(folder: Path) -> None:
     write_json(folder / "clip.json", clip_questions(stream))
 
 
+def package(model_path: str, assets: Path) -> None:
+    """Put model and clip into `assets`. What is there stays until all that takes its place is on the disk."""
+    with tempfile.TemporaryDirectory(suffix=".part", dir=assets) as name:
+        part = Path(name)
+        package_model(model_path, part / "tiny")
+        package_clip(part)
+        flush(part)
+        old = assets / "tiny.old"  # not in `part`, which goes whatever happens between these lines
+        if (assets / "tiny").exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(assets / "tiny", old)
+        for made in ("tiny", "clip.mp4", "clip.json"):
+            os.replace(part / made, assets / made)
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_path", required=True)
     arguments = parser.parse_args(argv)
-    package_model(arguments.model_path, ASSETS / "tiny")
-    package_clip(ASSETS)
+    try:
+        package(arguments.model_path, ASSETS)
+    except (ValueError, OSError, SafetensorError) as error:  # the last: a full disk, as safetensors puts it
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: what was packaged before is kept", file=sys.stderr)
+        return 130
     return 0
 
 
