@@ -1,4 +1,4 @@
-"""A whole training from one readable file: base model, features, stage 1, stage 2, evaluation.
+"""A whole training from one readable file: base model, features, checks of the data, stage 1, stage 2, evaluation.
 
     python -m flash_vstream.recipe scripts/recipe_7b.yaml              looks for all it needs, then runs the steps
     python -m flash_vstream.recipe scripts/recipe_7b.yaml --check      only looks, and prints the commands
@@ -10,15 +10,11 @@ Run again after a kill, it goes on where it was, for each step finds what it has
 
 import argparse
 import dataclasses
-import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import torch
 import yaml
 from transformers import HfArgumentParser
 
@@ -26,22 +22,24 @@ from flash_vstream.data.extract import ExtractArguments
 from flash_vstream.eval import main as evaluation
 from flash_vstream.eval.benchmarks import BENCHMARKS, find_benchmark
 from flash_vstream.eval.judge import check_environment
+from flash_vstream.recipe_steps import Launch, Step, run_check, run_step
 from flash_vstream.train import assemble
-from flash_vstream.train.arguments import (
-    STAGES,
-    DataArguments,
-    ModelArguments,
-    VStreamTrainingArguments,
-    accumulation_steps,
-)
+from flash_vstream.train import train as training
+from flash_vstream.train.arguments import STAGES, accumulation_steps
 
 Options = dict[str, Any]
-TRAINING_OPTIONS = {
-    field.name
-    for group in (ModelArguments, DataArguments, VStreamTrainingArguments)
-    for field in dataclasses.fields(group)
-} | {"stage"}
-SOME_FILES_FAILED = 1  # exit code of the extraction; whether they matter, the training's check of its data says
+STAGE_STEPS = ("stage1", "stage2")
+NEEDED = ("stage", "model_path", "data_path", "output_dir", "per_device_train_batch_size")  # of each of them
+CHECKED = (  # what the check of a stage's data takes from the stage
+    "data_path",
+    "image_folder",
+    "video_folder",
+    "image_feature_folder",
+    "video_feature_folder",
+    "video_fps",
+    "conversation",
+    "max_length",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,42 +57,15 @@ class Recipe:
     def result(self) -> str:
         return str(self.stage2["output_dir"])
 
+    @property
+    def tags(self) -> list[str]:
+        """The benchmarks to score on; none: what the evaluation takes by itself."""
+        return [str(tag) for tag in self.evaluation.get("tags") or []]
 
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """On how many GPUs (on a CPU: processes) of how many machines a step runs."""
-
-    processes: int
-    nodes: int = 1
-    node_rank: int = 0
-    master: str = "127.0.0.1:29500"
-
-    @classmethod
-    def from_environment(cls) -> "Launch":
-        """Raises ValueError for what is no number, or for several machines without the first one's name."""
-        values = {}
-        for name, default in (("GPUS", max(torch.cuda.device_count(), 1)), ("NNODES", 1), ("NODE_RANK", 0)):
-            text = os.environ.get(name, str(default))
-            if not text.isdecimal() or (name != "NODE_RANK" and int(text) == 0):
-                raise ValueError(f"{name} is {text!r} in the environment: give a number")
-            values[name] = int(text)
-        if values["NNODES"] > 1 and ("MASTER_ADDR" not in os.environ or "NODE_RANK" not in os.environ):
-            raise ValueError(
-                f"NNODES is {values['NNODES']}: set MASTER_ADDR to the first machine and NODE_RANK on each"
-            )
-        master = f"{os.environ.get('MASTER_ADDR', '127.0.0.1')}:{os.environ.get('MASTER_PORT', '29500')}"
-        return cls(values["GPUS"], values["NNODES"], values["NODE_RANK"], master)
-
-    def command(self, module: str, arguments: Sequence[str]) -> list[str]:
-        """The command line that runs a module so."""
-        if self.nodes == 1:
-            place = ["--standalone"]
-        else:
-            address, port = self.master.rsplit(":", 1)
-            place = ["--nnodes", str(self.nodes), "--node_rank", str(self.node_rank)]
-            place += ["--master_addr", address, "--master_port", port]
-        torchrun = [sys.executable, "-m", "torch.distributed.run", *place, "--nproc_per_node", str(self.processes)]
-        return [*torchrun, "-m", module, *arguments]
+    def stage(self, name: str) -> Options:
+        """The options of a stage, with those that its number stands for."""
+        given = {key: value for key, value in getattr(self, name).items() if value is not None}
+        return {**STAGES[given["stage"]], **given}
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -124,25 +95,36 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def check_options(recipe: Recipe, path: Path) -> None:
-    """Raises ValueError for an option that its command does not have, or lacks."""
-    for name in ("stage1", "stage2"):
+    """Raises ValueError for an option that its command does not have or lacks, or a value that it does not take."""
+    for name in STAGE_STEPS:
         options = getattr(recipe, name)
-        if unknown := sorted(set(options) - TRAINING_OPTIONS):
-            raise ValueError(f"recipe {path}: {name} has no option {unknown[0]!r}")
-        for needed in ("stage", "model_path", "data_path", "output_dir", "per_device_train_batch_size"):
-            if needed not in options:
-                raise ValueError(f"recipe {path}: {name} lacks {needed}")
-    fields = {field.name for field in dataclasses.fields(ExtractArguments)}
+        _check(path, name, options, training.parser(), words(options), NEEDED)
     for options in recipe.extract:
-        if unknown := sorted(set(options) - fields):
-            raise ValueError(f"recipe {path}: extract has no option {unknown[0]!r}")
-        HfArgumentParser(ExtractArguments).parse_dict(options)  # type: ignore[arg-type]  # its own checks
-    for name, parser in (("assemble", assemble.parser()), ("evaluation", evaluation.parser())):
-        known = {action.dest for action in parser._actions}
-        if unknown := sorted(set(getattr(recipe, name)) - known):
-            raise ValueError(f"recipe {path}: {name} has no option {unknown[0]!r}")
-    for tag in recipe.evaluation.get("tags", []):
+        if not isinstance(options, dict):
+            raise ValueError(f"recipe {path}: extract has {options!r}, which is no mapping of options")
+        parser: Any = HfArgumentParser(ExtractArguments)  # type: ignore[arg-type]
+        _check(path, "extract", options, parser, words(options))
+        parser.parse_args_into_dataclasses(words(options))  # for the checks of its own
+    _check(path, "assemble", recipe.assemble, assemble.parser(), words(recipe.assemble))
+    for tag in recipe.tags:
         find_benchmark(tag)
+    _check(path, "evaluation", recipe.evaluation, evaluation.parser(), evaluation_words(recipe))
+
+
+def _check(
+    path: Path, name: str, options: Options, parser: argparse.ArgumentParser, line: list[str], needs: Sequence[str] = ()
+) -> None:
+    """Has a command's parser read the command line of its options; it would end this process where it cannot."""
+    if unknown := sorted(set(map(str, options)) - {action.dest for action in parser._actions}):
+        raise ValueError(f"recipe {path}: {name} has no option {unknown[0]!r}")
+    if lacking := [needed for needed in needs if options.get(needed) is None]:
+        raise ValueError(f"recipe {path}: {name} lacks {lacking[0]}")
+
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(f"recipe {path}: {name}: {message}")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(line)
 
 
 def missing(recipe: Recipe) -> Iterator[str]:
@@ -152,12 +134,13 @@ def missing(recipe: Recipe) -> Iterator[str]:
         if not place.exists() or (place.is_dir() and not any(place.iterdir())):
             yield f"{path}: from {source}"
     root = Path(recipe.evaluation.get("data_root", evaluation.DATA_ROOT))
-    tags = recipe.evaluation.get("tags", [])
-    for tag in tags:
+    for tag in recipe.tags:
         questions = find_benchmark(tag).questions_file(root)
         if tag != evaluation.SYNTHETIC and not questions.is_file():
             yield f"{questions}: by python -m flash_vstream.eval.prepare {tag} (data/README.md)"
-    if recipe.evaluation.get("judge", "auto") != "offline" and any(BENCHMARKS[tag].score != "exact" for tag in tags):
+    if recipe.evaluation.get("judge", "auto") != "offline" and any(
+        BENCHMARKS[tag].score != "exact" for tag in recipe.tags
+    ):
         try:
             check_environment()
         except ValueError as error:
@@ -166,28 +149,43 @@ def missing(recipe: Recipe) -> Iterator[str]:
 
 def batches(recipe: Recipe, launch: Launch) -> Iterator[str]:
     """How each stage's global batch comes about. Raises ValueError where it does not divide."""
-    for name in ("stage1", "stage2"):
-        options = {**STAGES[getattr(recipe, name)["stage"]], **getattr(recipe, name)}
-        together, each = launch.processes * launch.nodes, options["per_device_train_batch_size"]
-        steps = accumulation_steps(options["global_batch_size"], together, each)
-        yield (
-            f"{name}: global batch of {options['global_batch_size']} = {together} processes x {each} samples"
-            f" x {steps} accumulation steps"
-        )
+    for name in STAGE_STEPS:
+        options = recipe.stage(name)
+        together, each = launch.processes * launch.nodes, int(options["per_device_train_batch_size"])
+        whole = int(options["global_batch_size"])
+        steps = accumulation_steps(whole, together, each)
+        yield f"{name}: global batch of {whole} = {together} processes x {each} samples x {steps} accumulation steps"
 
 
-def commands(recipe: Recipe, launch: Launch) -> Iterator[tuple[str, list[str]]]:
-    """(step, command line) in order; the base model is left out where it is there."""
+def commands(recipe: Recipe, launch: Launch) -> Iterator[Step]:
+    """The steps in order; the base model is left out where it is there."""
     base = Path(recipe.assemble["output_dir"])
     if not base.exists() and launch.node_rank == 0:
-        yield "assemble", [sys.executable, "-m", "flash_vstream.train.assemble", *words(recipe.assemble)]
+        yield Step("assemble", [sys.executable, "-m", "flash_vstream.train.assemble", *words(recipe.assemble)])
     for options in recipe.extract:
-        yield "extract", launch.command("flash_vstream.data.extract", words(options))
-    for name in ("stage1", "stage2"):
-        yield name, launch.command("flash_vstream.train.train", words(getattr(recipe, name)))
-    options = {"model_path": recipe.result, **recipe.evaluation}
-    tags = [str(tag) for tag in options.pop("tags", [])]
-    yield "evaluation", launch.command("flash_vstream.eval", [*tags, *flags(options)])
+        command = launch.command("flash_vstream.data.extract", words(options))
+        yield Step("extract", command, tuple(launch.extraction_reports(Path(options["output"]))))
+    for name in STAGE_STEPS:  # both before the first, which takes days
+        yield check_step(recipe, name)
+    for name in STAGE_STEPS:
+        yield Step(name, launch.command("flash_vstream.train.train", words(getattr(recipe, name))))
+    yield Step("evaluation", launch.command("flash_vstream.eval", evaluation_words(recipe)))
+
+
+def check_step(recipe: Recipe, name: str) -> Step:
+    """The check of a stage's data, every file opened; held against the base model, whose features and lengths are the
+    stage's too. Each machine does it, for each reads the files."""
+    options = recipe.stage(name)
+    report = Path(options.get("skip_ids", Path(options["output_dir"]) / "faults.json"))
+    held = {key: options[key] for key in CHECKED if key in options}
+    held |= {"model_path": recipe.assemble["output_dir"], "report": report}
+    return Step(f"check {name}", [sys.executable, "-m", "flash_vstream.data.check", *words(held)], (report,), options)
+
+
+def evaluation_words(recipe: Recipe) -> list[str]:
+    """The command line of the evaluation: of the result, if no other model is named."""
+    options = {"model_path": recipe.result, **recipe.evaluation, "tags": None}
+    return [*recipe.tags, *flags(options)]
 
 
 def words(options: Mapping[str, Any]) -> list[str]:
@@ -207,13 +205,11 @@ def flags(options: Mapping[str, Any]) -> list[str]:
 
 def run(recipe: Recipe, launch: Launch) -> int:
     """Run the steps; the exit code of the first that fails, else 0."""
-    for step, command in commands(recipe, launch):
-        print(f"== {step}: {shlex.join(command)}", flush=True)
-        code = subprocess.run(command, check=False).returncode
-        if step == "extract" and code == SOME_FILES_FAILED:
-            print(f"== {step}: some files have no features; training will not start if its data names one", flush=True)
-        elif code:
-            print(f"error: {step} ended with exit code {code}; mend what it says and run this again", file=sys.stderr)
+    for step in commands(recipe, launch):
+        code = run_step(step) if step.checked is None else run_check(step, step.checked)
+        if code:
+            end = f"{step.name} ended with exit code {code}"
+            print(f"error: {end}; mend what it says and run this again", file=sys.stderr)
             return code
     print(f"== done: the model is in {recipe.result}, its loss in {recipe.result}/loss.png", flush=True)
     return 0
@@ -237,8 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if lacking:
             raise ValueError(f"{len(lacking)} pieces are missing; put them in place and run this again")
         if options.check:
-            for step, command in commands(recipe, launch):
-                print(f"{step}: {shlex.join(command)}")
+            for step in commands(recipe, launch):
+                print(f"{step.name}: {step.line}")
             return 0
         return run(recipe, launch)
     except (ValueError, OSError) as error:

@@ -1,21 +1,32 @@
 #!/usr/bin/env bash
 # Trains a model in two stages and scores it. Sets up .venv by itself; run it again after a kill and it goes on.
 #
-#   bash scripts/train_and_eval.sh               the tiny model on the synthetic world, from nothing (hours on 2 cores:
-#                                                README.md); --smoke goes through the same steps in some minutes
-#   bash scripts/train_and_eval.sh 7b            the real recipe, scripts/recipe_7b.yaml; --check only looks what is missing
-#   bash scripts/train_and_eval.sh FILE.yaml     a recipe of your own
+#   bash scripts/train_and_eval.sh                      the tiny model on the synthetic world, from nothing, on one GPU
+#                                                       or none (hours on 2 cores: README.md)
+#   bash scripts/train_and_eval.sh synthetic --smoke    the same steps on almost no data, in some minutes
+#   bash scripts/train_and_eval.sh 7b                   the real recipe, scripts/recipe_7b.yaml, on all GPUs of this
+#                                                       machine (GPUS=2 takes fewer); --check only looks what is missing
+#   bash scripts/train_and_eval.sh FILE.yaml            a recipe of your own, on as many
 #
-# All GPUs of this machine are used; GPUS=2 takes fewer. Several machines: docs/training.md.
+# Several machines: docs/training.md.
 set -euo pipefail
 recipe=${1:-synthetic}
 shift || true
+case "$recipe" in
+  -h | --help)
+    sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit
+    ;;
+  /*) ;;
+  *.yaml | *.yml) recipe=$PWD/$recipe ;; # as the caller means it; what the file names starts from the repository
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh train,eval
 export TOKENIZERS_PARALLELISM=false
 case "$recipe" in
-  -h | --help) sed -n '2,9s/^# \{0,1\}//p' scripts/train_and_eval.sh ;;
   synthetic)
+    gpus=${CUDA_VISIBLE_DEVICES-0}
+    export CUDA_VISIBLE_DEVICES=${gpus%%,*} # this build is one process, which takes one GPU
     work=checkpoints-finetune/tiny streams=24
     if [ "${1:-}" = --smoke ]; then work=$work-smoke streams=2; fi
     python -m flash_vstream.synthetic.build --work_dir "$work" "$@"

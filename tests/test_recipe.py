@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from flash_vstream import recipe as recipe_module
+from flash_vstream.data import check, write_features
 from flash_vstream.memory import MemoryConfig
-from flash_vstream.recipe import Launch, batches, commands, main, missing, read_recipe
+from flash_vstream.recipe import Launch, Step, batches, commands, main, missing, read_recipe
 from flash_vstream.serve.cli import CLIP
 from flash_vstream.train.train import parse
 from tests.conftest import make_tiny_model
@@ -20,6 +22,10 @@ from tests.data.files import conversation, image_record, record, write_picture, 
 
 REAL = Path(__file__).parent.parent / "scripts" / "recipe_7b.yaml"
 TOWER = Path(__file__).parent / "golden" / "clip_tiny"
+
+
+ASSEMBLE = {"vision_tower": str(TOWER), "language_model": "text"}
+STAGE = {"stage": 1, "model_path": "m", "data_path": "d", "output_dir": "o", "per_device_train_batch_size": 8}
 
 
 def write(path: Path, content: dict[str, Any]) -> Path:
@@ -49,23 +55,29 @@ def test_the_real_recipe_has_the_papers_batches() -> None:
 def test_the_real_recipes_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stage's command line gives the paper's settings; DeepSpeed, which wants its launcher, left out."""
     monkeypatch.setenv("WORLD_SIZE", "1")
-    steps = dict(commands(read_recipe(REAL), Launch(8)))
-    assert list(steps) == ["assemble", "extract", "stage1", "stage2", "evaluation"]
+    steps = {step.name: step.command for step in commands(read_recipe(REAL), Launch(8))}
+    assert list(steps) == ["assemble", "extract", "check stage1", "check stage2", "stage1", "stage2", "evaluation"]
     for name, rate, trains in (("stage1", 1e-3, False), ("stage2", 2e-5, True)):
         words = steps[name][steps[name].index("flash_vstream.train.train") + 1 :]
         place = words.index("--deepspeed")
         model, data, arguments = parse([*words[:place], *words[place + 2 :], "--use_cpu", "True"])
         assert (arguments.learning_rate, model.train_language_model) == (rate, trains)
         assert data.video_feature_folder is not None and arguments.gradient_checkpointing
+        checked = check.parser().parse_args(steps[f"check {name}"][3:])
+        assert (str(checked.data_path), checked.conversation) == (data.data_path, data.conversation)
+        assert str(checked.video_feature_folder) == data.video_feature_folder
+        assert checked.model_path == "ckpt/flash-vstream-7b-base"
 
 
 def test_several_machines_share_every_step_but_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"GPUS": "8", "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node-1"}.items():
         monkeypatch.setenv(name, value)
     steps = list(commands(read_recipe(REAL), Launch.from_environment()))
-    assert [name for name, _ in steps] == ["extract", "extract", "stage1", "stage2", "evaluation"]
-    for _, words in steps:
-        assert "--nnodes 2 --node_rank 1 --master_addr node-1 --master_port 29500" in " ".join(words)
+    launched = [step for step in steps if step.checked is None]  # the files are looked for on each
+    assert [step.name for step in launched] == ["extract", "extract", "stage1", "stage2", "evaluation"]
+    for step in launched:
+        assert "--nnodes 2 --node_rank 1 --master_addr node-1 --master_port 29500" in step.line
+    assert [path.name for path in steps[0].reports] == [f"extraction-rank-{rank}-of-16.json" for rank in range(8, 16)]
 
 
 def test_everything_missing_is_named_with_its_source(
@@ -93,6 +105,15 @@ def test_everything_missing_is_named_with_its_source(
         ({"stage2": {"stage": 2, "model_path": "m"}}, "stage2 lacks data_path"),
         ({"extract": [{"input": "a", "output": "b", "fsp": 1}]}, "extract has no option 'fsp'"),
         ({"extract": [{"input": "a", "output": "b", "fps": -1.0}]}, "fps is -1"),
+        ({"stage1": {**STAGE, "stage": 3}}, "stage1: argument --stage: invalid choice: 3"),
+        (
+            {"stage2": {**STAGE, "per_device_train_batch_size": "eight"}},
+            "stage2: argument --per_device_train_batch_size/--per-device-train-batch-size: invalid int value: 'eight'",
+        ),
+        ({"stage2": {**STAGE, "per_device_train_batch_size": 0}}, "per_device_train_batch_size is 0: give 1 or more"),
+        ({"stage2": {**STAGE, "save_steps": "often"}}, "invalid float value: 'often'"),
+        ({"evaluation": {"batch_size": "few"}}, "evaluation: argument --batch_size: invalid"),
+        ({"extract": [5]}, "extract has 5, which is no mapping"),
         ({"extract": {}}, "extract must be a list"),
         ({"evaluation": {"tag": ["msvd"]}}, "evaluation has no option 'tag'"),
         ({"evaluation": {"tags": ["msvdd"]}}, "msvdd"),
@@ -175,22 +196,66 @@ def test_from_raw_files_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "second" / "model.safetensors").stat().st_mtime_ns == trained
 
 
+def run_steps(monkeypatch: pytest.MonkeyPatch, *steps: Step) -> int:
+    monkeypatch.setattr(recipe_module, "commands", lambda *_: iter(steps))
+    return recipe_module.run(read_recipe(REAL), Launch(1))
+
+
 def test_a_failed_step_ends_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        recipe_module, "commands", lambda *_: iter([("stage1", ["sh", "-c", "exit 3"]), ("stage2", ["touch", "ran"])])
-    )
     monkeypatch.chdir(tmp_path)
-    assert recipe_module.run(read_recipe(REAL), Launch(1)) == 3
+    steps = Step("stage1", ["sh", "-c", "exit 3"]), Step("stage2", ["touch", "ran"])
+    assert run_steps(monkeypatch, *steps) == 3
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(("code", "goes_on"), [(1, True), (2, False)])
-def test_files_without_features_leave_the_word_to_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, goes_on: bool
+@pytest.mark.slow
+@pytest.mark.parametrize("refuses", [False, True])
+def test_an_extraction_that_refuses_ends_the_recipe_and_a_bad_file_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: bool
 ) -> None:
-    """Exit code 1 of the extraction says that some files cannot be read; whether records name them, training looks."""
-    steps = [("extract", ["sh", "-c", f"exit {code}"]), ("stage1", ["touch", "ran"])]
-    monkeypatch.setattr(recipe_module, "commands", lambda *_: iter(steps))
+    """By the real launcher, which ends with 1 in either case; a report of an earlier run is there, too."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.chdir(tmp_path)
-    assert recipe_module.run(read_recipe(REAL), Launch(1)) == (0 if goes_on else code)
-    assert (tmp_path / "ran").exists() == goes_on
+    write_picture(Path("images/a.jpg"))
+    Path("images/b.jpg").write_bytes(b"no picture")
+    Path("features").mkdir()
+    Path("features/extraction-rank-0-of-1.json").write_text("{}")
+    if refuses:
+        write_features(Path("features/a.safetensors"), torch.zeros(16, 32), {"encoder": "another"})
+    extract = [{"input": "images", "output": "features", "vision_tower": str(TOWER), "num_workers": 1}]
+    recipe = read_recipe(changed(tmp_path, extract=extract))
+    (step,) = (step for step in commands(recipe, Launch(1)) if step.name == "extract")
+    assert run_steps(monkeypatch, step, Step("stage1", ["touch", "ran"])) == int(refuses)
+    assert (tmp_path / "ran").exists() is not refuses
+
+
+@pytest.mark.slow
+def test_a_fault_in_a_stages_data_stops_the_recipe_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A damaged picture is found before the stage, `skip_ids` leaves its record out, and nothing is checked twice."""
+    monkeypatch.chdir(tmp_path)
+    model, processor = make_tiny_model(MemoryConfig(spatial_size=4, temporal_size=2))
+    model.save_pretrained("base")
+    processor.save_pretrained("base")
+    whole = write_picture(Path("images/a.jpg")).read_bytes()
+    Path("images/a.jpg").write_bytes(whole[: len(whole) // 2])
+    write_records(Path("data.json"), [image_record(conversations=conversation([("Describe it.\n<image>", "a wall")]))])
+    stage = {**STAGE, "data_path": "data.json", "image_folder": "images", "output_dir": "out"}
+
+    def result(**options: Any) -> tuple[int, str]:
+        content = changed(tmp_path, assemble={**ASSEMBLE, "output_dir": "base"}, stage1={**stage, **options})
+        steps = commands(read_recipe(content), Launch(1))
+        code = run_steps(monkeypatch, *(step for step in steps if step.name == "check stage1"))
+        output = capfd.readouterr()
+        return code, output.out + output.err
+
+    code, said = result()
+    assert code == 1 and "corrupt: 1" in said and "skip_ids: out/faults.json" in said
+    for options in ({"skip_ids": "out/faults.json"}, {"skip_ids": "own.json"}):
+        code, said = result(**options)
+        assert code == 0 and ("done before" in said) == (options["skip_ids"] == "out/faults.json")
+        assert json.loads(Path(options["skip_ids"]).read_text())["faults"][0]["fault"] == "corrupt"
+    Path("images/a.jpg").write_bytes(whole)  # a report with faults is not the last word where they are mended
+    assert [("done before" in said, code) for code, said in (result(), result())] == [(False, 0), (True, 0)]
+    assert "done before" not in result(max_length=400)[1]

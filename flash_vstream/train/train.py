@@ -221,21 +221,24 @@ def say(arguments: VStreamTrainingArguments, line: str) -> None:
         print(line, flush=True)
 
 
+def parser() -> Any:
+    """The options of the command, with their common defaults."""
+    groups = (ModelArguments, DataArguments, VStreamTrainingArguments)
+    options: Any = HfArgumentParser(groups, allow_abbrev=False)  # type: ignore[arg-type]
+    options.add_argument("--stage", type=int, choices=sorted(STAGES), help="take the paper's settings of this stage")
+    return options
+
+
 def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, VStreamTrainingArguments]:
     """The three groups of arguments from a command line, with the defaults of its --stage."""
-    stage = argparse.ArgumentParser(add_help=False)
-    stage.add_argument("--stage", type=int, choices=sorted(STAGES), help="take the paper's settings of this stage")
-    chosen, rest = stage.parse_known_args(argv)
-    parser: Any = HfArgumentParser(
-        (ModelArguments, DataArguments, VStreamTrainingArguments),  # type: ignore[arg-type]
-        parents=[stage],
-        allow_abbrev=False,
-    )
-    if chosen.stage is not None:
-        parser.set_defaults(**STAGES[chosen.stage])
-    if parser.parse_known_args(rest)[0].lora:  # which takes the place of training the language model, if not said
-        parser.set_defaults(train_language_model=False)
-    return parser.parse_args_into_dataclasses(args=rest, look_for_args_file=False)[:3]
+    stage = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    stage.add_argument("--stage", type=int, choices=sorted(STAGES))
+    chosen = stage.parse_known_args(argv)[0].stage
+    options = parser()
+    options.set_defaults(**STAGES.get(chosen, {}))
+    if options.parse_known_args(argv)[0].lora:  # which takes the place of training the language model, if not said
+        options.set_defaults(train_language_model=False)
+    return options.parse_args_into_dataclasses(args=argv, look_for_args_file=False)[:3]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
