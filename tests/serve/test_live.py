@@ -88,7 +88,12 @@ def test_too_many_questions_are_refused_where_nothing_may_wait(tiny_model: TinyM
 def test_a_question_waits_for_room(tiny_model: TinyModel) -> None:
     screen = HeldScreen()
     answerer = Answerer(watched(tiny_model, FRAMES), screen, EventLog(None), max_new_tokens=2)
-    asker = threading.Thread(target=lambda: [answerer.ask(TimedQuestion(QUESTION)) for _ in range(MAX_WAITING + 3)])
+
+    def ask_all() -> None:
+        for _ in range(MAX_WAITING + 3):
+            answerer.ask(TimedQuestion(QUESTION))
+
+    asker = threading.Thread(target=ask_all)
     asker.start()
     asker.join(0.3)
     assert asker.is_alive()

@@ -94,8 +94,10 @@ def test_stats_beside_a_reset(tiny_model: TinyModel) -> None:
     """A reset between any two reads of the count: the figure is that of one moment, not a division by zero."""
 
     class ResetAfterEachRead(StreamSession):
+        _count: int
+
         @property
-        def _watch_count(self) -> int:  # type: ignore[override]
+        def _watch_count(self) -> int:
             count, self._count = self._count, 0
             return count
 

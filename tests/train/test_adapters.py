@@ -108,7 +108,7 @@ def test_flash_attention_that_is_not_installed_is_named(model: Path, tmp_path: P
 def test_a_lora_on_a_quantized_language_model(
     kind: str, held_as: torch.dtype, model: Path, data: DataArguments, tmp_path: Path
 ) -> None:
-    """QLoRA: only what is frozen is quantized; it learns, goes on where it was, and its adapter fits the whole model."""
+    """QLoRA: only what is frozen is quantized; it learns, goes on where it was, and its adapter fits the model."""
     pytest.importorskip("bitsandbytes")
     quantized = ModelArguments(str(model), lora=True, lora_rank=4, lora_dropout=0.0, quantization=kind)
     opened = open_model(quantized, training(tmp_path / "never"))[0]
