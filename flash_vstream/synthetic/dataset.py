@@ -84,13 +84,13 @@ def _record(stream: Stream, name: str, turns: list[tuple[str, str]], **when: flo
     return {"id": f"{stream.seed}-{name}", "video": video_name(stream), "conversations": conversations, **when}
 
 
-def frame_records(streams: list[Stream], each: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Stage 1, first half: notes about single frames."""
+def frame_records(streams: list[Stream], each: int, seed: int = 0, checked: float = CHECKED) -> list[dict[str, Any]]:
+    """Stage 1, first part: notes about single frames; `checked` as in `notes`."""
     rng = random.Random(f"frames-{seed}")
     records = []
     for stream in streams:
         for number, time_s in enumerate(ask_times(stream, each, rng, earliest=0.0)):
-            told = frame_notes(stream.visit_at(time_s), time_s, rng)
+            told = frame_notes(stream.visit_at(time_s), time_s, rng, checked)
             records.append(_record(stream, f"frame{number}", [(DESCRIBE, told)], time=time_s))
     return records
 
@@ -98,7 +98,7 @@ def frame_records(streams: list[Stream], each: int, seed: int = 0) -> list[dict[
 def notes_records(
     streams: list[Stream], each: int, seed: int = 0, checked: float = CHECKED, name: str = "notes"
 ) -> list[dict[str, Any]]:
-    """Stage 1, second half: notes about streams that have lasted from seconds to their full length."""
+    """Stage 1, second and third part: notes about streams that have lasted from seconds to their full length."""
     rng = random.Random(f"{name}-{seed}")
     records = []
     for stream in streams:

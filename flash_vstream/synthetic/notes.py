@@ -5,14 +5,17 @@ the words. No two statements of one text are about the same thing, so that none 
 """
 
 import random
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 
 from flash_vstream.synthetic.questions import NUMBERS, absent_name, other_word
-from flash_vstream.synthetic.world import ACTIVITIES, SPOTS, Actor, Stream, Visit
+from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, ROOMS, SHAPES, Actor, Stream, Visit
 
-MOST_STATEMENTS = 20
+MOST_STATEMENTS = 36
 CHECKED = 0.2  # of the statements are checks, "...: yes" or "...: no", unless more are asked for
+IN_VIEW = 0.4  # of what could be said of the scene in view is said: it is soon learnt
+MOST_COMPARED = 5  # rooms that one statement puts in order
+UNCHANGED = 0.4  # of the visits in which nothing came or left are said to be such
+FIRST = 0.1  # of the texts say which room was the first
 
 
 def notes(stream: Stream, until: float, rng: random.Random, checked: float = CHECKED) -> str:
@@ -22,58 +25,85 @@ def notes(stream: Stream, until: float, rng: random.Random, checked: float = CHE
     """
     seen = [visit for visit in stream.visits if visit.start <= until]
     names = [actor.name for visit in seen for actor in visit.actors if actor.start <= until]
-    told = [f"first: {seen[0].room}"]
-    told += [_order(before, after, rng, checked) for before, after in pairwise(seen)]
+    told = list(_compared(seen, rng, checked) if rng.random() < 0.4 else _in_turn(seen, rng))
     for visit in seen[:-1]:
         told += [_about(actor, visit, names, rng, checked) for actor in visit.actors]
-    in_view = list(_in_view(seen[-1], until, rng, checked))
-    return _text(rng.sample(told, min(len(told), MOST_STATEMENTS - len(in_view))) + in_view, rng)
+        if not any(actor.enters or actor.leaves for actor in visit.actors) and rng.random() < UNCHANGED:
+            told.append(f"{rng.choice(('came into', 'left'))} the {visit.room}: no")
+    told += _in_view(seen[-1], until, rng, checked)
+    if not told or rng.random() < IN_VIEW:
+        told.append(_now(seen[-1], until, rng, checked))
+    return _text(rng.sample(told, min(len(told), MOST_STATEMENTS)), rng)
 
 
-def frame_notes(visit: Visit, time_s: float, rng: random.Random) -> str:
+def frame_notes(visit: Visit, time_s: float, rng: random.Random, checked: float = CHECKED) -> str:
     """The same about a single frame."""
-    names = [actor.name for actor in visit.present(time_s)]
-    told = [_about(actor, visit, names, rng, alone=True) for actor in visit.present(time_s)]
-    return _text([*told, _now(visit, time_s)], rng)
+    told = [
+        _found(actor, visit, rng.choice(("now", f"in the {visit.room}")), rng, checked)
+        for actor in visit.present(time_s)
+    ]
+    return _text([*told, _now(visit, time_s, rng, checked)], rng)
 
 
 def _text(told: list[str], rng: random.Random) -> str:
+    told = list(dict.fromkeys(told))  # two objects may be doubted by the same words
     return ". ".join(rng.sample(told, len(told)))
 
 
-def _now(visit: Visit, time_s: float) -> str:
+def _now(visit: Visit, time_s: float, rng: random.Random, checked: float) -> str:
+    if rng.random() < checked:
+        is_true = rng.random() < 0.5
+        room = visit.room if is_true else other_word(visit.room, ROOMS, rng)
+        return f"the {room} now: {_verdict(is_true)}"
     return f"now: {visit.room}, {NUMBERS[len(visit.present(time_s))]}"
 
 
-def _order(before: Visit, after: Visit, rng: random.Random, checked: float) -> str:
-    if rng.random() < checked:
-        first, second = rng.sample((before.room, after.room), 2)
-        return f"the {first} before the {second}: {'yes' if first == before.room else 'no'}"
-    return rng.choice((f"after the {before.room}: {after.room}", f"before the {after.room}: {before.room}"))
+def _in_turn(seen: list[Visit], rng: random.Random) -> Iterator[str]:
+    """The rooms one after another, in pieces of any length, forwards and backwards."""
+    rooms = [visit.room for visit in seen]
+    begin = 0
+    while begin < len(rooms) - 1:
+        end = rng.randint(begin + 1, len(rooms) - 1)
+        run = rooms[begin : end + 1]
+        if rng.random() < 0.5:
+            yield f"after the {run[0]}: {', '.join(run[1:])}"
+        else:
+            yield f"before the {run[-1]}: {', '.join(run[-2::-1])}"
+        begin = end
+    if rng.random() < FIRST:
+        yield f"first: {rooms[0]}"
 
 
-def _about(
-    actor: Actor, visit: Visit, names: list[str], rng: random.Random, checked: float = CHECKED, alone: bool = False
-) -> str:
-    """One object of a visit that is over (`alone`: of a frame, in which nothing has come or gone)."""
-    if not alone and (actor.enters or actor.leaves) and rng.random() < 0.5:
-        return f"came into the {visit.room}: {actor.name}" if actor.enters else f"left the {visit.room}: {actor.name}"
-    if names.count(actor.name) == 1 and rng.random() < 0.2:
+def _compared(seen: list[Visit], rng: random.Random, checked: float) -> Iterator[str]:
+    """Rooms put in the order in which they were shown, each in one statement at most."""
+    places = rng.sample(range(len(seen)), len(seen))
+    while len(places) > 1:
+        check = rng.random() < 2 * checked
+        count = 2 if check else min(rng.randint(2, MOST_COMPARED), len(places))
+        group, places = places[:count], places[count:]
+        rooms = [seen[place].room for place in group]
+        if check:
+            yield f"the {rooms[0]} before the {rooms[1]}: {_verdict(group[0] < group[1])}"
+        else:
+            yield f"first the {' the '.join(rooms)}: {', '.join(seen[place].room for place in sorted(group))}"
+
+
+def _about(actor: Actor, visit: Visit, names: Sequence[str], rng: random.Random, checked: float) -> str:
+    """One object of a visit that is over."""
+    if (actor.enters or actor.leaves) and rng.random() < 0.6:
+        return f"{'came into' if actor.enters else 'left'} the {visit.room}: {actor.name}"
+    if names.count(actor.name) == 1 and rng.random() < 0.15:
         return f"the {actor.name}: {_told(rng, visit.room, actor.activity)}"
     return _found(actor, visit, f"in the {visit.room}", rng, checked)
 
 
 def _found(actor: Actor, visit: Visit, where: str, rng: random.Random, checked: float) -> str:
-    """An object by its shape, its colour or its place among those of a visit; or a check of what it is or does."""
+    """An object by its shape or its colour among those of a visit; or a check of what it is or does."""
     if rng.random() < checked:
         return _check(actor, visit, where, rng)
-    return rng.choice(
-        (
-            f"the {actor.shape} {where}: {_told(rng, actor.colour, actor.activity)}",
-            f"the {actor.colour} one {where}: {_told(rng, actor.shape, actor.activity)}",
-            f"{SPOTS[actor.spot]} {where}: {_told(rng, actor.name, actor.activity)}",
-        )
-    )
+    if rng.random() < 0.5:
+        return f"the {actor.shape} {where}: {_told(rng, actor.colour, actor.activity)}"
+    return f"the {actor.colour} one {where}: {_told(rng, actor.shape, actor.activity)}"
 
 
 def _told(rng: random.Random, first: str, second: str) -> str:
@@ -84,19 +114,33 @@ def _told(rng: random.Random, first: str, second: str) -> str:
 def _check(actor: Actor, visit: Visit, where: str, rng: random.Random) -> str:
     """A true or a false statement about one object, as often the one as the other."""
     is_true = rng.random() < 0.5
-    if rng.random() < 0.5:
-        activity = actor.activity if is_true else other_word(actor.activity, ACTIVITIES, rng)
-        return f"{actor.shape} {activity} {where}: {'yes' if is_true else 'no'}"
-    name = actor.name if is_true else absent_name(actor, visit.actors, rng)
-    return f"a {name} {where}: {'yes' if is_true else 'no'}"
+    about = rng.choice(("activity", "colour", "shape", "name", "name"))
+    if about == "activity":
+        told = actor.activity if is_true else other_word(actor.activity, ACTIVITIES, rng)
+        return f"{actor.shape} {told} {where}: {_verdict(is_true)}"
+    if about == "colour":
+        told = actor.colour if is_true else _absent([other.colour for other in visit.actors], COLOURS, rng)
+        return f"a {told} one {where}: {_verdict(is_true)}"
+    if about == "shape":
+        told = actor.shape if is_true else _absent([other.shape for other in visit.actors], SHAPES, rng)
+    else:
+        told = actor.name if is_true else absent_name(actor, visit.actors, rng)
+    return f"a {told} {where}: {_verdict(is_true)}"
+
+
+def _absent(there: Sequence[str], words: tuple[str, ...], rng: random.Random) -> str:
+    return rng.choice([word for word in words if word not in there])
+
+
+def _verdict(is_true: bool) -> str:
+    return "yes" if is_true else "no"
 
 
 def _in_view(visit: Visit, until: float, rng: random.Random, checked: float) -> Iterator[str]:
-    """The room in view, and the objects in it or gone from it."""
-    yield _now(visit, until)
+    """Some of what is in view, and what is gone from it."""
     present = visit.present(until)
     for actor in visit.actors:
-        if actor in present:
-            yield _found(actor, visit, "now", rng, checked)
-        elif actor.leaves and actor.end <= until:
+        if actor.leaves and actor.end <= until:
             yield f"left the {visit.room}: {actor.name}"
+        elif actor in present and rng.random() < IN_VIEW:
+            yield _found(actor, visit, "now", rng, checked)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from flash_vstream.memory import MemoryConfig
 
@@ -24,15 +23,17 @@ class Recipe:
     language_batch: int = 16
     train_streams: int = 2000  # rendered; those that follow are spliced from them
     longest_train_stream_s: float = 300.0
-    short_streams: int = 6000
+    frames_each: int = 30  # records of each of them
+    frames_checked: float = 0.7  # of the notes on single frames say whether something is so
+    short_streams: int = 4000
     longest_short_s: float = 400.0
-    long_streams: int = 4000
+    short_notes_each: int = 8
+    long_streams: int = 8000
     longest_long_s: float = 900.0
     fewest_long_rooms: int = 6
-    long_checked: float = 0.4  # of the notes on long streams say whether something is so
-    talk_streams: int = 1000
-    frames_each: int = 12  # records of each stream
-    notes_each: int = 8
+    long_notes_each: int = 10
+    long_checked: float = 0.35  # of the notes on long streams
+    talk_streams: int = 1500
     talks_each: int = 2
     asks_each: int = 5
     questions_each: int = 18
@@ -41,7 +42,7 @@ class Recipe:
     batch: int = 16
     learning_rate: float = 1.5e-3  # by AdamW
     muon_learning_rate: float = 5e-3  # of the matrices
-    long_rate: float = 0.6  # of these rates, in the second part of stage 1
+    long_rate: float = 0.4  # of these rates, in the last part of stage 1: at 1.0 it unlearns (docs/log.md)
     stage2_rate: float = 0.3  # of these rates: stage 2 teaches what a question is, and must not unteach looking
     save_steps: int = 200
 
@@ -53,13 +54,14 @@ SMOKE = Recipe(
     language_batch=2,
     train_streams=24,
     longest_train_stream_s=120.0,
+    frames_each=2,
     short_streams=4,
     longest_short_s=60.0,
+    short_notes_each=1,
     long_streams=4,
     longest_long_s=60.0,
+    long_notes_each=1,
     talk_streams=2,
-    frames_each=2,
-    notes_each=1,
     talks_each=1,
     asks_each=4,
     questions_each=4,
@@ -91,8 +93,3 @@ def small_run(folder: Path, steps: int, batch_size: int, learning_rate: float, s
         remove_unused_columns=False,
         seed=seed,
     )
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest Trainer checkpoint in `folder`, or None to start from nothing."""
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
