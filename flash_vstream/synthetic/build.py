@@ -1,14 +1,16 @@
 """Rebuilds the embedded tiny model from nothing: world -> tokenizer -> CLIP -> Llama -> stage 1 -> stage 2 -> package.
 
-`python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (about 70 minutes on 2 cores). Every
+`python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (about three hours on 2 cores). Every
 step leaves its result in the work folder; run again after a kill, it goes on where it was.
 """
 
 import argparse
+import json
 import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -52,6 +54,12 @@ class Build:
         self.stage2 = work / "stage2"
 
     def run(self) -> None:
+        """All steps.
+
+        Raises:
+            ValueError: the work folder was begun with another recipe or world, whose results would be taken for these.
+        """
+        self.check_same_recipe()
         for step in (
             self.build_tokenizer,
             self.build_encoder,
@@ -68,6 +76,19 @@ class Build:
             print(f"== {step.__name__}", flush=True)
             step()
             print(f"== {step.__name__}: {time.monotonic() - begun:.0f} s", flush=True)
+
+    def check_same_recipe(self) -> None:
+        mark = self.work / "recipe.json"
+        wanted = {**asdict(self.recipe), "world": dataset.world_digest()}
+        if not mark.is_file():
+            dataset.write_json(mark, wanted)
+        begun = json.loads(mark.read_text(encoding="utf-8"))
+        for name in sorted(begun.keys() | wanted.keys()):
+            if begun.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"{self.work} was begun with {name} {begun.get(name)}, not {wanted.get(name)}:"
+                    f" delete it, or give another --work_dir"
+                )
 
     def build_tokenizer(self) -> None:
         if not (self.tokenizer / "tokenizer.model").is_file():
@@ -124,12 +145,15 @@ class Build:
         n_long = recipe.long_streams + recipe.talk_streams
         spliced = self._splice(sources, LONG_SEED, n_long, recipe.longest_long_s, recipe.fewest_long_rooms)
         long, talked = spliced[: recipe.long_streams], spliced[recipe.long_streams :]
-        told = dataset.notes_records(talked, recipe.talks_each, checked=recipe.long_checked, name="told")
+        checked = recipe.long_checked
+        told = dataset.notes_records(talked, recipe.talks_each, checked=checked, name="told")
+        # Some single frames more, lest what they taught be lost: whether something is so is hard to learn from streams.
+        frames_again = dataset.frame_records(long, 1, checked=recipe.frames_checked)
         asked = dataset.finetune_records(talked, recipe.talks_each, recipe.asks_each, recipe.questions_each)
         for name, records in (
-            ("frames", dataset.frame_records(sources, recipe.frames_each)),
-            ("short", dataset.notes_records(short, recipe.notes_each)),
-            ("long", dataset.notes_records(long, recipe.notes_each, checked=recipe.long_checked)),
+            ("frames", dataset.frame_records(sources, recipe.frames_each, checked=recipe.frames_checked)),
+            ("short", dataset.notes_records(short, recipe.short_notes_each)),
+            ("long", dataset.notes_records(long, recipe.long_notes_each, checked=checked) + frames_again),
             ("finetune", asked + told),
         ):
             dataset.write_json(self.data / f"{name}.json", records)
@@ -196,7 +220,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work_dir", type=Path, default=Path("checkpoints-finetune/tiny"))
     parser.add_argument("--smoke", action="store_true", help="the same steps on almost nothing, to see that they work")
     arguments = parser.parse_args(argv)
-    Build(arguments.work_dir, SMOKE if arguments.smoke else Recipe()).run()
+    try:
+        Build(arguments.work_dir, SMOKE if arguments.smoke else Recipe()).run()
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: run it again to go on", file=sys.stderr)
+        return 130
     return 0
 
 

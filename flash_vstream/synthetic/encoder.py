@@ -17,10 +17,10 @@ from torch.utils.data import Dataset
 from transformers import CLIPConfig, CLIPModel, LlamaTokenizer, Trainer
 
 from flash_vstream.memory.pooling import pool_grid
-from flash_vstream.synthetic.recipe import last_checkpoint, small_run
+from flash_vstream.synthetic.recipe import small_run
 from flash_vstream.synthetic.render import FRAME_SIZE, render_visit
 from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, MINUTE, ROOMS, SHAPES, Visit, caption, random_scene
-from flash_vstream.train.checkpoints import whole_folder
+from flash_vstream.train.checkpoints import last_checkpoint, whole_folder
 
 PATCH_SIZE = 12  # 8 x 8 patches a frame
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own

@@ -16,9 +16,9 @@ from flash_vstream.data import ConversationCollator
 from flash_vstream.model.processing import VStreamProcessor
 from flash_vstream.synthetic.dataset import story
 from flash_vstream.synthetic.questions import all_questions, ask_times, choose
-from flash_vstream.synthetic.recipe import last_checkpoint, small_run
+from flash_vstream.synthetic.recipe import small_run
 from flash_vstream.synthetic.world import make_stream
-from flash_vstream.train.checkpoints import whole_folder
+from flash_vstream.train.checkpoints import last_checkpoint, whole_folder
 
 FIRST_TEXT_SEED = 20_000_000  # away from the seeds of training and of scoring
 LONGEST_TEXT_STREAM_S = 240.0

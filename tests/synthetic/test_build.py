@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from flash_vstream.data import read_features
 from flash_vstream.eval import ablate
 from flash_vstream.model import load
 from flash_vstream.synthetic import dataset
-from flash_vstream.synthetic.build import Build
+from flash_vstream.synthetic.build import Build, main
 from flash_vstream.synthetic.features import extract_features
 from flash_vstream.synthetic.recipe import SMOKE
 from flash_vstream.train.train import is_trained
@@ -55,6 +56,14 @@ def test_a_finished_step_is_not_done_again(built: Build) -> None:
     times = {path: path.stat().st_mtime_ns for path in built.work.rglob("*.safetensors")}
     built.run()
     assert {path: path.stat().st_mtime_ns for path in built.work.rglob("*.safetensors")} == times
+
+
+def test_a_work_folder_of_another_recipe_is_refused(built: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else its steps would be taken for done, and another recipe's model for the result."""
+    with pytest.raises(ValueError, match=r"begun with batch 2, not 3: delete it, or give another --work_dir"):
+        Build(built.work, replace(SMOKE, batch=3)).run()
+    assert main(["--work_dir", str(built.work)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {built.work} was begun with")
 
 
 def test_a_killed_stage_goes_on_and_ends_with_the_same_weights(built: Build, tmp_path: Path) -> None:
