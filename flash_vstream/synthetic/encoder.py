@@ -164,6 +164,7 @@ def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, seed: int = 
         train_dataset=SceneGroups(steps * groups_per_batch, seed),
         data_collator=SceneCollator(tokenizer, len(tokenizer)),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    last = last_checkpoint(work)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     with whole_folder(folder) as partial:
         model.clip.eval().save_pretrained(partial)

@@ -78,6 +78,7 @@ def train_language_model(processor: VStreamProcessor, folder: Path, steps: int, 
         train_dataset=TextStories(processor, steps * batch_size, FIRST_TEXT_SEED + seed),
         data_collator=ConversationCollator(processor.pad_token_id),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    last = last_checkpoint(work)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     with whole_folder(folder) as partial:
         model.eval().save_pretrained(partial)
