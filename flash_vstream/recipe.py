@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
+from flash_vstream.command import run_command
 from flash_vstream.data.extract import ExtractArguments
 from flash_vstream.eval import main as evaluation
 from flash_vstream.eval.benchmarks import BENCHMARKS, find_benchmark
@@ -223,26 +224,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--check", action="store_true", help="only look whether all is in place")
     options = parser.parse_args(argv)
-    try:
-        recipe, launch = read_recipe(options.recipe), Launch.from_environment()
-        for line in batches(recipe, launch):
-            print(line)
-        lacking = list(missing(recipe))
-        for line in lacking:
-            print(f"missing: {line}", file=sys.stderr)
-        if lacking:
-            raise ValueError(f"{len(lacking)} pieces are missing; put them in place and run this again")
-        if options.check:
-            for step in commands(recipe, launch):
-                print(f"{step.name}: {step.line}")
-            return 0
+    return run_command(lambda: look_and_run(options.recipe, options.check))
+
+
+def look_and_run(path: Path, only_look: bool) -> int:
+    """The exit code of the steps, or of the look. Raises ValueError where something is missing or wrong."""
+    recipe, launch = read_recipe(path), Launch.from_environment()
+    for line in batches(recipe, launch):
+        print(line)
+    lacking = list(missing(recipe))
+    for line in lacking:
+        print(f"missing: {line}", file=sys.stderr)
+    if lacking:
+        raise ValueError(f"{len(lacking)} pieces are missing; put them in place and run this again")
+    if not only_look:
         return run(recipe, launch)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: run it again to go on", file=sys.stderr)
-        return 130
+    for step in commands(recipe, launch):
+        print(f"{step.name}: {step.line}")
+    return 0
 
 
 if __name__ == "__main__":

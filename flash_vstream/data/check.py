@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import multiprocessing
 import os
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -29,33 +28,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from flash_vstream.command import run_command
 from flash_vstream.data.dataset import check_features
+from flash_vstream.data.faults import Fault, fault_of, summary, write_report
 from flash_vstream.data.features import feature_shape
 from flash_vstream.data.media import FEATURE_SUFFIX, MediaFolders, check_rate, read_image, window_of
-from flash_vstream.data.records import Record, Records, conversation_turns, record_id, visual_kind
+from flash_vstream.data.records import Record, Records, conversation_turns, visual_kind
 from flash_vstream.model.configuration import VStreamConfig
 from flash_vstream.model.processing import VStreamProcessor
 from flash_vstream.model.prompts import write
 from flash_vstream.video import read_frames
 
-FAULTS = ("missing", "empty", "corrupt", "no supervision", "bad record", "too long")
-SHOWN = 5  # names printed of each fault
-
 Job = tuple[Path | None, list[tuple[int, Record]]]  # a file, or None, and the records that show it, with their indices
-
-
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """Why one record cannot be learnt from.
-
-    index: its place in the data; file: as the record names it, "" for text; detail: one line for people.
-    """
-
-    index: int
-    id: str
-    file: str
-    fault: str
-    detail: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +122,7 @@ def quick_faults(
         if found is None and (path := folders.path(record)) is not None:
             found = checks.of_place(path)
         if found is not None:
-            faults.append(_fault(record, index, *found))
+            faults.append(fault_of(record, index, *found))
     return faults
 
 
@@ -153,7 +137,7 @@ def find_faults(records: Sequence[Record], checks: Checks, workers: int = 0) -> 
     for index, record in enumerate(tqdm(records, desc="records", unit="record")):
         found = checks.of_record(record)
         if found is not None:
-            faults.append(_fault(record, index, *found))
+            faults.append(fault_of(record, index, *found))
         elif (path := checks.folders.path(record)) is not None:
             shown[path].append(index)
         elif checks.processor is not None:
@@ -180,7 +164,7 @@ def _faults_of(job: Job, checks: Checks) -> list[Fault]:
         found = [missing or checks.of_fit(record, n_frames) for _, record in told]
     except (ValueError, OSError) as error:
         found = [("corrupt", str(error))] * len(told)
-    return [_fault(record, index, *what) for (index, record), what in zip(told, found, strict=True) if what]
+    return [fault_of(record, index, *what) for (index, record), what in zip(told, found, strict=True) if what]
 
 
 def _in_workers(jobs: Iterator[Job], checks: Checks, n_workers: int) -> Generator[tuple[Job, list[Fault]], None, None]:
@@ -201,7 +185,7 @@ def _in_workers(jobs: Iterator[Job], checks: Checks, n_workers: int) -> Generato
                     faults = future.result()
                 except BrokenProcessPool:
                     detail = f"{job[0] or 'the text'} crashed the process that read it: make it anew or leave it out"
-                    faults = [_fault(record, index, "corrupt", detail) for index, record in job[1]]
+                    faults = [fault_of(record, index, "corrupt", detail) for index, record in job[1]]
                     worker.shutdown()
                     worker = _worker(checks)
                 idle.append(worker)
@@ -235,65 +219,6 @@ def _begin_work(checks: Checks) -> None:
 
 def _work(job: Job) -> list[Fault]:
     return _faults_of(job, _checks)
-
-
-def _fault(record: Record, index: int, fault: str, detail: str) -> Fault:
-    return Fault(index, record_id(record, index), _file(record), fault, detail)
-
-
-def _file(record: Record) -> str:
-    return str(record.get("image", record.get("video", "")))
-
-
-def write_report(path: Path, data_path: Path, faults: Sequence[Fault]) -> None:
-    """`{"data": path, "faults": [{"index", "id", "file", "fault", "detail"}]}`, the whole file or nothing."""
-    report = {"data": str(data_path), "faults": [dataclasses.asdict(fault) for fault in faults]}
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def without_listed(records: Records, report: Path) -> tuple[Records, int]:
-    """The records that a report does not list, and how many it took out.
-
-    Known by index, id and file together: records share ids and pictures, and a report may be of another state of the
-    data. One from before reports held indices lists all records of an id and file.
-
-    Raises:
-        ValueError: the report is missing or none of `write_report`, or it lists a record that is not in the data.
-    """
-    try:
-        rows = json.loads(report.read_text(encoding="utf-8"))["faults"]
-        listed = {(row["id"], row["file"], row.get("index")) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{report} is no report of the check command ({error!r}): write one with flash_vstream.data.check"
-        ) from error
-    kept, unknown = [], set(listed)
-    for index, record in enumerate(records):
-        names = {(record_id(record, index), _file(record), place) for place in (index, None)}
-        if listed.isdisjoint(names):
-            kept.append(index)
-        unknown -= names
-    if unknown:
-        raise ValueError(
-            f"{report} lists record {min(unknown, key=str)[0]!r}, which is not in {records.path}, or not in the same"
-            " place: check the data again"
-        )
-    return records.select(kept), len(records) - len(kept)
-
-
-def summary(n_records: int, faults: Iterable[Fault]) -> str:
-    """Counts by fault with the first names, a line for each."""
-    by_fault: dict[str, list[Fault]] = defaultdict(list)
-    for fault in faults:
-        by_fault[fault.fault].append(fault)
-    lines = [f"{n_records} records, {sum(map(len, by_fault.values()))} with faults"]
-    for name in FAULTS:
-        if found := by_fault[name]:
-            first = ", ".join(f"{fault.file or 'text'} (record {fault.id})" for fault in found[:SHOWN])
-            lines.append(f"{name}: {len(found)}, {'such as' if len(found) > SHOWN else 'namely'} {first}")
-    return "\n".join(lines)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -340,14 +265,11 @@ def run(arguments: argparse.Namespace) -> list[Fault]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        return 1 if run(parser().parse_args(argv)) else 0
-    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: a worker process cannot start
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: there is no report; run it again", file=sys.stderr)
-        return 130
+    return run_command(
+        lambda: 1 if run(parser().parse_args(argv)) else 0,
+        interrupted="there is no report; run it again",
+        refused=(RuntimeError,),  # a worker process cannot start
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from flash_vstream.command import run_command
 from flash_vstream.eval.benchmarks import find_benchmark, read_rows
 from flash_vstream.eval.identity import default_folder, describe_run
 from flash_vstream.eval.items import Item
@@ -26,7 +27,7 @@ from flash_vstream.eval.main import SYNTHETIC, Model, conclude, make_synthetic, 
 from flash_vstream.eval.measures import Group, Report, build_report, measure, split_of
 from flash_vstream.eval.predict import PredictSettings, predict, shuffled
 from flash_vstream.eval.prepare import DATA_ROOT, SYNTHETIC_STREAMS
-from flash_vstream.eval.processes import Process, refuse, this_process
+from flash_vstream.eval.processes import Process, this_process
 from flash_vstream.eval.report import write_report
 from flash_vstream.eval.store import PredictionStore, Row, write_whole
 from flash_vstream.eval.tables import number, table
@@ -54,14 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--batch_size", type=int, default=default.batch_size, metavar="N", help="questions (%(default)s)")
     add("--limit", type=int, metavar="N", help="only the first N questions, to see that it works")
     add("--only", nargs="+", metavar="NAME", help="only these rows of the table")
-    try:
-        ablate(parser.parse_args(argv))
-    except (ValueError, OSError) as error:
-        return refuse(error)
-    except KeyboardInterrupt:
-        print("interrupted: run it again to go on", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: ablate(parser.parse_args(argv)))
 
 
 def variants(memory: MemoryConfig) -> dict[str, MemoryConfig]:

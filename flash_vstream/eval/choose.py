@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flash_vstream.command import run_command
 from flash_vstream.eval.benchmarks import find_media
 from flash_vstream.eval.choice import MAX_NEW_TOKENS, METHODS, Tally, rate_items, tally
 from flash_vstream.eval.choice_sets import SETS, ChoiceSet, load_set
@@ -24,7 +25,7 @@ from flash_vstream.eval.main import check_media, open_model, say_missing
 from flash_vstream.eval.measures import build_report
 from flash_vstream.eval.predict import PredictSettings, shuffled
 from flash_vstream.eval.prepare import DATA_ROOT
-from flash_vstream.eval.processes import refuse, this_process
+from flash_vstream.eval.processes import this_process
 from flash_vstream.eval.report import write_report
 from flash_vstream.eval.store import PredictionStore, claim, forget_failures, merge, write_whole
 from flash_vstream.memory import MODES
@@ -97,11 +98,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        rate_set(parser().parse_args(argv))
-    except (ValueError, OSError) as error:
-        return refuse(error)
-    return 0
+    return run_command(lambda: rate_set(parser().parse_args(argv)))
 
 
 def rate_set(options: argparse.Namespace) -> None:

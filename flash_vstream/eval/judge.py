@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from flash_vstream.command import run_command
 from flash_vstream.eval import offline
 from flash_vstream.eval.cache import ReplyCache
 from flash_vstream.eval.cost import estimate
@@ -192,11 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry_run", action="store_true", help="ask nobody; say what asking would cost")
     add_judge_arguments(parser)
     options = parser.parse_args(argv)
-    try:
-        return _run(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:

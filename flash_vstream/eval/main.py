@@ -11,13 +11,13 @@ in one line on stderr and exit code 2, too many judge failures in exit code 1.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flash_vstream.command import run_command
 from flash_vstream.data.encoder import digest_of
 from flash_vstream.eval.benchmarks import BENCHMARKS, Benchmark, find_benchmark, find_media, load_items, missing_videos
 from flash_vstream.eval.identity import default_folder, describe_run
@@ -35,7 +35,7 @@ from flash_vstream.eval.judge_settings import JudgeSettings
 from flash_vstream.eval.measures import Report, build_report
 from flash_vstream.eval.predict import PROTOCOLS, PredictSettings, predict, shuffled
 from flash_vstream.eval.prepare import DATA_ROOT, SYNTHETIC_STREAMS, prepare_synthetic
-from flash_vstream.eval.processes import Process, refuse, this_process
+from flash_vstream.eval.processes import Process, this_process
 from flash_vstream.eval.report import write_report
 from flash_vstream.eval.store import PredictionStore, claim, forget_failures, merge
 from flash_vstream.eval.tables import render
@@ -81,13 +81,7 @@ def add_predict_arguments(options: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        return evaluate(parser().parse_args(argv))
-    except (ValueError, OSError) as error:
-        return refuse(error)
-    except KeyboardInterrupt:
-        print("interrupted: run it again to go on", file=sys.stderr)
-        return 130
+    return run_command(lambda: evaluate(parser().parse_args(argv)))
 
 
 def evaluate(options: argparse.Namespace) -> int:

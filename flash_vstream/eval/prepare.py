@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from flash_vstream.command import run_command
 from flash_vstream.eval.benchmarks import (
     BENCHMARKS,
     FEATURE_ENDING,
@@ -109,12 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--streams", type=int, default=SYNTHETIC_STREAMS, metavar="N", help=f"synthetic: default {SYNTHETIC_STREAMS}"
     )
-    try:
-        _run(parser.parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: _run(parser.parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> None:

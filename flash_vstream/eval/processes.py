@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -53,10 +52,3 @@ def this_process() -> Process:
     if not 0 <= rank < world_size or local_rank < 0:
         raise ValueError(f"RANK {values['RANK']} of WORLD_SIZE {values['WORLD_SIZE']} cannot be: start with torchrun")
     return Process(rank, world_size, local_rank)
-
-
-def refuse(error: Exception) -> int:
-    """Say on one line of stderr why the command ends, and in which process; returns its exit code."""
-    rank = os.environ.get("RANK", "0")
-    print(f"error: {'' if rank == '0' else f'process {rank}: '}{' '.join(str(error).split())}", file=sys.stderr)
-    return 2

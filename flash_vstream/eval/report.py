@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from flash_vstream.command import run_command
 from flash_vstream.eval.choice_verdicts import by_method
 from flash_vstream.eval.compare import Result, compare
 from flash_vstream.eval.judge import check_failures, read_verdicts
@@ -52,11 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folders = ([options.results] if options.results else []) + options.compare
     if len(folders) not in (1, 2):
         parser.error(f"give one results folder, or two to compare; there are {len(folders)}")
-    try:
-        return _run(folders, options.data_root, options.max_judge_failures)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _run(folders, options.data_root, options.max_judge_failures))
 
 
 def _run(folders: list[Path], data_root: Path, max_failures: float) -> int:

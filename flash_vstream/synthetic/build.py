@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPModel, LlamaForCausalLM
 
+from flash_vstream.command import run_command
 from flash_vstream.model import (
     FramePreprocessor,
     VStreamConfig,
@@ -220,15 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work_dir", type=Path, default=Path("checkpoints-finetune/tiny"))
     parser.add_argument("--smoke", action="store_true", help="the same steps on almost nothing, to see that they work")
     arguments = parser.parse_args(argv)
-    try:
-        Build(arguments.work_dir, SMOKE if arguments.smoke else Recipe()).run()
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: run it again to go on", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(Build(arguments.work_dir, SMOKE if arguments.smoke else Recipe()).run)
 
 
 if __name__ == "__main__":

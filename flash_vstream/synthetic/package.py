@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from flash_vstream.command import run_command
 from flash_vstream.model import load
 from flash_vstream.synthetic.dataset import write_json
 from flash_vstream.synthetic.questions import all_questions, ask_times, choose
@@ -83,15 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_path", required=True)
     arguments = parser.parse_args(argv)
-    try:
-        package(arguments.model_path, ASSETS)
-    except (ValueError, OSError, SafetensorError) as error:  # the last: a full disk, as safetensors puts it
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: what was packaged before is kept", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(
+        lambda: package(arguments.model_path, ASSETS),
+        interrupted="what was packaged before is kept",
+        refused=(SafetensorError,),  # a full disk, as safetensors puts it
+    )
 
 
 if __name__ == "__main__":

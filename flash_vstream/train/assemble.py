@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from flash_vstream.command import run_command
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model import FramePreprocessor, VStreamConfig, VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.checkpoint import check_weights, read_json, resolve_folder
@@ -73,18 +74,18 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    try:
-        output = arguments.output_dir
-        if output.exists():
-            raise ValueError(f"{output} is there already: give a new folder, or use what it holds")
-        model, processor = assemble(arguments.vision_tower, arguments.language_model, MemoryConfig(), arguments.seed)
-        with whole_folder(output) as part:
-            processor.save_pretrained(part)
-            model.save_pretrained(part)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: write(arguments), interrupted="nothing was written; run it again")
+
+
+def write(arguments: argparse.Namespace) -> None:
+    """Assemble the model and write it, whole or not at all. Raises ValueError where something is there already."""
+    output = arguments.output_dir
+    if output.exists():
+        raise ValueError(f"{output} is there already: give a new folder, or use what it holds")
+    model, processor = assemble(arguments.vision_tower, arguments.language_model, MemoryConfig(), arguments.seed)
+    with whole_folder(output) as part:
+        processor.save_pretrained(part)
+        model.save_pretrained(part)
 
 
 if __name__ == "__main__":

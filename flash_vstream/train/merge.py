@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flash_vstream.command import run_command
 from flash_vstream.model import load
 from flash_vstream.model.adapters import is_adapter
 from flash_vstream.train.checkpoints import whole_folder
@@ -33,12 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model_base", help="folder of its base model; default: the one that the adapter names")
     parser.add_argument("--output_dir", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    try:
-        merge(arguments.model_path, arguments.output_dir, arguments.model_base)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(
+        lambda: merge(arguments.model_path, arguments.output_dir, arguments.model_base),
+        interrupted="nothing was written; run it again",
+    )
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from transformers import HfArgumentParser
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from flash_vstream.data import ConversationCollator, ConversationDataset, MediaFolders, Records
-from flash_vstream.data.check import quick_faults, without_listed
+from flash_vstream.data.check import quick_faults
 from flash_vstream.data.encoder import FrameEncoder
+from flash_vstream.data.faults import without_listed
 from flash_vstream.data.features import feature_shape
 from flash_vstream.data.media import FEATURE_SUFFIX, check_encoder
 from flash_vstream.train.arguments import STAGES, DataArguments, ModelArguments, VStreamTrainingArguments

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from flash_vstream.data import ConversationDataset, MediaFolders, Records, write_features
-from flash_vstream.data.check import Checks, find_faults, main, quick_faults, without_listed
+from flash_vstream.data.check import Checks, find_faults, main, quick_faults
+from flash_vstream.data.faults import without_listed
 from tests.conftest import TinyModel
 from tests.data.files import conversation, image_record, record, text_record, write_picture, write_records
 from tests.video.clips import write_clip
