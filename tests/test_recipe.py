@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from flash_vstream import recipe as recipe_module
 from flash_vstream.data import check, write_features
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.recipe import Launch, Step, batches, commands, main, missing, read_recipe
+from flash_vstream.recipe_steps import is_checked
 from flash_vstream.serve.cli import CLIP
 from flash_vstream.train.train import parse
 from tests.conftest import make_tiny_model
@@ -259,3 +261,18 @@ def test_a_fault_in_a_stages_data_stops_the_recipe_once(
     Path("images/a.jpg").write_bytes(whole)  # a report with faults is not the last word where they are mended
     assert [("done before" in said, code) for code, said in (result(), result())] == [(False, 0), (True, 0)]
     assert "done before" not in result(max_length=400)[1]
+
+
+def test_data_that_has_changed_since_its_check_is_checked_again(tmp_path: Path) -> None:
+    data, report = tmp_path / "records.json", tmp_path / "faults.json"
+    stage = {"data_path": str(data), "output_dir": str(tmp_path)}
+    step = Step("check", ["look"], (report,), stage)
+    data.write_text("[]")
+    report.write_text('{"faults": []}')
+    (tmp_path / "checked.txt").write_text(step.line)
+    os.utime(report, (2000, 2000))
+    os.utime(data, (1000, 1000))
+    assert is_checked(step, stage)
+    assert not is_checked(Step("check", ["look", "closer"], (report,), stage), stage)
+    os.utime(data, (3000, 3000))
+    assert not is_checked(step, stage)

@@ -66,6 +66,25 @@ def test_weights_times_and_spans() -> None:
     assert set(state.retrieved_times.tolist()) <= set(seconds[:397])
 
 
+@torch.no_grad()
+def test_candidates_stay_in_order_of_arrival() -> None:
+    """Scenes that come back merge with what is older and newer than they are."""
+    features = drifting_scenes(400, scene=10, revisit=0.8)
+    clusters = fold(star(MemoryConfig(spatial_size=4, temporal_length=4)), features, [400]).clusters
+    assert clusters is not None
+    for members in clusters.members:
+        indices = [frame.index for frame in members]
+        assert indices == sorted(indices)
+
+
+def test_of_equally_far_candidates_the_newest_goes() -> None:
+    clusters = Clusters(2, budget=3, width=1, device=torch.device("cpu"))
+    frames = tuple(Frame(torch.zeros(1, 1), torch.zeros(1), index, float(index)) for index in range(4))
+    clusters.members[0], clusters.member_distances[0] = frames, (0.0, 2.0, 1.0, 2.0)
+    clusters._drop_farthest(0)
+    assert clusters.members[0] == frames[:3] and clusters.member_distances[0] == (0.0, 2.0, 1.0)
+
+
 def inertia(points: np.ndarray, centroids: np.ndarray) -> float:
     return float(((points[:, None] - centroids[None]) ** 2).sum(2).min(1).sum())
 
