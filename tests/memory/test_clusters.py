@@ -67,14 +67,15 @@ def test_weights_times_and_spans() -> None:
 
 
 @torch.no_grad()
-def test_candidates_stay_in_order_of_arrival() -> None:
-    """Scenes that come back merge with what is older and newer than they are."""
-    features = drifting_scenes(400, scene=10, revisit=0.8)
-    clusters = fold(star(MemoryConfig(spatial_size=4, temporal_length=4)), features, [400]).clusters
-    assert clusters is not None
-    for members in clusters.members:
-        indices = [frame.index for frame in members]
-        assert indices == sorted(indices)
+def test_candidates_of_merged_centroids_are_in_order_of_arrival() -> None:
+    """A scene that came back, frames 0 and 3, merges with the one between, frames 1 and 2."""
+    clusters = Clusters(2, budget=4, width=1, device=torch.device("cpu"))
+    frames = tuple(Frame(torch.zeros(1, 1), torch.zeros(1), index, float(index)) for index in range(4))
+    clusters.members[0], clusters.member_distances[0] = (frames[0], frames[3]), (0.0, 3.0)
+    clusters.members[1], clusters.member_distances[1] = (frames[1], frames[2]), (1.0, 2.0)
+    clusters._join_members(0, 1, 2, 2, 1.0)
+    assert clusters.members[0] == frames and clusters.member_distances[0] == (0.0, 1.0, 2.0, 3.0)
+    assert clusters.members[1] == clusters.member_distances[1] == ()
 
 
 def test_of_equally_far_candidates_the_newest_goes() -> None:
