@@ -29,11 +29,20 @@ from flash_vstream.synthetic import dataset
 from flash_vstream.synthetic.encoder import MEAN, STD, train_encoder
 from flash_vstream.synthetic.features import extract_features
 from flash_vstream.synthetic.language import train_language_model
-from flash_vstream.synthetic.recipe import LONG_SEED, SHORT_SEED, SMOKE, TINY_MEMORY, TRAIN_SEED, Recipe
+from flash_vstream.synthetic.recipe import (
+    BRIEF_SEED,
+    LONG_SEED,
+    SHOW_SEED,
+    SLIDES_SEED,
+    SMOKE,
+    TINY_MEMORY,
+    TRAIN_SEED,
+    Recipe,
+)
 from flash_vstream.synthetic.render import FRAME_SIZE
-from flash_vstream.synthetic.splice import splice, write_spliced
+from flash_vstream.synthetic.splice import Spliced, splice, write_spliced
 from flash_vstream.synthetic.text import train_tokenizer
-from flash_vstream.synthetic.world import SHORTEST_STREAM_S, Stream
+from flash_vstream.synthetic.world import SHORTEST_STREAM_S, Stream, make_slides
 from flash_vstream.train.arguments import DataArguments, ModelArguments, VStreamTrainingArguments
 from flash_vstream.train.checkpoints import whole_folder
 from flash_vstream.train.train import is_trained, train
@@ -50,7 +59,8 @@ class Build:
         self.base = work / "base"
         self.data = work / "data"
         self.frames = work / "stage1-frames"
-        self.short = work / "stage1-short"
+        self.slides = work / "stage1-slides"
+        self.brief = work / "stage1-brief"
         self.stage1 = work / "stage1"
         self.stage2 = work / "stage2"
 
@@ -69,7 +79,8 @@ class Build:
             self.build_features,
             self.build_records,
             self.run_frames,
-            self.run_short,
+            self.run_slides,
+            self.run_brief,
             self.run_stage1,
             self.run_stage2,
         ):
@@ -80,7 +91,7 @@ class Build:
 
     def check_same_recipe(self) -> None:
         mark = self.work / "recipe.json"
-        wanted = {**asdict(self.recipe), "world": dataset.world_digest()}
+        wanted = json.loads(json.dumps({**asdict(self.recipe), "world": dataset.world_digest()}))  # lists, as read
         if not mark.is_file():
             dataset.write_json(mark, wanted)
         begun = json.loads(mark.read_text(encoding="utf-8"))
@@ -97,7 +108,9 @@ class Build:
 
     def build_encoder(self) -> None:
         if not self.encoder.is_dir():
-            train_encoder(self.tokenizer, self.encoder, self.recipe.encoder_steps, self.recipe.encoder_groups)
+            train_encoder(
+                self.tokenizer, self.encoder, self.recipe.encoder_steps, groups_per_batch=self.recipe.encoder_groups
+            )
 
     def build_language(self) -> None:
         if not self.language.is_dir():
@@ -131,9 +144,12 @@ class Build:
         recipe = self.recipe
         return dataset.make_streams(TRAIN_SEED, recipe.train_streams, SHORTEST_STREAM_S, recipe.longest_train_stream_s)
 
+    def shows(self) -> list[Stream]:
+        return [make_slides(SHOW_SEED + index) for index in range(self.recipe.shows)]
+
     def build_features(self) -> None:
-        """Videos of the streams, and what the encoder makes of them."""
-        dataset.write_videos(self.streams(), self.data / "videos")
+        """Videos of streams and slide shows, and what the encoder makes of them."""
+        dataset.write_videos(self.streams() + self.shows(), self.data / "videos")
         model, processor = load(str(self.base))
         extract_features(model, processor, self.data / "videos", self.data / "features")
 
@@ -142,9 +158,13 @@ class Build:
         if (self.data / "finetune.json").is_file():  # written last
             return
         recipe, sources = self.recipe, self.streams()
-        short = self._splice(sources, SHORT_SEED, recipe.short_streams, recipe.longest_short_s, 2)
+        longest = recipe.longest_long_s
+        slides = self._written(splice(self.shows(), SLIDES_SEED, recipe.slides, longest, recipe.rooms_of_slides))
+        brief = self._written(
+            splice(sources, BRIEF_SEED, recipe.brief_streams, longest, recipe.rooms_of_brief, brief=True)
+        )
         n_long = recipe.long_streams + recipe.talk_streams
-        spliced = self._splice(sources, LONG_SEED, n_long, recipe.longest_long_s, recipe.fewest_long_rooms)
+        spliced = self._written(splice(sources, LONG_SEED, n_long, longest, recipe.rooms_of_long))
         long, talked = spliced[: recipe.long_streams], spliced[recipe.long_streams :]
         checked = recipe.long_checked
         told = dataset.notes_records(talked, recipe.talks_each, checked=checked, name="told")
@@ -153,15 +173,15 @@ class Build:
         asked = dataset.finetune_records(talked, recipe.talks_each, recipe.asks_each, recipe.questions_each)
         for name, records in (
             ("frames", dataset.frame_records(sources, recipe.frames_each, checked=recipe.frames_checked)),
-            ("short", dataset.notes_records(short, recipe.short_notes_each)),
+            ("slides", dataset.slide_records(slides)),
+            ("brief", dataset.notes_records(brief, recipe.brief_notes_each)),
             ("long", dataset.notes_records(long, recipe.long_notes_each, checked=checked) + frames_again),
             ("finetune", asked + told),
         ):
             dataset.write_json(self.data / f"{name}.json", records)
 
-    def _splice(self, sources: list[Stream], seed: int, count: int, longest_s: float, rooms: int) -> list[Stream]:
-        """Streams spliced from the rendered ones, with their features."""
-        spliced = splice(sources, seed, count, longest_s, rooms)
+    def _written(self, spliced: list[Spliced]) -> list[Stream]:
+        """The streams, when their features are written."""
         write_spliced(spliced, self.data / "features", self.data / "spliced")
         return [item.stream for item in spliced]
 
@@ -170,13 +190,19 @@ class Build:
         data = self.data_arguments("frames.json", "features", "plain")
         self._train(self.base, self.frames, data, recipe.epochs, recipe.frames_batch)
 
-    def run_short(self) -> None:
-        data = self.data_arguments("short.json", "spliced", "plain")
-        self._train(self.frames, self.short, data, self.recipe.epochs, self.recipe.batch)
+    def run_slides(self) -> None:
+        recipe = self.recipe
+        data = self.data_arguments("slides.json", "spliced", "plain")
+        self._train(self.frames, self.slides, data, recipe.epochs, recipe.frames_batch, recipe.lists_rate)
+
+    def run_brief(self) -> None:
+        recipe = self.recipe
+        data = self.data_arguments("brief.json", "spliced", "plain")
+        self._train(self.slides, self.brief, data, recipe.epochs, recipe.brief_batch, recipe.lists_rate)
 
     def run_stage1(self) -> None:
         data = self.data_arguments("long.json", "spliced", "plain")
-        self._train(self.short, self.stage1, data, self.recipe.epochs, self.recipe.batch, self.recipe.long_rate)
+        self._train(self.brief, self.stage1, data, self.recipe.epochs, self.recipe.batch, self.recipe.long_rate)
 
     def run_stage2(self) -> None:
         recipe = self.recipe

@@ -1,7 +1,8 @@
 """What was seen of a stream, told in short statements: a dense text to learn looking things up from.
 
 A statement names what to look for and goes on with what is found there, as a question and its answer do, in a third of
-the words. No two statements of one text are about the same thing, so that none gives away another.
+the words. No two statements of one text are about the same thing, so that none gives away another; only what came into
+or left a room may be said of a room that is listed.
 """
 
 import random
@@ -13,9 +14,12 @@ from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, ROOMS, SHAPES, Ac
 MOST_STATEMENTS = 36
 CHECKED = 0.2  # of the statements are checks, "...: yes" or "...: no", unless more are asked for
 IN_VIEW = 0.4  # of what could be said of the scene in view is said: it is soon learnt
+LONGEST_RUN = 3  # rooms after, or before, the one that a statement begins with
 MOST_COMPARED = 5  # rooms that one statement puts in order
 UNCHANGED = 0.4  # of the visits in which nothing came or left are said to be such
 FIRST = 0.1  # of the texts say which room was the first
+ORDERED = 0.4  # of the texts about slides tell the order of the rooms, the others what is in them
+LISTED = 0.4  # of the visits are told whole: nothing but the room's name says which objects are meant
 
 
 def notes(stream: Stream, until: float, rng: random.Random, checked: float = CHECKED) -> str:
@@ -27,7 +31,11 @@ def notes(stream: Stream, until: float, rng: random.Random, checked: float = CHE
     names = [actor.name for visit in seen for actor in visit.actors if actor.start <= until]
     told = list(_compared(seen, rng, checked) if rng.random() < 0.4 else _in_turn(seen, rng))
     for visit in seen[:-1]:
-        told += [_about(actor, visit, names, rng, checked) for actor in visit.actors]
+        if rng.random() < LISTED:
+            told.append(_listed(visit))
+            told += [_changed(actor, visit) for actor in visit.actors if actor.enters or actor.leaves]
+        else:
+            told += [_about(actor, visit, names, rng, checked) for actor in visit.actors]
         if not any(actor.enters or actor.leaves for actor in visit.actors) and rng.random() < UNCHANGED:
             told.append(f"{rng.choice(('came into', 'left'))} the {visit.room}: no")
     told += _in_view(seen[-1], until, rng, checked)
@@ -45,6 +53,25 @@ def frame_notes(visit: Visit, time_s: float, rng: random.Random, checked: float 
     return _text([*told, _now(visit, time_s, rng, checked)], rng)
 
 
+def _listed(visit: Visit) -> str:
+    """All objects of a visit, by their places."""
+    actors = sorted(visit.actors, key=lambda actor: actor.spot)
+    return f"in the {visit.room}: {', '.join(actor.name for actor in actors)}"
+
+
+def _changed(actor: Actor, visit: Visit) -> str:
+    return f"{'came into' if actor.enters else 'left'} the {visit.room}: {actor.name}"
+
+
+def slide_notes(shown: Sequence[Visit], rng: random.Random) -> str:
+    """The objects of each room of a slide show, or the order of the rooms; nothing else, so that it must be learnt."""
+    if rng.random() >= ORDERED:
+        told = [_listed(visit) for visit in shown]
+    else:
+        told = list(_compared(shown, rng, CHECKED) if rng.random() < 0.4 else _in_turn(shown, rng))
+    return _text(told, rng)
+
+
 def _text(told: list[str], rng: random.Random) -> str:
     told = list(dict.fromkeys(told))  # two objects may be doubted by the same words
     return ". ".join(rng.sample(told, len(told)))
@@ -58,12 +85,12 @@ def _now(visit: Visit, time_s: float, rng: random.Random, checked: float) -> str
     return f"now: {visit.room}, {NUMBERS[len(visit.present(time_s))]}"
 
 
-def _in_turn(seen: list[Visit], rng: random.Random) -> Iterator[str]:
-    """The rooms one after another, in pieces of any length, forwards and backwards."""
+def _in_turn(seen: Sequence[Visit], rng: random.Random) -> Iterator[str]:
+    """The rooms one after another, in short runs, forwards and backwards."""
     rooms = [visit.room for visit in seen]
     begin = 0
     while begin < len(rooms) - 1:
-        end = rng.randint(begin + 1, len(rooms) - 1)
+        end = min(begin + rng.randint(1, LONGEST_RUN), len(rooms) - 1)
         run = rooms[begin : end + 1]
         if rng.random() < 0.5:
             yield f"after the {run[0]}: {', '.join(run[1:])}"
@@ -74,7 +101,7 @@ def _in_turn(seen: list[Visit], rng: random.Random) -> Iterator[str]:
         yield f"first: {rooms[0]}"
 
 
-def _compared(seen: list[Visit], rng: random.Random, checked: float) -> Iterator[str]:
+def _compared(seen: Sequence[Visit], rng: random.Random, checked: float) -> Iterator[str]:
     """Rooms put in the order in which they were shown, each in one statement at most."""
     places = rng.sample(range(len(seen)), len(seen))
     while len(places) > 1:
@@ -91,7 +118,7 @@ def _compared(seen: list[Visit], rng: random.Random, checked: float) -> Iterator
 def _about(actor: Actor, visit: Visit, names: Sequence[str], rng: random.Random, checked: float) -> str:
     """One object of a visit that is over."""
     if (actor.enters or actor.leaves) and rng.random() < 0.6:
-        return f"{'came into' if actor.enters else 'left'} the {visit.room}: {actor.name}"
+        return _changed(actor, visit)
     if names.count(actor.name) == 1 and rng.random() < 0.15:
         return f"the {actor.name}: {_told(rng, visit.room, actor.activity)}"
     return _found(actor, visit, f"in the {visit.room}", rng, checked)

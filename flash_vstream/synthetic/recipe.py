@@ -10,7 +10,8 @@ from flash_vstream.memory import MemoryConfig
 
 TRAIN_SEED = 0  # seeds of the streams for training begin here,
 SCORE_SEED = 1_000_000  # those for scoring here: never the same stream,
-SHORT_SEED, LONG_SEED = 2_000_000, 3_000_000  # and those of streams spliced for training here
+BRIEF_SEED, LONG_SEED = 2_000_000, 3_000_000  # those of streams spliced for training here,
+SHOW_SEED, SLIDES_SEED = 4_000_000, 5_000_000  # and of slide shows, rendered and spliced, here
 
 
 @dataclass(frozen=True)
@@ -18,31 +19,36 @@ class Recipe:
     """The defaults are the present recipe; `SMOKE` runs the same code in half a minute and learns nothing."""
 
     encoder_steps: int = 450
-    encoder_groups: int = 16
+    encoder_groups: int = 32
     language_steps: int = 150
     language_batch: int = 16
     train_streams: int = 2000  # rendered; those that follow are spliced from them
     longest_train_stream_s: float = 300.0
     frames_each: int = 30  # records of each of them
     frames_checked: float = 0.7  # of the notes on single frames say whether something is so
-    short_streams: int = 4000
-    longest_short_s: float = 400.0
-    short_notes_each: int = 8
-    long_streams: int = 8000
+    shows: int = 500  # slide shows that are rendered
+    slides: int = 24_000  # and spliced from them
+    rooms_of_slides: tuple[int, int] = (4, 6)
+    brief_streams: int = 10_000
+    rooms_of_brief: tuple[int, int] = (2, 8)
+    brief_notes_each: int = 2
+    long_streams: int = 6000
     longest_long_s: float = 900.0
-    fewest_long_rooms: int = 6
-    long_notes_each: int = 10
+    rooms_of_long: tuple[int, int] = (6, 12)
+    long_notes_each: int = 4
     long_checked: float = 0.35  # of the notes on long streams
-    talk_streams: int = 1500
+    talk_streams: int = 1100
     talks_each: int = 2
     asks_each: int = 5
     questions_each: int = 18
     epochs: float = 1.0
-    frames_batch: int = 64
+    frames_batch: int = 64  # of the slide shows, too
+    brief_batch: int = 32
     batch: int = 16
     learning_rate: float = 1.5e-3  # by AdamW
     muon_learning_rate: float = 5e-3  # of the matrices
-    long_rate: float = 0.4  # of these rates, in the last part of stage 1: at 1.0 it unlearns (docs/log.md)
+    lists_rate: float = 0.6  # of these rates, for slide shows and brief streams,
+    long_rate: float = 0.5  # and in the last part of stage 1: at 1.0 it unlearns (docs/log.md)
     stage2_rate: float = 0.3  # of these rates: stage 2 teaches what a question is, and must not unteach looking
     save_steps: int = 200
 
@@ -55,9 +61,10 @@ SMOKE = Recipe(
     train_streams=24,
     longest_train_stream_s=120.0,
     frames_each=2,
-    short_streams=4,
-    longest_short_s=60.0,
-    short_notes_each=1,
+    shows=2,
+    slides=4,
+    brief_streams=4,
+    brief_notes_each=1,
     long_streams=4,
     longest_long_s=60.0,
     long_notes_each=1,
@@ -66,6 +73,7 @@ SMOKE = Recipe(
     asks_each=4,
     questions_each=4,
     frames_batch=4,
+    brief_batch=2,
     batch=2,
     save_steps=1,
 )

@@ -16,9 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from flash_vstream.data import read_features, write_features
-from flash_vstream.synthetic.world import ROOMS, Stream, Visit
+from flash_vstream.synthetic.world import ROOMS, SLIDE_S, Stream, Visit
 
 SHORTEST_PIECE_S = 8
+BRIEF_S = 5, 6  # the shortest and the longest brief piece: long enough to ask about its scene
 CHANGE_MARGIN_S = 6  # what comes in or leaves keeps so much of the visit before and after it
 TRIES = 4  # candidates for each visit: the one with the fewest objects that were there before is taken
 
@@ -42,11 +43,18 @@ class Spliced:
 
 
 def splice(
-    sources: Sequence[Stream], first_seed: int, count: int, longest_s: float, fewest_rooms: int = 2
+    sources: Sequence[Stream],
+    first_seed: int,
+    count: int,
+    longest_s: float,
+    rooms: tuple[int, int] = (2, len(ROOMS)),
+    brief: bool = False,
 ) -> list[Spliced]:
-    """`count` streams of `fewest_rooms` to 12 visits, or as many as fit into `longest_s` seconds.
+    """`count` streams of so many visits, or as many as fit into `longest_s` seconds.
 
     The same arguments always give the same ones.
+
+    rooms: the fewest and the most visits of a stream. brief: of each visit a few seconds in which nothing changes.
 
     Raises:
         ValueError: the sources lack a room.
@@ -58,24 +66,23 @@ def splice(
     missing = [room for room, visits in by_room.items() if not visits]
     if missing:
         raise ValueError(f"no source stream shows the {missing[0]}: splice more than {len(sources)} streams")
-    return [_splice_one(by_room, first_seed + index, longest_s, fewest_rooms) for index in range(count)]
+    return [_splice_one(by_room, first_seed + index, longest_s, rooms, brief) for index in range(count)]
 
 
 def _splice_one(
-    by_room: dict[str, list[tuple[Stream, Visit]]], seed: int, longest_s: float, fewest_rooms: int
+    by_room: dict[str, list[tuple[Stream, Visit]]], seed: int, longest_s: float, rooms: tuple[int, int], brief: bool
 ) -> Spliced:
     rng = random.Random(f"splice-{seed}-{longest_s}")
-    rooms = rng.sample(ROOMS, rng.randint(fewest_rooms, len(ROOMS)))
     names: set[str] = set()
     pieces: list[Piece] = []
     visits: list[Visit] = []
     clock = 0
-    for room in rooms:
+    for room in rng.sample(ROOMS, rng.randint(*rooms)):
         source, visit = min(
             (rng.choice(by_room[room]) for _ in range(TRIES)),
             key=lambda found: sum(actor.name in names for actor in found[1].actors),
         )
-        piece = _cut(source, visit, rng)
+        piece = (_cut_brief if brief else _cut)(source, visit, rng)
         length = piece.stop - piece.start
         if clock + length > longest_s and pieces:
             break
@@ -97,6 +104,20 @@ def _cut(source: Stream, visit: Visit, rng: random.Random) -> Piece:
     earliest, latest = max(first, end - length), min(last - length, begin)
     start = rng.randint(earliest, max(earliest, latest))
     return Piece(source, visit, start, start + length)
+
+
+def _cut_brief(source: Stream, visit: Visit, rng: random.Random) -> Piece:
+    """A few seconds of a visit in which nothing changes, as a visit that has only what is there then."""
+    length = rng.randint(*BRIEF_S)
+    moves = [(actor.start, actor.start + SLIDE_S) for actor in visit.actors if actor.enters]
+    moves += [(actor.end - SLIDE_S, actor.end) for actor in visit.actors if actor.leaves]
+    starts = range(int(visit.start), int(visit.end) - length + 1)
+    calm = [start for start in starts if all(start + length <= first or last <= start for first, last in moves)]
+    start = rng.choice(calm)
+    there = tuple(
+        replace(actor, start=visit.start, end=visit.end, enters=False, leaves=False) for actor in visit.present(start)
+    )
+    return Piece(source, replace(visit, actors=there), start, start + length)
 
 
 def _moved(piece: Piece, clock: int) -> Visit:

@@ -7,7 +7,7 @@ one of them comes in or leaves, and what has left may turn up in a later room. N
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 ROOMS = (
@@ -23,6 +23,7 @@ MINUTE = 60.0
 SHORTEST_STREAM_S, LONGEST_STREAM_S = MINUTE, 20 * MINUTE
 SHORTEST_VISIT_S, LONGEST_VISIT_S = 14.0, 110.0
 SLIDE_S = 2.0  # how long an object takes to come in or to leave
+ALONE = 0.7  # of the frames of a slide show have one object, the others two
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,17 @@ def random_scene(rng: random.Random) -> Visit:
         for (colour, shape), spot in zip(chosen, spots, strict=True)
     )
     return Visit(rng.choice(ROOMS), 0.0, MINUTE, actors)
+
+
+def make_slides(seed: int) -> Stream:
+    """A slide show: every room for one second, with one object or two. Where little is shown, the room is the key."""
+    rng = random.Random(f"slides-{seed}")
+    visits = []
+    for second, room in enumerate(rng.sample(ROOMS, len(ROOMS))):
+        start, end = float(second), float(second + 1)
+        actors = random_scene(rng).actors[: 1 if rng.random() < ALONE else 2]
+        visits.append(Visit(room, start, end, tuple(replace(actor, start=start, end=end) for actor in actors)))
+    return Stream(seed, float(len(ROOMS)), tuple(visits))
 
 
 def caption(visit: Visit, time_s: float) -> str:

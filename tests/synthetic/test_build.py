@@ -36,20 +36,38 @@ def changed(before: Path, after: Path) -> dict[str, bool]:
     return {name: not torch.equal(value, old[name]) for name, value in load(after)[0].state_dict().items()}
 
 
-def test_single_frames_train_projector_and_language_model(built: Build) -> None:
-    before, after = load(built.base)[0].state_dict(), load(built.frames)[0].state_dict()
-    for name, is_changed in changed(built.base, built.frames).items():
-        if name.startswith("memory."):  # a single frame needs no attention over time: at most decayed
-            torch.testing.assert_close(after[name], before[name], rtol=1e-2, atol=0)
+@pytest.mark.parametrize(("before", "after"), [("base", "frames"), ("frames", "slides")])
+def test_frames_and_slides_train_projector_and_language_model(built: Build, before: str, after: str) -> None:
+    start = load(getattr(built, before))[0].state_dict()
+    for name, is_changed in changed(getattr(built, before), getattr(built, after)).items():
+        if name.startswith("memory."):  # so few frames need no attention over time: at most decayed
+            found = load(getattr(built, after))[0].state_dict()[name]
+            torch.testing.assert_close(found, start[name], rtol=1e-2, atol=0)
         else:
             assert is_changed == name.startswith(("projector.", "language_model.")), name
 
 
-@pytest.mark.parametrize(("before", "after"), [("frames", "short"), ("short", "stage1"), ("stage1", "stage2")])
+@pytest.mark.parametrize(("before", "after"), [("slides", "brief"), ("brief", "stage1"), ("stage1", "stage2")])
 def test_streams_train_the_memory_too_and_never_the_tower(built: Build, before: str, after: str) -> None:
     only_rounding = "memory.k_proj.bias"  # a softmax does not see a shift that all its entries share
     for name, is_changed in changed(getattr(built, before), getattr(built, after)).items():
         assert name == only_rounding or is_changed != name.startswith("vision_tower."), name
+
+
+def test_each_step_has_the_batch_of_the_recipe(built: Build) -> None:
+    """The encoder once had the library's default batch, with the recipe's as its seed."""
+    batches = {
+        "encoder-work": SMOKE.encoder_groups,
+        "language-work": SMOKE.language_batch,
+        "stage1-frames": SMOKE.frames_batch,
+        "stage1-slides": SMOKE.frames_batch,
+        "stage1-brief": SMOKE.brief_batch,
+        "stage1": SMOKE.batch,
+        "stage2": SMOKE.batch,
+    }
+    for name, expected in batches.items():
+        (state,) = (built.work / name).glob("checkpoint-*/trainer_state.json")
+        assert json.loads(state.read_text())["train_batch_size"] == expected, name
 
 
 def test_a_finished_step_is_not_done_again(built: Build) -> None:

@@ -8,10 +8,11 @@ import torch
 from flash_vstream.data import read_features, write_features
 from flash_vstream.synthetic.dataset import make_streams
 from flash_vstream.synthetic.splice import SHORTEST_PIECE_S, splice, write_spliced
-from flash_vstream.synthetic.world import Visit
+from flash_vstream.synthetic.world import Visit, make_slides
 
 SOURCES = make_streams(0, 60, 60, 300)
 SPLICED = splice(SOURCES, 1000, 80, 200)
+BRIEF = splice(SOURCES, 2000, 80, 200, rooms=(2, 8), brief=True)
 
 
 def looks(visit: Visit, at: float) -> tuple[str, list[tuple[str, str, int]]]:
@@ -20,7 +21,7 @@ def looks(visit: Visit, at: float) -> tuple[str, list[tuple[str, str, int]]]:
 
 
 def test_each_second_shows_what_its_source_shows() -> None:
-    for item in SPLICED:
+    for item in SPLICED + BRIEF:
         clock = 0
         for piece, visit in zip(item.pieces, item.stream.visits, strict=True):
             assert visit.start == clock and piece.visit.start <= piece.start < piece.stop <= piece.visit.end
@@ -44,6 +45,26 @@ def test_visits_keep_what_happens_in_them_and_rooms_come_once() -> None:
     assert max(item.stream.duration for item in SPLICED) <= 200
     assert len({item.pieces for item in SPLICED}) == len(SPLICED)
     assert splice(SOURCES, 1000, 80, 200) == SPLICED
+
+
+def test_brief_visits_show_one_still_scene_of_their_source() -> None:
+    for item in BRIEF:
+        assert 2 <= len(item.stream.visits) <= 8
+        for piece, visit in zip(item.pieces, item.stream.visits, strict=True):
+            assert visit.end - visit.start in (5, 6)
+            whole = piece.source.visit_at(piece.start)
+            for second in range(piece.start, piece.stop):
+                assert looks(whole, second) == looks(visit, visit.start)
+                assert not any(a.enters and a.start <= second < a.start + 2 for a in whole.actors)
+                assert not any(a.leaves and a.end - 2 <= second < a.end for a in whole.actors)
+            assert not any(actor.enters or actor.leaves for actor in visit.actors)
+
+
+def test_slide_shows_are_spliced_a_second_a_room() -> None:
+    shows = [make_slides(seed) for seed in range(20)]
+    for item in splice(shows, 0, 30, 100, rooms=(4, 6)):
+        assert item.stream.duration == len(item.stream.visits) in (4, 5, 6)
+        assert all(piece.source.visit_at(piece.start) == piece.visit for piece in item.pieces)
 
 
 def test_features_are_those_of_the_pieces(tmp_path: Path) -> None:

@@ -12,12 +12,22 @@ from flash_vstream.synthetic.dataset import (
     held_out_questions,
     make_streams,
     notes_records,
+    slide_records,
     story,
 )
 from flash_vstream.synthetic.notes import MOST_STATEMENTS, frame_notes, notes
 from flash_vstream.synthetic.questions import BACK_THEN_S, KINDS, all_questions, ask_times, choose
 from flash_vstream.synthetic.render import FRAME_SIZE, render_visit, write_mp4
-from flash_vstream.synthetic.world import ACTIVITIES, SHORTEST_VISIT_S, SLIDE_S, Stream, caption, make_stream
+from flash_vstream.synthetic.world import (
+    ACTIVITIES,
+    ROOMS,
+    SHORTEST_VISIT_S,
+    SLIDE_S,
+    Stream,
+    caption,
+    make_slides,
+    make_stream,
+)
 from flash_vstream.video import read_frames
 
 STREAMS = [make_stream(seed) for seed in range(40)]
@@ -180,6 +190,8 @@ def statement_holds(statement: str, noted: list[tuple[float, str, dict[str, str]
         run = order if words[0] == "after" else order[::-1]
         start = run.index(words[-1]) + 1
         return told.split(", ") == run[start : start + told.count(",") + 1]
+    if words[0] == "in":  # "in the attic: red ring, blue bar"
+        return set(told.split(", ")) == {name for seen in in_room for name in seen}
     if told == "no" and words[0] in ("came", "left"):
         return all(seen.keys() == in_room[0].keys() for seen in in_room)
     if words[0] == "came":
@@ -207,6 +219,37 @@ def statement_holds(statement: str, noted: list[tuple[float, str, dict[str, str]
     return any(seen.get(name) == activity for seen in where)
 
 
+def test_slides_show_every_room_once_with_one_object_or_two() -> None:
+    shows = [make_slides(seed) for seed in range(200)]
+    counts = Counter(len(visit.actors) for show in shows for visit in show.visits)
+    assert counts.keys() == {1, 2} and 0.7 < counts[1] / counts.total() < 0.85  # some scenes have one object anyway
+    for show in shows:
+        assert sorted(visit.room for visit in show.visits) == sorted(ROOMS)
+        assert [visit.start for visit in show.visits] == list(range(12)) and show.duration == 12
+        assert all(visit.present(visit.start) == sorted(visit.actors, key=lambda a: a.spot) for visit in show.visits)
+    assert make_slides(3) == make_slides(3) != make_slides(4)
+
+
+def test_notes_on_slides_list_every_room_shown_or_tell_their_order() -> None:
+    shows = [make_slides(seed) for seed in range(100)]
+    records = slide_records(shows)
+    assert len(records) == 300
+    lists, orders = 0, 0
+    for record in records:
+        show = shows[int(record["video"].removesuffix(".mp4"))]
+        noted = second_by_second(show, record["end_time"] - 1)
+        told = record["conversations"][1]["value"].split(". ")
+        assert all(statement_holds(statement, noted) for statement in told)
+        if told[0].startswith("in the"):
+            lists += 1
+            assert len({statement.split(":")[0] for statement in told}) == len(told) == record["end_time"]
+        else:
+            orders += 1
+            assert not any(statement.startswith(("in the", "now")) for statement in told)
+    assert 0.3 < orders / (orders + lists) < 0.5
+    assert {record["end_time"] for record in records} >= {2, 3, 4, 12}
+
+
 def test_every_note_is_true_and_no_two_tell_of_one_object() -> None:
     rng = random.Random(0)
     forms: Counter[str] = Counter()
@@ -223,7 +266,7 @@ def test_every_note_is_true_and_no_two_tell_of_one_object() -> None:
             (scene,) = {stream.visit_at(until)}
             for statement in frame_notes(scene, until, rng).split(". "):
                 assert statement_holds(statement, noted[-1:]), statement
-    assert {"first:", "first", "now:", "after", "before", "came", "left", "the", "a"} <= set(forms)
+    assert {"in", "first:", "first", "now:", "after", "before", "came", "left", "the", "a"} <= set(forms)
     assert 0.8 < forms["yes"] / forms["no"] < 1.25
 
 
