@@ -75,7 +75,7 @@ def test_candidates_of_merged_centroids_are_in_order_of_arrival() -> None:
     clusters.members[1], clusters.member_distances[1] = (frames[1], frames[2]), (1.0, 2.0)
     clusters._join_members(0, 1, 2, 2, 1.0)
     assert clusters.members[0] == frames and clusters.member_distances[0] == (0.0, 1.0, 2.0, 3.0)
-    assert clusters.members[1] == clusters.member_distances[1] == ()
+    assert not clusters.members[1] and not clusters.member_distances[1]
 
 
 def test_of_equally_far_candidates_the_newest_goes() -> None:
