@@ -108,8 +108,13 @@ class Build:
 
     def build_encoder(self) -> None:
         if not self.encoder.is_dir():
+            recipe = self.recipe
             train_encoder(
-                self.tokenizer, self.encoder, self.recipe.encoder_steps, groups_per_batch=self.recipe.encoder_groups
+                self.tokenizer,
+                self.encoder,
+                recipe.encoder_steps,
+                groups_per_batch=recipe.encoder_groups,
+                seed=recipe.encoder_seed,
             )
 
     def build_language(self) -> None:
@@ -186,45 +191,45 @@ class Build:
         return [item.stream for item in spliced]
 
     def run_frames(self) -> None:
-        recipe = self.recipe
-        data = self.data_arguments("frames.json", "features", "plain")
-        self._train(self.base, self.frames, data, recipe.epochs, recipe.frames_batch)
+        self._train(self.base, self.frames, "frames", self.recipe.frames_batch, 1.0, features="features")
 
     def run_slides(self) -> None:
-        recipe = self.recipe
-        data = self.data_arguments("slides.json", "spliced", "plain")
-        self._train(self.frames, self.slides, data, recipe.epochs, recipe.frames_batch, recipe.lists_rate)
+        self._train(self.frames, self.slides, "slides", self.recipe.frames_batch, self.recipe.lists_rate)
 
     def run_brief(self) -> None:
-        recipe = self.recipe
-        data = self.data_arguments("brief.json", "spliced", "plain")
-        self._train(self.slides, self.brief, data, recipe.epochs, recipe.brief_batch, recipe.lists_rate)
+        self._train(self.slides, self.brief, "brief", self.recipe.brief_batch, self.recipe.lists_rate)
 
     def run_stage1(self) -> None:
-        data = self.data_arguments("long.json", "spliced", "plain")
-        self._train(self.brief, self.stage1, data, self.recipe.epochs, self.recipe.batch, self.recipe.long_rate)
+        self._train(self.brief, self.stage1, "long", self.recipe.batch, self.recipe.long_rate)
 
     def run_stage2(self) -> None:
-        recipe = self.recipe
-        data = self.data_arguments("finetune.json", "spliced", "v1")
-        self._train(self.stage1, self.stage2, data, recipe.epochs, recipe.batch, recipe.stage2_rate)
+        self._train(self.stage1, self.stage2, "finetune", self.recipe.batch, self.recipe.stage2_rate, conversation="v1")
 
     def _train(
-        self, start: Path, folder: Path, data: DataArguments, epochs: float, batch: int, rate: float = 1.0
+        self,
+        start: Path,
+        folder: Path,
+        records: str,
+        batch: int,
+        rate: float,
+        features: str = "spliced",
+        conversation: str = "plain",
     ) -> None:
         """One run of the Trainer; unlike Vicuna, this language model has to learn in stage 1 too, namely to look."""
-        if not is_trained(folder):
-            model = ModelArguments(str(start), train_language_model=True, attn_implementation="eager")
-            train(model, data, self.arguments(folder, epochs, batch, rate))
+        if is_trained(folder):
+            return
+        model = ModelArguments(str(start), train_language_model=True, attn_implementation="eager")
+        data = DataArguments(
+            str(self.data / f"{records}.json"),
+            video_feature_folder=str(self.data / features),
+            conversation=conversation,
+        )
+        train(model, data, self.arguments(folder, batch, rate))
 
-    def data_arguments(self, records: str, features: str, conversation: str) -> DataArguments:
-        features = str(self.data / features)
-        return DataArguments(str(self.data / records), video_feature_folder=features, conversation=conversation)
-
-    def arguments(self, folder: Path, epochs: float, batch: int, rate: float) -> VStreamTrainingArguments:
+    def arguments(self, folder: Path, batch: int, rate: float) -> VStreamTrainingArguments:
         return VStreamTrainingArguments(
             output_dir=str(folder),
-            num_train_epochs=epochs,
+            num_train_epochs=1,
             per_device_train_batch_size=batch,
             learning_rate=rate * self.recipe.learning_rate,
             muon_learning_rate=rate * self.recipe.muon_learning_rate,

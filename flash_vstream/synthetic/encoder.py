@@ -151,7 +151,7 @@ def normalise(frames: Tensor) -> Tensor:
     return ((frames / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
 
 
-def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, *, groups_per_batch: int, seed: int = 0) -> None:
+def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, *, groups_per_batch: int, seed: int) -> None:
     """Train and save the CLIP into `folder`; run again after a kill, it goes on from the last checkpoint."""
     tokenizer = LlamaTokenizer.from_pretrained(tokenizer_folder)
     torch.manual_seed(seed)

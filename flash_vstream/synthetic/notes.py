@@ -168,6 +168,6 @@ def _in_view(visit: Visit, until: float, rng: random.Random, checked: float) -> 
     present = visit.present(until)
     for actor in visit.actors:
         if actor.leaves and actor.end <= until:
-            yield f"left the {visit.room}: {actor.name}"
+            yield _changed(actor, visit)
         elif actor in present and rng.random() < IN_VIEW:
             yield _found(actor, visit, "now", rng, checked)

@@ -20,6 +20,7 @@ class Recipe:
 
     encoder_steps: int = 450
     encoder_groups: int = 32
+    encoder_seed: int = 16  # that of the shipped one
     language_steps: int = 150
     language_batch: int = 16
     train_streams: int = 2000  # rendered; those that follow are spliced from them
@@ -41,7 +42,6 @@ class Recipe:
     talks_each: int = 2
     asks_each: int = 5
     questions_each: int = 18
-    epochs: float = 1.0
     frames_batch: int = 64  # of the slide shows, too
     brief_batch: int = 32
     batch: int = 16
@@ -73,7 +73,7 @@ SMOKE = Recipe(
     asks_each=4,
     questions_each=4,
     frames_batch=4,
-    brief_batch=2,
+    brief_batch=3,
     batch=2,
     save_steps=1,
 )

@@ -54,20 +54,36 @@ def test_streams_train_the_memory_too_and_never_the_tower(built: Build, before: 
         assert name == only_rounding or is_changed != name.startswith("vision_tower."), name
 
 
-def test_each_step_has_the_batch_of_the_recipe(built: Build) -> None:
+@pytest.mark.parametrize(
+    ("name", "batch"), [("encoder-work", SMOKE.encoder_groups), ("language-work", SMOKE.language_batch)]
+)
+def test_encoder_and_language_model_have_the_batch_of_the_recipe(built: Build, name: str, batch: int) -> None:
     """The encoder once had the library's default batch, with the recipe's as its seed."""
-    batches = {
-        "encoder-work": SMOKE.encoder_groups,
-        "language-work": SMOKE.language_batch,
-        "stage1-frames": SMOKE.frames_batch,
-        "stage1-slides": SMOKE.frames_batch,
-        "stage1-brief": SMOKE.brief_batch,
-        "stage1": SMOKE.batch,
-        "stage2": SMOKE.batch,
-    }
-    for name, expected in batches.items():
-        (state,) = (built.work / name).glob("checkpoint-*/trainer_state.json")
-        assert json.loads(state.read_text())["train_batch_size"] == expected, name
+    (state,) = (built.work / name).glob("checkpoint-*/trainer_state.json")
+    assert json.loads(state.read_text())["train_batch_size"] == batch
+
+
+@pytest.mark.parametrize(
+    ("folder", "start", "records", "features", "conversation", "batch", "rate"),
+    [
+        ("stage1-frames", "base", "frames", "features", "plain", SMOKE.frames_batch, 1.0),
+        ("stage1-slides", "stage1-frames", "slides", "spliced", "plain", SMOKE.frames_batch, SMOKE.lists_rate),
+        ("stage1-brief", "stage1-slides", "brief", "spliced", "plain", SMOKE.brief_batch, SMOKE.lists_rate),
+        ("stage1", "stage1-brief", "long", "spliced", "plain", SMOKE.batch, SMOKE.long_rate),
+        ("stage2", "stage1", "finetune", "spliced", "v1", SMOKE.batch, SMOKE.stage2_rate),
+    ],
+)
+def test_each_part_of_the_training_is_the_one_of_the_recipe(
+    built: Build, folder: str, start: str, records: str, features: str, conversation: str, batch: int, rate: float
+) -> None:
+    run = json.loads((built.work / folder / "run.json").read_text())
+    assert run["model"]["model_path"] == str(built.work / start)
+    assert run["data"]["data_path"] == str(built.data / f"{records}.json")
+    assert run["data"]["video_feature_folder"] == str(built.data / features)
+    assert run["data"]["conversation"] == conversation
+    training = run["training"]
+    found = [training[name] for name in ("per_device_train_batch_size", "learning_rate", "muon_learning_rate")]
+    assert found == [batch, rate * SMOKE.learning_rate, rate * SMOKE.muon_learning_rate]
 
 
 def test_a_finished_step_is_not_done_again(built: Build) -> None:

@@ -15,7 +15,7 @@ from flash_vstream.synthetic.dataset import (
     slide_records,
     story,
 )
-from flash_vstream.synthetic.notes import MOST_STATEMENTS, frame_notes, notes
+from flash_vstream.synthetic.notes import LONGEST_RUN, MOST_STATEMENTS, frame_notes, notes
 from flash_vstream.synthetic.questions import BACK_THEN_S, KINDS, all_questions, ask_times, choose
 from flash_vstream.synthetic.render import FRAME_SIZE, render_visit, write_mp4
 from flash_vstream.synthetic.world import (
@@ -191,7 +191,9 @@ def statement_holds(statement: str, noted: list[tuple[float, str, dict[str, str]
         start = run.index(words[-1]) + 1
         return told.split(", ") == run[start : start + told.count(",") + 1]
     if words[0] == "in":  # "in the attic: red ring, blue bar"
-        return set(told.split(", ")) == {name for seen in in_room for name in seen}
+        names = told.split(", ")
+        still = all(seen.keys() == in_room[0].keys() for seen in in_room)
+        return names == list(in_room[0]) if still else set(names) == {name for seen in in_room for name in seen}
     if told == "no" and words[0] in ("came", "left"):
         return all(seen.keys() == in_room[0].keys() for seen in in_room)
     if words[0] == "came":
@@ -226,7 +228,9 @@ def test_slides_show_every_room_once_with_one_object_or_two() -> None:
     for show in shows:
         assert sorted(visit.room for visit in show.visits) == sorted(ROOMS)
         assert [visit.start for visit in show.visits] == list(range(12)) and show.duration == 12
-        assert all(visit.present(visit.start) == sorted(visit.actors, key=lambda a: a.spot) for visit in show.visits)
+        for visit in show.visits:
+            assert all((actor.start, actor.end) == (visit.start, visit.end) for actor in visit.actors)
+            assert visit.present(visit.start) == sorted(visit.actors, key=lambda actor: actor.spot)
     assert make_slides(3) == make_slides(3) != make_slides(4)
 
 
@@ -259,6 +263,13 @@ def test_every_note_is_true_and_no_two_tell_of_one_object() -> None:
             noted = second_by_second(stream, until)
             for statement in told:
                 assert statement_holds(statement, noted), (statement, stream.seed, until)
+                subject, values = statement.split(": ")
+                if subject.startswith(("after", "before")):
+                    assert len(values.split(", ")) <= LONGEST_RUN
+                if subject.startswith("in the") and len(told) < MOST_STATEMENTS:  # none was left out
+                    counts = {len(seen) for _, room, seen in noted if room == subject.split()[-1]}
+                    changed = {f"{verb} the {subject.split()[-1]}" for verb in ("came into", "left")}
+                    assert (len(counts) > 1) <= any(other.split(": ")[0] in changed for other in told)
                 forms[statement.split()[0]] += 1
                 forms[statement.split(": ")[1]] += not statement.startswith(("came", "left"))
             assert len(told) <= MOST_STATEMENTS
