@@ -171,16 +171,19 @@ class Build:
         n_long = recipe.long_streams + recipe.talk_streams
         spliced = self._written(splice(sources, LONG_SEED, n_long, longest, recipe.rooms_of_long))
         long, talked = spliced[: recipe.long_streams], spliced[recipe.long_streams :]
-        checked = recipe.long_checked
+        checked = recipe.streams_checked
+        # Some single frames in every later part, lest what they taught be lost: slides alone undo it (docs/log.md).
+        again = [
+            dataset.frame_records(long, each, seed, recipe.frames_checked)
+            for seed, each in enumerate(recipe.frames_again, start=1)
+        ]
         told = dataset.notes_records(talked, recipe.talks_each, checked=checked, name="told")
-        # Some single frames more, lest what they taught be lost: whether something is so is hard to learn from streams.
-        frames_again = dataset.frame_records(long, 1, checked=recipe.frames_checked)
         asked = dataset.finetune_records(talked, recipe.talks_each, recipe.asks_each, recipe.questions_each)
         for name, records in (
             ("frames", dataset.frame_records(sources, recipe.frames_each, checked=recipe.frames_checked)),
-            ("slides", dataset.slide_records(slides)),
-            ("brief", dataset.notes_records(brief, recipe.brief_notes_each)),
-            ("long", dataset.notes_records(long, recipe.long_notes_each, checked=checked) + frames_again),
+            ("slides", dataset.slide_records(slides) + again[0]),
+            ("brief", dataset.notes_records(brief, recipe.brief_notes_each, checked=checked) + again[1]),
+            ("long", dataset.notes_records(long, recipe.long_notes_each, checked=checked) + again[2]),
             ("finetune", asked + told),
         ):
             dataset.write_json(self.data / f"{name}.json", records)

@@ -13,6 +13,8 @@ from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, ROOMS, SHAPES, Ac
 
 MOST_STATEMENTS = 36
 CHECKED = 0.2  # of the statements are checks, "...: yes" or "...: no", unless more are asked for
+# What a check may be about; of what is hardest to learn there are two. Checks of one attribute teach those of two.
+CHECKS = ("activity", "activity", "something", "colour", "shape", "name")
 IN_VIEW = 0.4  # of what could be said of the scene in view is said: it is soon learnt
 LONGEST_RUN = 3  # rooms after, or before, the one that a statement begins with
 MOST_COMPARED = 5  # rooms that one statement puts in order
@@ -105,7 +107,7 @@ def _compared(seen: Sequence[Visit], rng: random.Random, checked: float) -> Iter
     """Rooms put in the order in which they were shown, each in one statement at most."""
     places = rng.sample(range(len(seen)), len(seen))
     while len(places) > 1:
-        check = rng.random() < 2 * checked
+        check = rng.random() < min(2 * checked, 0.5)  # telling the order teaches what checks of it need
         count = 2 if check else min(rng.randint(2, MOST_COMPARED), len(places))
         group, places = places[:count], places[count:]
         rooms = [seen[place].room for place in group]
@@ -141,7 +143,11 @@ def _told(rng: random.Random, first: str, second: str) -> str:
 def _check(actor: Actor, visit: Visit, where: str, rng: random.Random) -> str:
     """A true or a false statement about one object, as often the one as the other."""
     is_true = rng.random() < 0.5
-    about = rng.choice(("activity", "colour", "shape", "name", "name"))
+    about = rng.choice(CHECKS)
+    if about == "something":
+        missing = [word for word in ACTIVITIES if all(word != other.activity for other in visit.actors)]
+        is_true = is_true or not missing
+        return f"something {actor.activity if is_true else rng.choice(missing)} {where}: {_verdict(is_true)}"
     if about == "activity":
         told = actor.activity if is_true else other_word(actor.activity, ACTIVITIES, rng)
         return f"{actor.shape} {told} {where}: {_verdict(is_true)}"

@@ -27,6 +27,7 @@ class Recipe:
     longest_train_stream_s: float = 300.0
     frames_each: int = 30  # records of each of them
     frames_checked: float = 0.7  # of the notes on single frames say whether something is so
+    frames_again: tuple[int, int, int] = (4, 1, 1)  # of each long stream, among slides, brief and long streams
     shows: int = 500  # slide shows that are rendered
     slides: int = 24_000  # and spliced from them
     rooms_of_slides: tuple[int, int] = (4, 6)
@@ -37,7 +38,7 @@ class Recipe:
     longest_long_s: float = 900.0
     rooms_of_long: tuple[int, int] = (6, 12)
     long_notes_each: int = 4
-    long_checked: float = 0.35  # of the notes on long streams
+    streams_checked: float = 0.35  # of the notes on streams
     talk_streams: int = 1100
     talks_each: int = 2
     asks_each: int = 5
@@ -61,6 +62,7 @@ SMOKE = Recipe(
     train_streams=24,
     longest_train_stream_s=120.0,
     frames_each=2,
+    frames_again=(1, 1, 1),
     shows=2,
     slides=4,
     brief_streams=4,

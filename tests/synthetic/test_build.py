@@ -86,6 +86,14 @@ def test_each_part_of_the_training_is_the_one_of_the_recipe(
     assert found == [batch, rate * SMOKE.learning_rate, rate * SMOKE.muon_learning_rate]
 
 
+@pytest.mark.parametrize(("name", "again"), list(zip(("slides", "brief", "long"), SMOKE.frames_again, strict=True)))
+def test_single_frames_come_again_in_every_later_part(built: Build, name: str, again: int) -> None:
+    """Slide shows alone undid all checks, and long streams did not bring back those of what an object does."""
+    records = json.loads((built.data / f"{name}.json").read_text())
+    frames = [record for record in records if "time" in record]
+    assert len(frames) == again * SMOKE.long_streams < len(records)
+
+
 def test_a_finished_step_is_not_done_again(built: Build) -> None:
     times = {path: path.stat().st_mtime_ns for path in built.work.rglob("*.safetensors")}
     built.run()
