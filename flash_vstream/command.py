@@ -23,8 +23,16 @@ def run_command(
         return work() or 0
     except wrong_input as error:
         rank = os.environ.get("RANK", "0")
-        print(f"error: {'' if rank == '0' else f'process {rank}: '}{' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {'' if rank == '0' else f'process {rank}: '}{_message(error)}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
         print(f"interrupted: {interrupted}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _message(error: Exception) -> str:
+    """In one line; of an error of a data worker, around which torch puts that process's traceback, its last line."""
+    text = str(error)
+    if "in DataLoader worker process" in text.partition("\n")[0]:
+        text = text.rpartition(f"\n{type(error).__name__}: ")[2]
+    return " ".join(text.split())

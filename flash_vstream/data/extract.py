@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
+from flash_vstream.command import run_command
 from flash_vstream.data.decode import Decoding, Span, ahead, batches, decode
 from flash_vstream.data.encoder import FrameEncoder, open_encoder
 from flash_vstream.data.extract_report import Report, fault_lines, opening_line
@@ -78,8 +79,8 @@ class ExtractArguments:
 def extract(arguments: ExtractArguments, encoder: FrameEncoder, rank: int = 0, world_size: int = 1) -> Report:
     """Makes the feature files of the share of process `rank` of `world_size`, and its report beside them.
 
-    Raises ValueError for folders that do not serve and for files of another encoder or setting that are in the way;
-    OSError where nothing can be written.
+    Raises ValueError for folders that do not serve, for files of another encoder or setting that are in the way, and
+    where nothing can be written.
     """
     output = Path(arguments.output)
     metadata = metadata_of(encoder, arguments)
@@ -189,7 +190,7 @@ def default_workers() -> int:
 def write(
     pieces: Iterable[tuple[Tensor | None, list[Span]]], todo: Sequence[Source], output: Path, report: Report
 ) -> None:
-    """Writes the features as they come and counts them in the report. Raises OSError where it cannot."""
+    """Writes the features as they come and counts them in the report. Raises ValueError where it cannot."""
     writers: dict[Source, FeatureWriter] = {}
     began = time.monotonic()
     try:
@@ -250,9 +251,13 @@ def progress_bar(n_bytes: int) -> tqdm:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command: 0 where every file has its features, 1 where some cannot be read, 2 where it cannot go on."""
+    return run_command(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = HfArgumentParser(ExtractArguments)  # type: ignore[arg-type]
+    (arguments,) = parser.parse_args_into_dataclasses(args=None if argv is None else list(argv))
     try:
-        (arguments,) = parser.parse_args_into_dataclasses(args=None if argv is None else list(argv))
         with all_ranks():
             encoder = open_encoder(arguments.model_path, arguments.vision_tower, arguments.device, arguments.dtype)
             rank, world_size = number_from_environment("RANK", 0), number_from_environment("WORLD_SIZE", 1)
@@ -260,15 +265,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in fault_lines(report):
                 print(line, file=sys.stderr)
             n_faults = sum_over_ranks(len(report.faults))
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print("error: the device has too little memory: give a smaller --batch_size", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: run it again to go on", file=sys.stderr)
-        return 130
+    except torch.OutOfMemoryError as error:
+        raise ValueError("the device has too little memory: give a smaller --batch_size") from error
     if report.rank == 0:
         rate = report.frames / max(report.seconds, 1e-3)
         print(f"rank 0: {report.written} files written, {report.frames} frames, {rate:.1f} a second")

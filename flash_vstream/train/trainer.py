@@ -67,11 +67,7 @@ class VStreamTrainer(Trainer):
             groups = list(parameter_groups(self.model, self.args))
             betas = (self.args.adam_beta1, self.args.adam_beta2)
             if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.hf_ds_config.is_offload():
-                from deepspeed.ops.adam import DeepSpeedCPUAdam  # DeepSpeed refuses any other for offloaded states
-
-                self.optimizer = DeepSpeedCPUAdam(
-                    groups, self.args.learning_rate, betas=betas, eps=self.args.adam_epsilon
-                )
+                self.optimizer = offloaded_adamw(groups, self.args.learning_rate, betas, self.args.adam_epsilon)
             elif self.args.muon_learning_rate is not None:
                 matrices, others = matrices_apart(self.model, groups, self.args.muon_learning_rate)
                 self.optimizer = MuonWithAdamW(matrices, others, betas, self.args.adam_epsilon)
@@ -165,6 +161,19 @@ def parameter_groups(model: nn.Module, arguments: VStreamTrainingArguments) -> I
         groups.setdefault((rate, name not in undecayed), []).append(parameter)
     for (rate, decays), parameters in groups.items():
         yield {"params": parameters, "lr": rate, "weight_decay": arguments.weight_decay if decays else 0.0}
+
+
+def offloaded_adamw(groups: list[Group], learning_rate: float, betas: tuple[float, float], epsilon: float) -> Optimizer:
+    """AdamW on the CPU, which DeepSpeed wants where it offloads. Raises ValueError where that cannot be compiled."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    try:
+        return DeepSpeedCPUAdam(groups, learning_rate, betas=betas, eps=epsilon)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{error} It is needed where the optimizer is offloaded: install a C++ compiler and ninja, "
+            "or take scripts/zero3.json"
+        ) from error
 
 
 def matrices_apart(model: nn.Module, groups: list[Group], learning_rate: float) -> tuple[list[Group], list[Group]]:

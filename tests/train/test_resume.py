@@ -10,6 +10,8 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,8 @@ def test_a_finished_run_is_left_alone(
         ({"learning_rate": 0.5}, r"training.learning_rate 0.01, but now it is 0.5"),
         ({"seed": 7}, r"training.seed 42, but now it is 7"),
         ({"per_device_train_batch_size": 4}, r"samples_a_step 2, but now it is 4"),
+        ({"ignore_data_skip": True}, r"training.ignore_data_skip False, but now it is True"),
+        ({"dataloader_drop_last": True}, r"training.dataloader_drop_last False, but now it is True"),
     ],
 )
 def test_a_folder_of_another_configuration_is_refused(
@@ -101,6 +105,20 @@ def test_another_model_or_other_data_are_refused(
         train(everything(model, train_memory=False), data, training(whole, **STEPS))
     assert main(command(everything(model), dataclasses.replace(data, max_length=77), whole, **STEPS)) == 2
     assert capsys.readouterr().err.startswith(f"error: {whole} holds a run with data.max_length None, but now it is 77")
+
+
+def test_records_that_were_changed_are_other_data(
+    whole: Path, model: Path, data: DataArguments, tmp_path: Path
+) -> None:
+    """As many as before, in the same file: their answers are not what the checkpoints learnt."""
+    path = Path(data.data_path)
+    before = path.read_text()
+    try:
+        path.write_text(before.replace('"red"', '"blue"'))
+        with pytest.raises(ValueError, match=r"a run with records_digest '\w+', but now it is '\w+'"):
+            train(everything(model), data, training(begun(whole, tmp_path / "run", 2), **STEPS))
+    finally:
+        path.write_text(before)
 
 
 def test_how_a_run_is_computed_and_watched_may_change(
@@ -235,6 +253,26 @@ def test_the_last_checkpoint_is_whole_after_a_kill_at_any_moment(
             last_saved = min(last_saved, (time.monotonic() - started) / steps) if steps > 1 else last_saved
             reached = step_of(last)
     assert reached >= 5 and not is_trained(tmp_path)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_in_one_line(model: Path, data: DataArguments, tmp_path: Path) -> None:
+    words = command(everything(model), data, tmp_path, max_steps=10_000, save_steps=1, save_total_limit=2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flash_vstream.train.train", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background may have had it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while newest(tmp_path) == 0:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors and errors.endswith("interrupted: run it again to go on\n")
 
 
 def part_made_at(output: Path) -> int | None:
