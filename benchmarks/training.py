@@ -118,7 +118,7 @@ def make_batch(config: VStreamConfig, arguments: argparse.Namespace) -> dict[str
         "input_ids": input_ids.to(device),
         "labels": labels.to(device),
         "attention_mask": torch.ones_like(input_ids, device=device),
-        "visual_features": [scenes(*size, device, torch.float16, seed) for seed in range(arguments.batch_size)],
+        "visual_features": [scenes(*size, device, torch.float16, seed=seed) for seed in range(arguments.batch_size)],
     }
 
 
