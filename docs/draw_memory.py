@@ -15,6 +15,7 @@ import torch
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from flash_vstream.command import run_command
 from flash_vstream.memory.star import StarState
 from flash_vstream.model import load
 from flash_vstream.serve.cli import CLIP
@@ -46,8 +47,13 @@ class Members:
 
 
 def watch(video: str, model_path: str | None, fps: float) -> tuple[StarState, Members, dict[float, np.ndarray]]:
-    """The memory after the whole video, its centroids' members, and every frame by its time."""
+    """The memory after the whole video, its centroids' members, and every frame by its time.
+
+    Raises ValueError for a memory that is not star, and where it has no centroid yet.
+    """
     model, processor = load(model_path)
+    if (mode := model.config.memory.mode) != "star":
+        raise ValueError(f"the checkpoint's memory is {mode!r}: give one whose memory is star")
     state, members, frames = model.memory.init_state(), Members(), {}
     for frame, time_s in read_frames(video, fps):
         with torch.inference_mode():
@@ -55,6 +61,11 @@ def watch(video: str, model_path: str | None, fps: float) -> tuple[StarState, Me
             following = model.memory.update(state, features, times=[time_s])
         members.follow(state, following)
         state, frames[time_s] = following, frame
+    if state.clusters is None:
+        raise ValueError(
+            f"the memory holds no centroid after {video} (frames seen: {state.n_frames}): give a longer video, "
+            "a higher --video_fps or a memory with a temporal_length above 0"
+        )
     return state, members, frames
 
 
@@ -108,14 +119,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--video_fps", type=float, default=1.0)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         state, members, frames = watch(arguments.video_file, arguments.model_path, arguments.video_fps)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    title = f"{Path(arguments.video_file).name}: {state.n_frames} frames, {len(members.slots)} centroids"
-    draw(state, members, frames, title, arguments.output)
-    return 0
+        title = f"{Path(arguments.video_file).name}: {state.n_frames} frames, {len(members.slots)} centroids"
+        draw(state, members, frames, title, arguments.output)
+
+    return run_command(work, interrupted="nothing was drawn")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flash_vstream.eval.watch import Seen
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.model.modeling import CACHE
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ def rate_continuations(
     prompt_ids = torch.tensor([rows[0][:shared]], device=model.device)
     tokens = [entry.tokens for entry in seen] or None
     start = model(input_ids=prompt_ids, memory_tokens=tokens, use_cache=True, logits_to_keep=1)
-    cache = start.past_key_values
+    cache = start[CACHE]
     cache.batch_repeat_interleave(len(rows))
     endings = [torch.tensor(row[shared:], device=model.device) for row in rows]
     padded = torch.nn.utils.rnn.pad_sequence(endings, batch_first=True)  # [options, longest]
     # What pads on the right is seen by nothing that counts, so no mask is needed.
-    rest = model(input_ids=padded, past_key_values=cache, use_cache=True).logits
+    rest = model(input_ids=padded, use_cache=True, **{CACHE: cache}).logits
     first = start.logits[:, -1:].expand(len(rows), -1, -1)
     scores = torch.cat([first, rest[:, :-1]], dim=1).float().log_softmax(dim=-1)  # [options, longest, vocabulary]
     return [_likelihood(row[: len(ids)], ids) for row, ids in zip(scores, endings, strict=True)]

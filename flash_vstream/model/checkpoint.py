@@ -67,6 +67,8 @@ def weight_files(folder: Path) -> list[Path]:
             weight_map = read_json(folder / index).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
                 raise ValueError(f"{folder / index} has no weight_map: copy the checkpoint again")
+            if not all(isinstance(name, str) for name in weight_map.values()):
+                raise ValueError(f"{folder / index} has no weight_map of file names: copy the checkpoint again")
             shards = [folder / name for name in sorted(set(weight_map.values()))]
             for shard in shards:
                 if not shard.is_file():

@@ -57,8 +57,10 @@ def load(
         model.set_memory(processor.memory)
     if device is not None:
         try:
+            if torch.device(device).type == "meta":  # torch would go there, and leave the weights behind
+                raise RuntimeError("it holds no numbers")
             model = model.to(device)
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, ImportError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"device {device!s} cannot be used ({reason}): choose another, such as cpu") from error
     return model, processor

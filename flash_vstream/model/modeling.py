@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from dataclasses import fields
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from flash_vstream.model.configuration import VStreamConfig
 from flash_vstream.model.visuals import Visuals, one_source_each, run_lengths
 from flash_vstream.model.weights import load_model
 
+# What transformers calls the keys and values of past tokens, given and returned: `cache` from 5.24 on.
+CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
 FRAMES_AT_ONCE = 64  # bounds the vision tower's activations: 64 frames of CLIP-L in bfloat16 keep below 2 GiB
 
 
@@ -206,17 +209,17 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         visual_features: Visuals = None,
         memory_tokens: Visuals = None,
         inputs_embeds: Tensor | None = None,
-        past_key_values: Any = None,
         position_ids: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """input_ids, attention_mask, labels [B, L] -> loss, logits [B, L, vocabulary], cache.
+        """input_ids, attention_mask, labels [B, L] -> loss, logits [B, L, vocabulary], the cache as `CACHE`.
 
         pixel_values [T, 3, S, S], visual_features [T, P, D] and memory_tokens [N, D] are lists with one entry for each
         run of `config.visual_token_id`, row by row; where several lists are given, each run has one entry not None.
         labels are -100 where nothing is to be learnt. inputs_embeds [B, L, H] stand for input_ids and all visuals.
+        All else goes to the language model as it is, a cache by its name among it.
         Raises ValueError, with both numbers, where visuals and placeholders do not fit.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -229,7 +232,6 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
@@ -251,7 +253,7 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Greedy by default. The visuals are read once, before the first step. Returns ids [B, L + new], prompts with
         their placeholders in front; without attention_mask nothing is padding. Raises ValueError as `forward` does.
         """
-        generate: Any = super().generate  # type: ignore[misc]  # its annotation of self fits no class
+        generate = cast(Any, super()).generate  # its annotation of self fits no class
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         if input_ids is None or "inputs_embeds" in kwargs:
             if any(visuals is not None for visuals in (pixel_values, visual_features, memory_tokens)):

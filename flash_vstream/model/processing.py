@@ -207,13 +207,18 @@ class VStreamProcessor(ProcessorMixin):
     ) -> VStreamProcessor:
         """Of a native or published checkpoint, folder or hub id. memory, memory_mode: as for the model. ValueError."""
         folder = resolve_folder(Path(pretrained_model_name_or_path), kwargs.get("revision"))
-        if (folder / PROCESSOR_FILE).is_file():
-            fields = read_json(folder / PROCESSOR_FILE)
+        file = folder / PROCESSOR_FILE
+        if file.is_file():
+            fields = read_json(file)
             fields.pop("processor_class", None)
             if set(fields) != PROCESSOR_FIELDS:
                 wrong = ", ".join(sorted(set(fields) ^ PROCESSOR_FIELDS))
-                raise ValueError(f"{folder / PROCESSOR_FILE} lacks or does not know {wrong}: save the processor again")
-            processor = cls(load_tokenizer(folder), **fields)
+                raise ValueError(f"{file} lacks or does not know {wrong}: save the processor again")
+            tokenizer = load_tokenizer(folder)
+            try:
+                processor = cls(tokenizer, **fields)
+            except (AttributeError, TypeError, ValueError) as error:  # of a field of a wrong kind or value
+                raise ValueError(f"{file} describes no processor ({error}): save the processor again") from error
         elif (folder / "config.json").is_file() and is_published(read_json(folder / "config.json")):
             processor = cls(load_tokenizer(folder), **_published_fields(folder))
         else:

@@ -46,6 +46,7 @@ def load_model(
     """What `VStreamForConditionalGeneration.from_pretrained` does; load: transformers' own `from_pretrained`."""
     folder = resolve_folder(path, kwargs.get("revision"))
     published = check_architecture(folder)
+    _check_token_ids(folder)
     if config is None:
         config = read_config(folder)
     config = copy.deepcopy(config)
@@ -146,6 +147,17 @@ def load_tower(tower: str, config: PreTrainedConfig) -> PreTrainedModel:
         info["unexpected_keys"] = ()  # the text half of a two-tower model
     check_loaded(info, tower)
     return model.eval()
+
+
+def _check_token_ids(folder: Path) -> None:
+    """Raises ValueError for a generation_config.json that would be ignored, or whose ids would end no answer."""
+    file = folder / "generation_config.json"
+    contents = read_json(file) if file.is_file() else {}
+    for name in TOKEN_IDS:
+        value = contents.get(name)
+        ids = value if isinstance(value, list) and name == "eos_token_id" else [value]  # an answer may end in many ways
+        if value is not None and not all(type(token) is int for token in ids):
+            raise ValueError(f"{file} has {name} {value!r}, which is no token id: copy the checkpoint again")
 
 
 def _take_token_ids(model: PreTrainedModel, folder: Path) -> None:

@@ -88,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
+    if sys.stdout is None:  # where it was closed; the log and the exit code may still be wanted
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     try:
         _run(parser().parse_args(arguments))
     except KeyboardInterrupt:
@@ -109,16 +111,18 @@ def _run(options: argparse.Namespace) -> None:
     is_clip = options.video_file is None or _is_shipped_clip(options.video_file)
     video = str(CLIP) if options.video_file is None else options.video_file
     schedule = Schedule([parse(line, need_time=True) for line in options.ask])
-    reads_stdin = not options.ask and sys.stdin is not None and not stdin_is_terminal and video != "-"
+    piped = None
+    if not options.ask and sys.stdin is not None and not stdin_is_terminal and not _is_standard_input(video):
+        piped = batch.PipedQuestions(sys.stdin.fileno(), schedule)
+    frames = open_source(video, fps=options.video_fps, play_speed=options.play_speed)
+    session = _open_session(options)
+    demo = read_file(CLIP_QUESTIONS) if is_clip else []
+    if piped is not None:
+        piped.wait_for_first()
+        piped.raise_error()
 
-    log = EventLog(options.log_file)
+    log = EventLog(options.log_file)  # only now: a command that is refused leaves no file behind
     try:
-        piped = None
-        if reads_stdin:
-            piped = batch.PipedQuestions(sys.stdin.fileno(), schedule)
-        frames = open_source(video, fps=options.video_fps, play_speed=options.play_speed)
-        session = _open_session(options)
-        demo = read_file(CLIP_QUESTIONS) if is_clip else []
         _introduce(options, session, is_clip)
         log.write(
             "start",
@@ -136,9 +140,6 @@ def _run(options: argparse.Namespace) -> None:
             examples = [question.text for question in demo[:3]]
             Terminal(source, session, log, options.max_new_tokens, examples).run()
         else:
-            if piped is not None:
-                piped.wait_for_first()
-                piped.raise_error()
             if len(schedule) == 0:
                 # A pipe that is silent until now may be one that nobody writes to. If it speaks later it is heard, too.
                 for question in demo:
@@ -169,6 +170,14 @@ def _introduce(options: argparse.Namespace, session: StreamSession, is_clip: boo
     if options.model_path is None and not is_clip:
         print(TINY_MODEL_NOTE)
     sys.stdout.flush()
+
+
+def _is_standard_input(video: str) -> bool:
+    """Whether the video comes from there, under whatever name (-, /dev/stdin, ...): then no questions do."""
+    try:
+        return video == "-" or os.path.samestat(os.stat(video.removeprefix("file://")), os.fstat(sys.stdin.fileno()))
+    except OSError:  # no file, but an address
+        return False
 
 
 def _is_shipped_clip(video: str) -> bool:

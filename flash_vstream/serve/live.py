@@ -201,7 +201,7 @@ def watch_stream(
         session.watch(frame, time_s)
         # What came to the source's count, not the count itself: a reset of the session begins a new one.
         n_dropped_before, n_dropped = n_dropped, source.dropped
-        session.n_dropped += n_dropped - n_dropped_before
+        session.count_dropped(n_dropped - n_dropped_before)
         _ask_all(schedule.take_at(time_s), session, ask)
         if is_over():
             return

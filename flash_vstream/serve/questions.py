@@ -26,7 +26,7 @@ def parse(line: str, *, need_time: bool) -> TimedQuestion:
     """Reads `SECONDS: question` (also `M:SS` and `H:MM:SS`), or a plain question where no time is needed.
 
     Raises:
-        ValueError: for an empty question, a negative time, or a missing one where it is needed.
+        ValueError: for an empty question, one that is no text, a negative time, or a missing one where it is needed.
     """
     match = _TIMED.fullmatch(line)
     if match is None:
@@ -44,7 +44,16 @@ def parse(line: str, *, need_time: bool) -> TimedQuestion:
 def _checked(text: str, line: str) -> str:
     if not text.strip():
         raise ValueError(f'"{line.strip()}" is an empty question; write one after the time')
+    check_text(text.strip())
     return text.strip()
+
+
+def check_text(question: str) -> None:
+    """Raises ValueError for what cannot be encoded: Python's stand-ins for bytes that were not UTF-8."""
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the question {question!r} holds characters that are no text; type it in UTF-8") from None
 
 
 def read_file(path: Path) -> list[TimedQuestion]:

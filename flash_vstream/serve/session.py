@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.model.modeling import CACHE
 from flash_vstream.model.prompts import VISUAL_TOKEN
 from flash_vstream.serve import session_file
+from flash_vstream.serve.questions import check_text
 
 DEFAULT_MAX_NEW_TOKENS = 256
 
@@ -115,7 +117,7 @@ class StreamSession:
     def __init__(self, model: VStreamForConditionalGeneration, processor: VStreamProcessor) -> None:
         self.model = model
         self.processor = processor
-        self.n_dropped = 0  # frames that the source left out; who reads the source keeps this up to date
+        self.n_dropped = 0  # frames that the source left out, as told by `count_dropped`
         self._watch_lock = threading.Lock()
         self._start(Snapshot(model.memory.init_state(), None, 0))
 
@@ -130,6 +132,11 @@ class StreamSession:
         """Forgets the stream. Answers under way finish on the memory they began with."""
         with self._watch_lock:
             self._start(Snapshot(self.model.memory.init_state(), None, 0))
+
+    def count_dropped(self, n_frames: int) -> None:
+        """Adds frames that the source left out; who reads the source calls this."""
+        with self._watch_lock:  # reset() may run beside this, and what it made zero must not come back
+            self.n_dropped += n_frames
 
     @property
     def snapshot(self) -> Snapshot:
@@ -180,12 +187,14 @@ class StreamSession:
             an iterator over pieces of text; together they are the answer. Greedy, so the same every time.
 
         Raises:
-            ValueError: before the first frame, for an empty question, or one too long for the language model.
+            ValueError: before the first frame, for a question that is empty, no text, or too long for the language
+                model.
         """
         asked = time.perf_counter()
         snapshot = self._snapshot
         if not question.strip():
             raise ValueError("the question is empty; write one")
+        check_text(question)
         if VISUAL_TOKEN in question:
             raise ValueError(f"the question holds {VISUAL_TOKEN}, which stands for the video itself; leave it out")
         if max_new_tokens < 1:
@@ -262,8 +271,8 @@ def greedy_tokens(
         # inference_mode belongs to the thread: it must not stay on while the consumer of this generator runs.
         with torch.inference_mode():
             visual = [model.memory.read(memory)] if step == 0 else None
-            out = model(input_ids=ids, memory_tokens=visual, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = out.past_key_values
+            out = model(input_ids=ids, memory_tokens=visual, use_cache=True, logits_to_keep=1, **{CACHE: cache})
+            cache = out[CACHE]
             ids = out.logits[:, -1].argmax(dim=-1, keepdim=True)  # [1, 1]
         yield int(ids)
 

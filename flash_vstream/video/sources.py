@@ -29,7 +29,7 @@ TimedFrames = Iterator[tuple[Frame, float]]
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "tcp", "srt")  # frames come when they come
 PACED_SCHEMES = ("http", "https")  # usually a file behind it, which would come all at once
 TIMEOUT_S = 10.0  # without a byte from a network or a pipe, the source counts as lost
-JUMP_S = 10.0  # a larger step in the stream's clock is taken for a restart of the sender, not for a pause
+JUMP_S = 10.0  # a larger step in a live sender's clock is taken for a restart, not for a pause
 TICK_S = 0.2  # how often a waiting reader looks whether it should stop
 PICTURES = {".jpg", ".jpeg", ".png"}
 NUMBER = re.compile(r"(\d+)")
@@ -79,6 +79,10 @@ def open_source(spec: str | Path, fps: float = 1.0, play_speed: float = 1.0) -> 
 
 def _frames_of(spec: str, fps: float, closing: threading.Event) -> tuple[TimedFrames, bool]:
     """The frames as fast as they come, and whether the source itself keeps the time."""
+
+    def live(opened: Callable[[], InputContainer], keeps_time: bool) -> tuple[TimedFrames, bool]:
+        return _on_grid(_decode_live(spec, opened, closing, keeps_time), fps), keeps_time
+
     scheme = spec.split("://", 1)[0].lower() if "://" in spec else "file"
     if scheme != "file" and scheme not in LIVE_SCHEMES + PACED_SCHEMES:
         known = ", ".join(LIVE_SCHEMES + PACED_SCHEMES)
@@ -86,15 +90,20 @@ def _frames_of(spec: str, fps: float, closing: threading.Event) -> tuple[TimedFr
             f"{spec} cannot be opened: give a file, a directory or an address that begins with one of {known}"
         )
     if scheme != "file":
-        return _on_grid(_decode_live(spec, lambda: _open_address(spec), closing), fps), scheme in LIVE_SCHEMES
+        return live(lambda: _open_address(spec), keeps_time=scheme in LIVE_SCHEMES)
     if spec.startswith(("webcam:", "/dev/video")):
         device, driver = _webcam(spec)
-        return _on_grid(_decode_live(spec, lambda: _open(device, format=driver), closing), fps), True
+        return live(lambda: _open(device, format=driver), keeps_time=True)
     path = Path(spec.removeprefix("file://"))
     if spec == "-" or path.is_fifo():
-        if spec == "-" and sys.stdin.isatty():
-            raise ValueError("- reads a video from standard input, which is a terminal: pipe a video into it")
-        return _on_grid(_decode_live(spec, lambda: _open(_Pipe(spec, closing)), closing), fps), False
+        if spec == "-" and (sys.stdin is None or sys.stdin.isatty()):
+            state = "closed" if sys.stdin is None else "a terminal"
+            raise ValueError(f"- reads a video from standard input, which is {state}: pipe a video into it")
+        return live(lambda: _open(_Pipe(str(path), closing)), keeps_time=False)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(
+            f"{path} cannot be watched: give a video file, a directory of pictures, a named pipe or an address"
+        )
     return _read_pictures(path, fps) if path.is_dir() else read_frames(path, fps), False
 
 
@@ -106,7 +115,8 @@ def _pace(frames: TimedFrames, speed: float, closing: threading.Event) -> TimedF
         if origin is None:
             origin = (now, stream_time)
         due = origin[0] + (stream_time - origin[1]) / speed
-        if due > now and closing.wait(due - now):
+        # After TIMEOUT_MAX, which is centuries, nobody is left to see that a frame comes too early.
+        if due > now and closing.wait(min(due - now, threading.TIMEOUT_MAX)):
             return
         yield frame, stream_time
 
@@ -143,10 +153,14 @@ def _read_pictures(folder: Path, fps: float) -> TimedFrames:
 
 
 class _StreamClock:
-    """Time stamps of a live stream (seconds, or None) to seconds from its first frame; a jump becomes one step."""
+    """Time stamps of a stream (seconds, or None) to seconds from its first frame; a restart becomes one step.
 
-    def __init__(self, step: float) -> None:
+    A step backwards is one; of a live sender so is a long one forwards, which in a file is only a frame shown for long.
+    """
+
+    def __init__(self, step: float, is_live: bool) -> None:
         self._step = step
+        self._longest = JUMP_S if is_live else math.inf
         self._offset: float | None = None
         self.last = 0.0
 
@@ -155,20 +169,22 @@ class _StreamClock:
             self._offset = stamp or 0.0
             return 0.0
         now = self.last + self._step if stamp is None else stamp - self._offset
-        if stamp is not None and not 0 < now - self.last < JUMP_S:
+        if stamp is not None and not 0 < now - self.last < self._longest:
             now = self.last + self._step
             self._offset = stamp - now
         self.last = now
         return now
 
 
-def _decode_live(name: str, opened: Callable[[], InputContainer], closing: threading.Event) -> TimedFrames:
+def _decode_live(
+    name: str, opened: Callable[[], InputContainer], closing: threading.Event, keeps_time: bool
+) -> TimedFrames:
     """Frames of a stream that cannot be read twice, time 0 = the first."""
     at, n_frames = 0.0, 0
     try:
         with opened() as container:
             stream = picture_stream(container, name)
-            clock = _StreamClock(1 / float(stream.average_rate or 25))
+            clock = _StreamClock(1 / float(stream.average_rate or 25), keeps_time)
             for frame in _decodable(container, stream):
                 at, n_frames = clock.at(frame.time), n_frames + 1
                 yield upright_rgb(frame, rotation_of(frame)), at

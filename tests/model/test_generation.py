@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache, TextIteratorStreamer
 
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.model.modeling import CACHE
 
 from .tiny import by_hand, features, ids_with_visuals, pad, tiny
 
@@ -40,13 +41,14 @@ def test_generate_is_greedy_and_returns_the_prompt(model: VStreamForConditionalG
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for cache in (None, DynamicCache(), StaticCache(config=model.config.text_config, max_cache_len=128)):
+            past: dict[str, Any] = {CACHE: cache}
             output = model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 visual_features=[seen],
                 max_new_tokens=8,
                 eos_token_id=None,
-                past_key_values=cache,
+                **past,
             )
             assert output[0].tolist() == ids[0].tolist() + expected
 

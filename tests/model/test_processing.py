@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,14 @@ def test_damaged_processor_files_are_named(processor: VStreamProcessor, tmp_path
     file.write_text(whole.replace('"visual_token_id"', '"image_token_id"'))
     with pytest.raises(ValueError, match="lacks or does not know image_token_id, visual_token_id"):
         VStreamProcessor.from_pretrained(tmp_path)
+    for field in ("frames", "memory"):
+        for value in (5, None, ["x"]):
+            file.write_text(json.dumps(json.loads(whole) | {field: value}))
+            with pytest.raises(
+                ValueError, match=r"processor_config\.json describes no processor .*: save the"
+            ) as raised:
+                VStreamProcessor.from_pretrained(tmp_path)
+            assert "\n" not in str(raised.value)
     file.write_text(whole)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from flash_vstream.model.weights import _spare_small_parts, load_tower
 
 from .tiny import features, ids_with_visuals, tiny
 
+GOLDEN = Path(__file__).parent.parent / "golden"
 TinyModel = tuple[VStreamForConditionalGeneration, VStreamProcessor]
 
 
@@ -164,6 +166,37 @@ def test_damaged_files(saved: Path) -> None:
         load(saved)
 
 
+def test_an_index_that_names_no_files(saved: Path) -> None:
+    (saved / "model.safetensors").unlink()
+    index = saved / "model.safetensors.index.json"
+    for weight_map in ({"a": 5}, {"a": "model.safetensors", "b": None}, {"a": ["model.safetensors"]}):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(ValueError, match=r"index\.json has no weight_map of file names: copy the checkpoint again"):
+            load(saved)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_damaged_generation_configs(saved: Path, native: bool) -> None:
+    folder = saved
+    if not native:
+        shutil.copytree(GOLDEN / "clip_tiny", saved / "clip_tiny")
+        folder = Path(shutil.copytree(GOLDEN / "ckpt-vstream-safetensors", saved / "ckpt"))
+    file = folder / "generation_config.json"
+    file.write_text('{"eos_token_id": [2, 5], "pad_token_id": null}')
+    assert load(folder)[0].generation_config.eos_token_id == [2, 5]
+    for contents, message in (
+        ("{", "is not valid json"),
+        ('{"eos_token_id": "x"}', "has eos_token_id 'x', which is no token id: copy the checkpoint again"),
+        ('{"eos_token_id": [2, "x"]}', "has eos_token_id .2, 'x'., which is no token id"),
+        ('{"pad_token_id": 1.5}', "has pad_token_id 1.5"),
+        ('{"bos_token_id": true}', "has bos_token_id True"),
+    ):
+        file.write_text(contents)
+        with pytest.raises(ValueError, match=f"generation_config.json {message}") as raised:
+            load(folder)
+        assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_damaged_bin_files_of_model_and_tower(saved: Path, tiny_model: TinyModel, is_zip: bool) -> None:
     (saved / "model.safetensors").unlink()
@@ -211,8 +244,10 @@ def test_absent_packages_and_devices(saved: Path) -> None:
     with pytest.raises(ValueError, match="flash_attention_2 needs a package that is absent") as raised:
         load(saved, attn_implementation="flash_attention_2")
     assert "\n" not in str(raised.value)
-    with pytest.raises(ValueError, match="device teapot cannot be used"):
-        load(saved, device="teapot")
+    for device in ("teapot", "meta", "hpu"):
+        with pytest.raises(ValueError, match=f"device {device} cannot be used .*choose another, such as cpu") as raised:
+            load(saved, device=device)
+        assert "\n" not in str(raised.value)
 
 
 def test_only_the_language_model_is_quantized() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from flash_vstream.serve import batch, cli
 from tests.conftest import TinyModel
 from tests.serve.conftest import FRAMES, start
 from tests.serve.test_session import QUESTION, answer_of, watched
+from tests.video.clips import write_clip
 
 
 @pytest.fixture
@@ -71,6 +73,36 @@ def test_a_closed_standard_input_is_an_empty_one(
     assert "12 frames watched" in capsys.readouterr().out
 
 
+def test_a_closed_standard_output_is_no_fault(checkpoint: str, pictures: str, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    arguments = ["--model_path", checkpoint, "--video_file", pictures, "--play_speed", "inf", "--device", "cpu",
+                 "--ask", "3: What?", "--max_new_tokens", "2", "--log_file", str(log)]  # fmt: skip
+    command = ["sh", "-c", 'exec "$0" -m flash_vstream.serve.cli "$@" >&-', sys.executable, *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert '"event": "answer"' in log.read_text()
+
+
+def test_a_reader_that_goes_away_ends_the_run_quietly(checkpoint: str, pictures: str) -> None:
+    process = start("--model_path", checkpoint, "--video_file", pictures, "--play_speed", "10",
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline().startswith(b"model: ")
+    process.stdout.close()  # as `| head -1` does, a second before the closing line
+    assert (process.wait(timeout=60), process.stderr.read()) == (141, b"")
+    process.stderr.close()
+
+
+def test_a_video_on_standard_input_is_not_read_for_questions(checkpoint: str, tmp_path: Path) -> None:
+    video = write_clip(tmp_path / "a.ts", [3600 * k for k in range(50)], Fraction(1, 90000))  # 2 s
+    arguments = ["--model_path", checkpoint, "--play_speed", "inf", "--video_fps", "5", "--video_file"]
+    for place in ("/dev/stdin", "file:///dev/stdin"):
+        process = start(*arguments, place, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        output, error = process.communicate(video.read_bytes(), timeout=60)
+        assert (process.returncode, error) == (0, b"")
+        assert output.endswith(b"10 frames watched up to 1.8 s, 0 dropped, 0 questions answered\n")
+
+
 def test_play_speed_paces_the_stream(
     checkpoint: str, pictures: str, capsys: pytest.CaptureFixture[str], silent_stdin: None
 ) -> None:
@@ -95,9 +127,11 @@ def test_play_speed_paces_the_stream(
         (["--memory", "elephant"], "elephant"),
         (["--memory", "published"], "offline"),
         (["--device", "abacus"], "abacus"),
+        (["--device", "meta"], "device meta cannot be used"),
         (["--model_path", "nowhere"], "nowhere"),
         (["--ask", "What?"], "has no time"),
         (["--ask", "5:"], "empty question"),
+        (["--ask", "99: \udcff What?"], "no text"),  # what Python makes of a byte that is not UTF-8
         (["--ask", "-5: What?"], "before the stream began"),
         (["--max_new_tokens", "0"], "too few"),
         (["--log_file", "{empty}"], "cannot write the log file"),
@@ -128,6 +162,21 @@ def test_bad_input_is_one_line_and_code_2(
     assert error.count("\n") == 1
     assert words in error
     assert "Traceback" not in error
+
+
+def test_a_refused_command_leaves_no_log_behind(
+    checkpoint: str, pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent_stdin: None
+) -> None:
+    log = tmp_path / "log.jsonl"
+    arguments = ["--model_path", checkpoint, "--play_speed", "inf", "--log_file", str(log), "--video_file"]
+    assert run(*arguments, "nowhere.mp4") == 2
+    assert run(*arguments, pictures, "--memory", "elephant") == 2
+    wrong = tmp_path / "questions.txt"
+    wrong.write_text("-2: Wrong?\n")
+    with wrong.open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert run(*arguments, pictures) == 2
+    assert not log.exists()
 
 
 @pytest.mark.parametrize("spoilt", ["config.json", "model.safetensors", "processor_config.json"])

@@ -34,7 +34,13 @@ def test_lines_without_a_time_are_for_the_end_where_that_is_allowed(line: str) -
 
 
 @pytest.mark.parametrize(
-    ("line", "words"), [("5:", "empty question"), ("5:  ", "empty question"), ("-1: What?", "before the stream began")]
+    ("line", "words"),
+    [
+        ("5:", "empty question"),
+        ("5:  ", "empty question"),
+        ("-1: What?", "before the stream began"),
+        ("1: \udcff What?", "characters that are no text"),
+    ],
 )
 def test_lines_that_are_no_question(line: str, words: str) -> None:
     for need_time in (True, False):

@@ -70,7 +70,7 @@ def test_stats(tiny_model: TinyModel) -> None:
     before = session.stats()
     assert (before.n_frames, before.stream_time_s, before.n_memory_tokens, before.watch_ms_mean) == (0, None, 0, None)
     watch_all(session, make_frames(20))
-    session.n_dropped = 3
+    session.count_dropped(3)
     answer = session.ask(QUESTION)
     assert answer.time_to_first_token_s is None
     next(answer)
@@ -124,7 +124,7 @@ def test_frames_watched_after_the_question_do_not_change_its_answer(tiny_model: 
 
 def test_reset_is_a_new_session(tiny_model: TinyModel) -> None:
     session = watched(tiny_model, make_frames(12, seed=1))
-    session.n_dropped = 5
+    session.count_dropped(5)
     answer = session.ask(QUESTION, max_new_tokens=16)
     alone = answer_of(session)
     session.reset()
@@ -135,6 +135,20 @@ def test_reset_is_a_new_session(tiny_model: TinyModel) -> None:
     frames = make_frames(12, seed=2)
     watch_all(session, frames)
     assert answer_of(session) == answer_of(watched(tiny_model, frames))
+
+
+def test_dropped_frames_are_counted_beside_a_reset(tiny_model: TinyModel) -> None:
+    """Whoever counts waits for a reset to end, so that what it made zero does not come back."""
+    session = StreamSession(*tiny_model)
+    session.count_dropped(3)
+    with session._watch_lock:
+        counter = threading.Thread(target=session.count_dropped, args=(2,))
+        counter.start()
+        counter.join(0.1)
+        assert counter.is_alive()
+        session._start(session.snapshot)
+    counter.join(20)
+    assert session.stats().n_dropped == 2
 
 
 def test_two_sessions_on_one_model_never_mix(tiny_model: TinyModel) -> None:
@@ -350,6 +364,7 @@ def test_a_frame_may_be_overwritten_after_it_was_watched(tiny_model: TinyModel) 
         (" \n", 8, "empty"),
         ("What?", 0, "max_new_tokens is 0"),
         ("What is in <image>?", 8, "<image>"),
+        ("What is \udcff?", 8, r"'What is \\udcff\?' holds characters that are no text"),
         ("Why? " * 400, 8, "tokens and the language model holds 1024"),
     ],
 )

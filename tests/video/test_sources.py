@@ -7,6 +7,7 @@ import http.server
 import math
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -58,8 +59,9 @@ def test_a_paced_file_takes_its_time(clip: Path) -> None:
     assert time.monotonic() - begin >= 1.8 / 4 - 0.01
 
 
-def test_closing_ends_a_wait(clip: Path) -> None:
-    source = open_source(clip, fps=5, play_speed=1e-3)
+@pytest.mark.parametrize("speed", [1e-3, 1e-12, 5e-324])  # the latter two wait longer than a lock can
+def test_closing_ends_a_wait(clip: Path, speed: float) -> None:
+    source = open_source(clip, fps=5, play_speed=speed)
     next(source)
     threading.Timer(0.1, source.close).start()
     begin = time.monotonic()
@@ -98,6 +100,7 @@ def test_directories_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     [
         ("none.mp4", {}, "none.mp4 does not exist"),
         ("ftp://host/a.mp4", {}, "ftp://host/a.mp4 cannot be opened: give"),
+        ("/dev/null", {}, "give a video file, a directory of pictures, a named pipe or an address"),
         ("webcam:first", {}, "webcam:first is no webcam"),
         ("webcam:77", {}, "there is no /dev/video77"),
         ("a.mp4", {"fps": 0}, "fps is 0"),
@@ -110,6 +113,12 @@ def test_directories_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 def test_what_cannot_be_opened_is_named(spec: str, settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_source(spec, **settings)
+
+
+def test_a_closed_standard_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # what Python makes of `<&-`
+    with pytest.raises(ValueError, match="standard input, which is closed: pipe a video into it"):
+        open_source("-")
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -184,6 +193,42 @@ def test_a_named_pipe(tmp_path: Path) -> None:
     thread.join(5)
 
 
+GAP = [0, 1, 2, 3, 4, 19, 20]  # seconds
+
+
+def write_gap(folder: Path) -> Path:
+    return write_clip(folder / "gap.ts", [90_000 * second for second in GAP], Fraction(1, 90000), rate=1)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_live"),
+    [("rtsp://camera", True), ("UDP://:9", True), ("webcam:0", True), ("https://host/gap.ts", False)],
+)
+def test_only_of_a_live_sender_a_gap_is_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, is_live: bool
+) -> None:
+    clip = write_gap(tmp_path)
+    monkeypatch.setattr(sources, "_open", lambda *source, **settings: av.open(str(clip)))
+    monkeypatch.setattr(sources, "_webcam", lambda spec: ("/dev/video0", "v4l2"))
+    *_, (_, last) = open_source(address, play_speed=math.inf)
+    assert last < 7 if is_live else last == 20
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_gap_in_what_a_pipe_brings_is_a_pause(tmp_path: Path) -> None:
+    """A file with a varying frame rate keeps its times: nobody can have restarted."""
+    clip = write_gap(tmp_path)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    source = open_source(pipe, play_speed=math.inf)
+    thread = threading.Thread(target=pipe.write_bytes, args=(clip.read_bytes(),), daemon=True)
+    thread.start()
+    seen = given(source)
+    thread.join(5)
+    assert seen == [(max(k for k, at in enumerate(GAP) if at <= second), second) for second in range(21)]
+    assert seen == given(read_frames(clip))
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_without_a_writer_or_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "TIMEOUT_S", 0.5)
@@ -206,6 +251,13 @@ def test_a_pipe_without_a_writer_or_a_video(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_restarted_sender_goes_on_in_time() -> None:
     """Clock jumps of a live stream are one small step; its grid then goes on without a burst of repeats."""
-    clock = sources._StreamClock(0.04)
+    clock = sources._StreamClock(0.04, is_live=True)
     times = [clock.at(stamp) for stamp in (100.0, 100.04, 100.08, 3.0, 3.04, 90_000.0, None, 90_000.08)]
     np.testing.assert_allclose(times, [0.0, 0.04, 0.08, 0.12, 0.16, 0.20, 0.24, 0.28], atol=1e-9)
+
+
+def test_a_file_that_is_piped_starts_again_but_never_leaps() -> None:
+    """Two files one after the other: the second goes on in time; a gap inside of one stays a gap."""
+    clock = sources._StreamClock(0.04, is_live=False)
+    times = [clock.at(stamp) for stamp in (100.0, 100.04, 130.0, 0.0, 0.04, 90_000.0)]
+    np.testing.assert_allclose(times, [0.0, 0.04, 30.0, 30.04, 30.08, 90_030.04], atol=1e-9)
