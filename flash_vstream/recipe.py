@@ -66,7 +66,7 @@ class Recipe:
     def stage(self, name: str) -> Options:
         """The options of a stage, with those that its number stands for."""
         given = {key: value for key, value in getattr(self, name).items() if value is not None}
-        return {**STAGES[given["stage"]], **given}
+        return {**STAGES[int(given["stage"])], **given}
 
 
 def read_recipe(path: Path) -> Recipe:

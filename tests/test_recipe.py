@@ -53,6 +53,12 @@ def test_the_real_recipe_has_the_papers_batches() -> None:
     ]
 
 
+def test_a_stage_may_be_quoted(tmp_path: Path) -> None:
+    real = yaml.safe_load(REAL.read_text(encoding="utf-8"))
+    quoted = read_recipe(changed(tmp_path, stage1={**real["stage1"], "stage": "1"}))
+    assert quoted.stage("stage1")["global_batch_size"] == 256
+
+
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated")
 def test_the_real_recipes_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stage's command line gives the paper's settings; DeepSpeed, which wants its launcher, left out."""

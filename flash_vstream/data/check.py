@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -29,10 +29,11 @@ import torch
 from tqdm import tqdm
 
 from flash_vstream.command import run_command
-from flash_vstream.data.dataset import check_features
+from flash_vstream.data.dataset import check_features, check_limits
+from flash_vstream.data.encoder import expected_metadata
 from flash_vstream.data.faults import Fault, fault_of, summary, write_report
 from flash_vstream.data.features import feature_shape
-from flash_vstream.data.media import FEATURE_SUFFIX, MediaFolders, check_rate, read_image, window_of
+from flash_vstream.data.media import FEATURE_SUFFIX, MediaFolders, check_encoder, check_rate, read_image, window_of
 from flash_vstream.data.records import Record, Records, conversation_turns, visual_kind
 from flash_vstream.model.configuration import VStreamConfig
 from flash_vstream.model.processing import VStreamProcessor
@@ -45,7 +46,8 @@ Job = tuple[Path | None, list[tuple[int, Record]]]  # a file, or None, and the r
 @dataclasses.dataclass(frozen=True)
 class Checks:
     """What records are held against. conversation: the prompt style, None for none in particular. processor,
-    max_length, feature_width: of the model that is to learn; None leaves lengths, or the features' width, unchecked."""
+    max_length, feature_width, encoder: of the model that is to learn, the last as `expected_metadata` gives it; None
+    leaves lengths, or the features' width, or what made them unchecked."""
 
     folders: MediaFolders
     fps: float = 1.0
@@ -53,6 +55,7 @@ class Checks:
     processor: VStreamProcessor | None = None
     max_length: int | None = None
     feature_width: int | None = None
+    encoder: Mapping[str, str] | None = None
 
     def of_record(self, record: Record) -> tuple[str, str] | None:
         """What is wrong with the record itself, as (fault, detail); no file is opened."""
@@ -79,6 +82,7 @@ class Checks:
         """How many frames the file has, at `fps` for a video. Raises ValueError where it cannot be read to its end."""
         if path.suffix == FEATURE_SUFFIX:
             shape, metadata = feature_shape(path)
+            check_encoder(path, metadata, self.encoder)
             if kind == "video":
                 check_rate(path, metadata, self.fps)
             spatial_size = self.processor.memory.spatial_size if self.processor else 1
@@ -240,6 +244,7 @@ def run(arguments: argparse.Namespace) -> list[Fault]:
     """Check, write the report and print the summary."""
     if arguments.max_length is not None and arguments.model_path is None:
         raise ValueError("--max_length counts the tokens of a model: give its --model_path too")
+    check_limits(arguments.video_fps, arguments.max_length)
     if arguments.workers < 0:
         raise ValueError(f"--workers is {arguments.workers}: give 0 or more")
     report = arguments.report or arguments.data_path.with_suffix(".faults.json")
@@ -253,13 +258,15 @@ def run(arguments: argparse.Namespace) -> list[Fault]:
         config = VStreamConfig.from_pretrained(arguments.model_path)
         model["feature_width"] = config.vision_config.hidden_size
         model["max_length"] = arguments.max_length or config.text_config.max_position_embeddings
+        if arguments.image_feature_folder or arguments.video_feature_folder:
+            model["encoder"] = expected_metadata(arguments.model_path)
     folders = MediaFolders(
         arguments.image_folder, arguments.video_folder, arguments.image_feature_folder, arguments.video_feature_folder
     )
     checks = Checks(folders, arguments.video_fps, arguments.conversation, **model)
     faults = find_faults(records, checks, arguments.workers)
+    print(summary(len(records), faults))  # first: if the disk is full by now, hours would be lost
     write_report(report, arguments.data_path, faults)
-    print(summary(len(records), faults))
     print(f"the full list is in {report}" if faults else "every record can be learnt from")
     return faults
 

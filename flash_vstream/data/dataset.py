@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,8 @@ class ConversationDataset(Dataset[dict[str, Any]]):
     records: see `records`; which frames of a video are seen, see `media`. conversation: prompt style, "plain" or "v1".
     fps: frames a second at which videos are decoded, or their features were made. aspect: "plain" crops pictures to a
     square, "pad" puts them on one of the mean colour (videos are always cropped; features are taken as they are).
-    max_length: turns past this many tokens are left out. feature_width, encoder: D that the model takes, and the digest
-    of its vision tower's weights; None checks nothing.
+    max_length: turns past this many tokens are left out. feature_width, encoder: D that the model takes, and what files
+    are to say of its encoder (see `encoder.expected_metadata`); None checks nothing.
 
     Raises:
         ValueError: an unknown aspect; and, on access, whatever keeps an item from being made, with the record's id.
@@ -47,7 +47,7 @@ class ConversationDataset(Dataset[dict[str, Any]]):
         aspect: str = "plain",
         max_length: int | None = None,
         feature_width: int | None = None,
-        encoder: str | None = None,
+        encoder: Mapping[str, str] | None = None,
     ) -> None:
         if aspect not in ASPECTS:
             raise ValueError(f"image aspect {aspect!r} is unknown: choose one of {', '.join(ASPECTS)}")
@@ -106,6 +106,14 @@ class ConversationDataset(Dataset[dict[str, Any]]):
         pad = self.aspect == "pad" and visual_kind(record) == "image"
         parts = batches(self.folders.frames(record, self.fps), FRAMES_AT_ONCE)
         return {"pixel_values": torch.cat([self.processor.frames_to_pixels(part, pad=pad) for part in parts])}
+
+
+def check_limits(video_fps: float, max_length: int | None) -> None:
+    """Raises ValueError for a rate or a length that nothing has."""
+    if not 0 < video_fps < math.inf:
+        raise ValueError(f"video_fps is {video_fps:g}: give a number of frames a second above 0")
+    if max_length is not None and max_length < 1:
+        raise ValueError(f"max_length is {max_length}: give 1 or more tokens, or leave it out")
 
 
 def check_features(name: str, shape: Sequence[int], spatial_size: int, width: int | None) -> None:

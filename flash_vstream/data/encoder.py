@@ -55,9 +55,7 @@ class FrameEncoder:
 
         Only the tower's weights are read. Raises ValueError for whatever is wrong with the checkpoint.
         """
-        folder = embedded_checkpoint() if path is None else resolve_folder(path)
-        if is_adapter(folder):
-            folder = resolve_folder(read_metadata(folder)[0])
+        folder = embedded_checkpoint() if path is None else _folder_with_tower(path)
         config = read_config(folder)
         if config.vision_tower_path is not None:
             tower: nn.Module = load_tower(config.vision_tower_path, config.vision_config)
@@ -98,12 +96,45 @@ class FrameEncoder:
 
     def description(self) -> dict[str, str]:
         """What goes into the metadata of a feature file about its encoder."""
-        return {
-            "encoder": self.digest,
-            "layer": str(self.layer),
-            "resolution": str(self.frames.output_size),
-            "preprocessing": json.dumps(self.frames.to_dict(), sort_keys=True),
-        }
+        return {"encoder": self.digest, **_settings(self.layer, self.frames)}
+
+    def expected(self) -> dict[str, str]:
+        """What a feature file must say that serves this encoder's model, as far as it says anything.
+
+        Not the digest of weights that were rounded to 16 bits, as `assemble` does beside a language model of 16 bits:
+        it is another than that of the weights they were read from.
+        """
+        parameters = list(self.tower.parameters())
+        for dtype in (torch.float16, torch.bfloat16):
+            if all(torch.equal(value, value.to(dtype).to(value.dtype)) for value in parameters):
+                return _settings(self.layer, self.frames)
+        return self.description()
+
+
+def expected_metadata(path: str | Path, with_weights: bool = True) -> dict[str, str]:
+    """`FrameEncoder.expected` of a model or adapter, a folder or hub id; the digest only with_weights, which are read.
+
+    Raises ValueError for whatever is wrong with the checkpoint.
+    """
+    if with_weights:
+        return FrameEncoder.from_checkpoint(path).expected()
+    folder = _folder_with_tower(path)
+    return _settings(read_config(folder).vision_feature_layer, VStreamProcessor.from_pretrained(folder).frames)
+
+
+def _folder_with_tower(path: str | Path) -> Path:
+    """The folder of a model; of an adapter, that of its base."""
+    folder = resolve_folder(path)
+    return resolve_folder(read_metadata(folder)[0]) if is_adapter(folder) else folder
+
+
+def _settings(layer: int, frames: FramePreprocessor) -> dict[str, str]:
+    """How a tower is used, in the words of the metadata."""
+    return {
+        "layer": str(layer),
+        "resolution": str(frames.output_size),
+        "preprocessing": json.dumps(frames.to_dict(), sort_keys=True),
+    }
 
 
 def open_encoder(

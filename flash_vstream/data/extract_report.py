@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-import os
 import re
 from collections import Counter
 from pathlib import Path
+
+from flash_vstream.files import write_whole
 
 
 @dataclasses.dataclass
@@ -24,11 +25,8 @@ class Report:
 
     def save(self, folder: Path) -> None:
         """Writes it into a folder, under a name of this rank's own."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"extraction-rank-{self.rank}-of-{self.world_size}.json"
-        partial = path.with_suffix(f".{os.getpid()}.part")
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
 def opening_line(n_sources: int, others: Counter[str], report: Report, n_partials: int) -> str:

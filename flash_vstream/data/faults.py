@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flash_vstream.data.records import Record, Records, record_id
+from flash_vstream.data.records import Record, Records, printable, record_id
+from flash_vstream.files import write_whole
 
 FAULTS = ("missing", "empty", "corrupt", "no supervision", "bad record", "too long")
 SHOWN = 5  # names printed of each fault
@@ -35,15 +35,13 @@ def fault_of(record: Record, index: int, fault: str, detail: str) -> Fault:
 
 
 def _file(record: Record) -> str:
-    return str(record.get("image", record.get("video", "")))
+    return printable(str(record.get("image", record.get("video", ""))))
 
 
 def write_report(path: Path, data_path: Path, faults: Sequence[Fault]) -> None:
     """`{"data": path, "faults": [{"index", "id", "file", "fault", "detail"}]}`, the whole file or nothing."""
     report = {"data": str(data_path), "faults": [dataclasses.asdict(fault) for fault in faults]}
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(report, indent=1) + "\n")
 
 
 def without_listed(records: Records, report: Path) -> tuple[Records, int]:

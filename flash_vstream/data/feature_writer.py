@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flash_vstream.data.features import KEY
+from flash_vstream.files import writing
 
 DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 MOST_FRAMES = 10**9  # room is left in the header for the figures of as many
@@ -22,29 +23,32 @@ class FeatureWriter:
     """
 
     def __init__(self, path: Path, metadata: dict[str, str], like: Tensor, is_image: bool) -> None:
-        """like: features of the dtype and [n, P, D] to come. Raises OSError, here and later, where it cannot write."""
+        """like: features of the dtype and [n, P, D] to come. Raises ValueError, here and later, if it cannot write."""
         self.path, self.metadata, self.is_image = path, metadata, is_image
         self.dtype, self.frame_shape = like.dtype, list(like.shape[1:])
         self.n_frames = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.partial = path.with_suffix(f".{os.getpid()}.part")
-        self.file = self.partial.open("wb")
         # The header stands in front and holds the number of frames: its place is kept, to be filled in at the end.
         self.room = (len(self._header(MOST_FRAMES)) + 7) // 8 * 8
-        self.file.write(bytes(8 + self.room))
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.partial.open("wb")
+            self.file.write(bytes(8 + self.room))
 
     def append(self, features: Tensor) -> None:
         """features [n, P, D] of the same dtype, on the CPU."""
         assert features.dtype == self.dtype and list(features.shape[1:]) == self.frame_shape
-        self.file.write(features.contiguous().view(torch.uint8).numpy().data)
+        with writing(self.path):
+            self.file.write(features.contiguous().view(torch.uint8).numpy().data)
         self.n_frames += len(features)
 
     def finish(self) -> None:
         """Completes the file and puts it in its place."""
-        self.file.seek(0)
-        self.file.write(struct.pack("<Q", self.room) + self._header(self.n_frames).ljust(self.room))
-        self.file.close()
-        os.replace(self.partial, self.path)
+        with writing(self.path):
+            self.file.seek(0)
+            self.file.write(struct.pack("<Q", self.room) + self._header(self.n_frames).ljust(self.room))
+            self.file.close()
+            os.replace(self.partial, self.path)
 
     def discard(self) -> None:
         """Leaves nothing behind."""

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 KEY = "feature"
+ROUNDING = 1e-9  # frames: what a product like 1.1 x 10 is off by
 
 
 def write_features(path: Path, features: Tensor, metadata: dict[str, str]) -> None:
@@ -70,4 +71,4 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
 
 def frames_before(end_time: float, fps: float) -> int:
     """How many frames at times k / fps lie in [0, end_time); at least one."""
-    return max(1, math.ceil(end_time * fps))
+    return max(1, math.ceil(end_time * fps - ROUNDING))

@@ -17,7 +17,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from flash_vstream.data.features import frames_before, read_features
+from flash_vstream.data.features import ROUNDING, frames_before, read_features
 from flash_vstream.data.records import Record, visual_kind
 from flash_vstream.model.preprocessing import MAX_ASPECT_RATIO
 from flash_vstream.video import read_frames
@@ -66,7 +67,7 @@ def window_of(record: Record, fps: float) -> Window:
         raise ValueError(f"record {record.get('id')!r} has {key} {time!r}: give seconds from the start, 0 or more")
     if key == "end_time":
         return Window(stop=frames_before(time, fps))
-    middle = int(time * fps)
+    middle = int(time * fps + ROUNDING)
     if key == "time":
         return Window(middle, middle + 1)
     step = max(1, round(fps)) if key == "time_9" else 1
@@ -108,7 +109,7 @@ class MediaFolders:
             return next((other for other in map(path.with_suffix, OTHER_SUFFIXES) if other.exists()), path)
         return path
 
-    def features(self, record: Record, fps: float, encoder: str | None = None) -> Tensor:
+    def features(self, record: Record, fps: float, encoder: Mapping[str, str] | None = None) -> Tensor:
         """The features [T, P, D] of a record whose `path` is a feature file. encoder: as for `check_encoder`.
 
         Raises:
@@ -150,17 +151,24 @@ class MediaFolders:
             raise ValueError(f"{path} ends before the second that record {record.get('id')!r} is about")
 
 
-def check_encoder(path: Path, metadata: dict[str, str], encoder: str | None) -> None:
-    """Raises ValueError where a feature file says that other weights than `encoder` made it (digests; None: not known).
+def check_encoder(path: Path, metadata: Mapping[str, str], encoder: Mapping[str, str] | None) -> None:
+    """Raises ValueError where a feature file says otherwise than `encoder`, as far as both say anything.
 
-    Without metadata it is believed.
+    encoder: of the model, as `data.encoder.expected_metadata` gives it; None: not known.
     """
-    found = metadata.get("encoder")
-    if found is not None and encoder is not None and found != encoder:
-        raise ValueError(
-            f"feature file {path} was made by another vision encoder ({found[:12]}, the model's is {encoder[:12]}):"
-            " extract the features with this model, or give another feature folder"
-        )
+    for name, wanted in (encoder or {}).items():
+        found = metadata.get(name, wanted)
+        if found != wanted:
+            what = "another vision encoder" if name == "encoder" else f"its encoder with another {name}"
+            raise ValueError(
+                f"feature file {path} was made by {what} ({_short(found)}, the model's is {_short(wanted)}):"
+                " extract the features with this model, or give another feature folder"
+            )
+
+
+def _short(text: str) -> str:
+    """As much of a digest as people compare; settings are whole."""
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def check_rate(path: Path, metadata: dict[str, str], fps: float) -> None:

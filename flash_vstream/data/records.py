@@ -7,6 +7,7 @@ end_time?: seconds}` (docs: data/README.md). What its picture or video holds is 
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import re
 from array import array
@@ -58,6 +59,12 @@ class Records(Sequence[Record]):
         if isinstance(index, slice):
             return self.select(np.arange(len(self))[index])
         return json.loads(self._content[self._starts[index] : self._ends[index]])
+
+    def digest(self) -> str:
+        """Tells these records from others, and from the same in another order."""
+        found = hashlib.sha256(self._content)
+        found.update(self._starts.tobytes())
+        return found.hexdigest()
 
     def select(self, indices: Sequence[int] | NDArray[np.integer]) -> Records:
         """The records at `indices`, in that order."""
@@ -123,6 +130,8 @@ def conversation_turns(record: Record) -> list[tuple[str, str]]:
     if speakers != ["human", "gpt"] * (len(turns) // 2):
         raise ValueError(f"record {name!r} has turns {speakers}: they must be human, gpt, ...")
     texts = [turn["value"] for turn in turns]
+    for text in texts:
+        _check_characters(name, text)
     questions, answers = texts[0::2], texts[1::2]
     shows = visual_kind(record) is not None
     # Text about web pages may well speak of <video>; that is a placeholder only where there is something to show.
@@ -143,7 +152,12 @@ def conversation_turns(record: Record) -> list[tuple[str, str]]:
 
 def record_id(record: Record, index: int) -> str:
     """What a record is called in a report: its id, or its place in the file (`#0`, `#1`, ...) where it has none."""
-    return str(record.get("id", f"#{index}"))
+    return printable(str(record.get("id", f"#{index}")))
+
+
+def printable(text: str) -> str:
+    """The text with half characters written out, which JSON can hold and no terminal takes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def visual_kind(record: Record) -> str | None:
@@ -160,4 +174,14 @@ def visual_kind(record: Record) -> str | None:
     name = record[kinds[0]]
     if not isinstance(name, str) or not name:
         raise ValueError(f"record {record.get('id')!r} has the {kinds[0]} {name!r}: give the path of one file")
+    _check_characters(record.get("id"), name)
     return kinds[0]
+
+
+def _check_characters(name: Any, text: str) -> None:
+    r"""JSON can say half a character, "\ud800", which no tokenizer and no file system takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 10) : error.start + 10]
+        raise ValueError(f"record {name!r} has half a character in {around!r}: write it whole, or remove it") from None

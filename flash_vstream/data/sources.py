@@ -45,7 +45,9 @@ def find_sources(folder: Path) -> tuple[list[Source], Counter[str]]:
     for entry in _walk(folder, ()):
         path = Path(entry.path).relative_to(folder)
         if path.suffix.lower() in IMAGES | VIDEOS:
-            sources.append(Source(path, entry.stat().st_size))
+            # A link to nothing is a file that cannot be read: the report has it.
+            size = entry.stat().st_size if entry.is_file() else 0
+            sources.append(Source(path, size))
         else:
             others[path.suffix.lower() or "no extension"] += 1
     if not sources:
@@ -68,7 +70,7 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[os.DirEntry[str]]:
         for entry in entries:
             if entry.is_dir():
                 yield from _walk(Path(entry.path), (*above, real))
-            elif entry.is_file():
+            elif entry.is_file() or entry.is_symlink():
                 yield entry
 
 

@@ -29,8 +29,9 @@ from flash_vstream.eval.predict import PredictSettings, predict, shuffled
 from flash_vstream.eval.prepare import DATA_ROOT, SYNTHETIC_STREAMS
 from flash_vstream.eval.processes import Process, this_process
 from flash_vstream.eval.report import write_report
-from flash_vstream.eval.store import PredictionStore, Row, write_whole
+from flash_vstream.eval.store import PredictionStore, Row
 from flash_vstream.eval.tables import number, table
+from flash_vstream.files import write_whole
 from flash_vstream.memory import MemoryConfig
 
 WHOLE = "star"

@@ -27,7 +27,8 @@ from flash_vstream.eval.predict import PredictSettings, shuffled
 from flash_vstream.eval.prepare import DATA_ROOT
 from flash_vstream.eval.processes import this_process
 from flash_vstream.eval.report import write_report
-from flash_vstream.eval.store import PredictionStore, claim, forget_failures, merge, write_whole
+from flash_vstream.eval.store import PredictionStore, claim, forget_failures, merge
+from flash_vstream.files import write_whole
 from flash_vstream.memory import MODES
 
 COLUMNS = (*METHODS, "chance")
@@ -114,7 +115,7 @@ def rate_set(options: argparse.Namespace) -> None:
     if process.rank == 0:
         say_missing(found)
     model, processor = open_model(options.model_path, process.device(options.device), options.memory)
-    check_media(model, found, settings.fps, process)
+    check_media((model, processor), found, settings.fps, process)
     run = describe_run(model, options.model_path, [options.set], items, settings, options.shuffle_videos, options.limit)
     folder = options.output_dir or default_folder(run)
     if options.retry_failures and process.rank == 0:

@@ -23,7 +23,8 @@ from flash_vstream.eval.openai_judge import check_environment, grade_all
 from flash_vstream.eval.pairing import by_tag, match_rows, questions_of
 from flash_vstream.eval.prepare import DATA_ROOT
 from flash_vstream.eval.results import is_choice, read_results
-from flash_vstream.eval.store import Key, Row, key_of, whole_length, write_whole
+from flash_vstream.eval.store import Key, Row, key_of, whole_length
+from flash_vstream.files import write_whole
 
 VERDICTS_FILE = "verdicts.jsonl"
 NO_PREDICTION = "no prediction"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from flash_vstream.command import run_command
-from flash_vstream.data.encoder import digest_of
+from flash_vstream.data.encoder import FrameEncoder
 from flash_vstream.eval.benchmarks import BENCHMARKS, Benchmark, find_benchmark, find_media, load_items, missing_videos
 from flash_vstream.eval.identity import default_folder, describe_run
 from flash_vstream.eval.items import Item
@@ -103,7 +103,7 @@ def evaluate(options: argparse.Namespace) -> int:
     folder = options.output_dir or default_folder(run)
     judge_settings = settings_from(options)
     check_ready(items, judge_settings)  # before hours of predicting
-    check_media(model, found, settings.fps, process)
+    check_media((model, processor), found, settings.fps, process)
     if options.retry_failures and process.rank == 0:
         claim(folder, run)
         print(f"{forget_failures(folder)} failures are tried again")
@@ -162,12 +162,10 @@ def open_model(model_path: str | None, device: str, memory_mode: str | None) -> 
     return load(model_path, device=device, dtype=dtype, memory_mode=memory_mode)
 
 
-def check_media(model: VStreamForConditionalGeneration, found: Found, fps: float, process: Process) -> None:
+def check_media(model: Model, found: Found, fps: float, process: Process) -> None:
     """See that feature files are of this model's encoder, as far as they say (see watch.check_features)."""
     paths = [path for _, media in found.values() for path in media.values()]
-    # A tower that was rounded to 16 bits has another digest than the one it was read from, which the files carry.
-    encoder = digest_of(model.vision_tower) if model.dtype == torch.float32 else None
-    check_features(paths, model, encoder, fps, show_progress=process.rank == 0)
+    check_features(paths, model[0], FrameEncoder.of(*model).expected(), fps, show_progress=process.rank == 0)
 
 
 def _positive(text: str) -> int:

@@ -19,8 +19,8 @@ from flash_vstream.eval.judge_settings import JudgeSettings
 from flash_vstream.eval.measures import Report, build_report
 from flash_vstream.eval.prepare import DATA_ROOT
 from flash_vstream.eval.results import is_choice, read_results
-from flash_vstream.eval.store import write_whole
 from flash_vstream.eval.tables import render, render_comparison
+from flash_vstream.files import write_whole
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from flash_vstream.eval.items import Item
+from flash_vstream.files import write_whole
 
 FIELDS = ("tag", "id", "video_id", "prediction", "error", "frames_seen", "seconds")
 RUN_FILE = "run.json"
@@ -200,13 +201,6 @@ def forget_failures(folder: Path) -> int:
                 write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
             n_forgotten += len(rows) - len(kept)
     return n_forgotten
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _named(keys: Sequence[Key]) -> str:

@@ -6,7 +6,7 @@ T frames, P patches a frame, D vision features, N memory tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from flash_vstream.data.features import KEY, read_features
+from flash_vstream.data.media import check_encoder
 from flash_vstream.memory.pooling import grid_side, pool_grid
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.video import open_source, read_frames
@@ -72,13 +73,13 @@ def watch(
 def check_features(
     paths: Sequence[Path],
     model: VStreamForConditionalGeneration,
-    encoder: str | None,
+    encoder: Mapping[str, str],
     fps: float,
     show_progress: bool = False,
 ) -> None:
     """See that feature files fit the model, as far as they say what they are; videos among `paths` are passed over.
 
-    encoder: digest of the weights of the vision tower, as the files carry it; None: not known.
+    encoder: the model's, as `FrameEncoder.expected` gives it.
 
     Raises:
         ValueError: a file of another encoder, frame rate, width or grid: its answers would be noise.
@@ -90,9 +91,8 @@ def check_features(
             first, metadata = read_features(path, 0, 1)
         except ValueError:
             continue  # a file that cannot be read is a failure of its own questions, not of the run
-        if metadata.get("encoder", encoder) != encoder and encoder is not None:
-            fault = "was made by another vision encoder"
-        elif not math.isclose(float(metadata.get("fps", fps)), fps, rel_tol=1e-3):
+        check_encoder(path, metadata, encoder)
+        if not math.isclose(float(metadata.get("fps", fps)), fps, rel_tol=1e-3):
             fault = f"has {metadata['fps']} frames a second, not {fps:g}"
         elif first.shape[2] != width:
             fault = f"has features of width {first.shape[2]}, not the model's {width}"

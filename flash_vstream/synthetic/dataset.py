@@ -6,7 +6,6 @@ with the time they are asked at, VStream-QA's fields).
 
 import hashlib
 import json
-import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from flash_vstream.files import write_whole
 from flash_vstream.synthetic import render, world
 from flash_vstream.synthetic.notes import CHECKED, frame_notes, notes, slide_notes
 from flash_vstream.synthetic.questions import Question, all_questions, ask_times, choose, early_ask_times
@@ -57,10 +57,7 @@ def write_videos(streams: list[Stream], folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write the whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(value, indent=1))
 
 
 def story(stream: Stream, until: float) -> str:

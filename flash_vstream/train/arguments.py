@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from flash_vstream.data.dataset import check_limits
+
 STAGES: dict[int, dict[str, Any]] = {
     1: {  # pretraining: projector and semantic attention learn to speak to a frozen language model
         "conversation": "plain",
@@ -85,6 +87,9 @@ class DataArguments:
         default=None, metadata={"help": "report of python -m flash_vstream.data.check: leave its records out"}
     )
 
+    def __post_init__(self) -> None:
+        check_limits(self.video_fps, self.max_length)
+
 
 @dataclass
 class VStreamTrainingArguments(TrainingArguments):
@@ -143,6 +148,13 @@ class VStreamTrainingArguments(TrainingArguments):
         elif self.gradient_accumulation_steps is None:
             self.gradient_accumulation_steps = 1
         self._check_muon()
+        if self.save_only_model:
+            raise ValueError("save_only_model is set: a run could not go on from such checkpoints, leave it out")
+        if self.auto_find_batch_size:
+            raise ValueError(
+                "auto_find_batch_size is set, which changes the global batch: leave it out, and give a smaller"
+                " per_device_train_batch_size beside global_batch_size"
+            )
         if self.deepspeed is not None:
             _check_deepspeed()
         super().__post_init__()

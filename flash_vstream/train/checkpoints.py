@@ -79,18 +79,25 @@ def explain_failed_writing(output: Path, what: str) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())
         last = last_checkpoint(output)
-        kept = f"{last.name} is kept" if last else "there is no earlier checkpoint"
+        kept = f"; {last.name} is kept" if last else ""
         shutil.rmtree(output / PART, ignore_errors=True)
         raise ValueError(
-            f"{what} cannot be written to {output} ({reason}): make room there and run the same command again; {kept}"
+            f"{what} cannot be written to {output} ({reason}): make room there and run the same command again{kept}"
         ) from error
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write a result into. It takes its name when all is written: it is there whole or not at all."""
+    """A folder to write a result into. It takes its name when all is written: it is there whole or not at all.
+
+    Raises ValueError as `explain_failed_writing` does.
+    """
     partial = folder.with_name(folder.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    os.replace(partial, folder)
+    try:
+        with explain_failed_writing(folder, "the result"):
+            partial.mkdir(parents=True)
+            yield partial
+            os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # a part of it is as large as it, and nobody could use it

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import flash_vstream
+from flash_vstream.data import Records
+from flash_vstream.files import write_whole
 from flash_vstream.train.arguments import DataArguments, ModelArguments, VStreamTrainingArguments
 
 FILE = "run.json"
@@ -34,14 +35,13 @@ FREE_PREFIXES = (
     "save_",
     "torch_compile",
 )
+DECISIVE = {"dataloader_drop_last"}  # all the same
 FREE = {
     "accelerator_config",
-    "average_tokens_across_devices",
     "deepspeed",
     "do_train",
     "global_batch_size",
     "gradient_accumulation_steps",
-    "ignore_data_skip",
     "local_rank",
     "output_dir",
     "project",
@@ -57,7 +57,7 @@ FREE = {
 
 
 def run_record(
-    model: ModelArguments, data: DataArguments, arguments: VStreamTrainingArguments, n_records: int
+    model: ModelArguments, data: DataArguments, arguments: VStreamTrainingArguments, records: Records
 ) -> dict[str, Any]:
     """The full configuration of a run as plain JSON values, with code version and seeds."""
     plugin = arguments.deepspeed_plugin
@@ -67,7 +67,8 @@ def run_record(
         "processes": arguments.world_size,
         "zero_stage": None if plugin is None else plugin.zero_stage,
         "samples_a_step": arguments.samples_a_step,
-        "records": n_records,
+        "records": len(records),
+        "records_digest": records.digest(),
         "model": dataclasses.asdict(model),
         "data": dataclasses.asdict(data),
         "training": json.loads(arguments.to_json_string()),
@@ -96,10 +97,7 @@ def _git(folder: Path, *command: str) -> str:
 
 def write_record(output: Path, record: dict[str, Any]) -> None:
     """Writes the record to `output`; it is there whole or not at all."""
-    output.mkdir(parents=True, exist_ok=True)
-    part = output / f"{FILE}.part"
-    part.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(part, output / FILE)
+    write_whole(output / FILE, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def check_same_run(output: Path, record: dict[str, Any]) -> None:
@@ -122,11 +120,12 @@ def check_same_run(output: Path, record: dict[str, Any]) -> None:
 
 def decisive(record: dict[str, Any]) -> dict[str, Any]:
     """The fields of a record, flat and by their full name, on which the result of a run depends."""
-    fields = {name: record.get(name) for name in ("records", "samples_a_step", "zero_stage")}
+    names = ("records", "records_digest", "samples_a_step", "zero_stage")
+    fields = {name: record[name] for name in names if name in record}  # a run of an earlier version has no digest
     if record.get("zero_stage") is not None:
         fields["processes"] = record.get("processes")  # DeepSpeed's checkpoints are of one number of processes
     for group in ("model", "data", "training"):
         for name, value in record.get(group, {}).items():
-            if group != "training" or not (name in FREE or name.startswith(FREE_PREFIXES)):
+            if group != "training" or name in DECISIVE or not (name in FREE or name.startswith(FREE_PREFIXES)):
                 fields[f"{group}.{name}"] = value
     return fields

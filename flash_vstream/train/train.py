@@ -11,7 +11,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import torch
 from transformers import HfArgumentParser
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from flash_vstream.command import run_command
 from flash_vstream.data import ConversationCollator, ConversationDataset, MediaFolders, Records
 from flash_vstream.data.check import quick_faults
-from flash_vstream.data.encoder import FrameEncoder
+from flash_vstream.data.encoder import expected_metadata
 from flash_vstream.data.faults import without_listed
 from flash_vstream.data.features import feature_shape
 from flash_vstream.data.media import FEATURE_SUFFIX, check_encoder
@@ -47,7 +48,7 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, argume
     """
     output = Path(str(arguments.output_dir))
     records = usable_records(model_arguments, data_arguments, arguments)
-    record = run_record(model_arguments, data_arguments, arguments, len(records))
+    record = run_record(model_arguments, data_arguments, arguments, records)
     last = last_checkpoint(output)
     if last is not None or is_trained(output):
         check_same_run(output, record)
@@ -104,23 +105,15 @@ def first_fault(records: Records, data_arguments: DataArguments) -> str | None:
     )
 
 
-def encoder_of(model_arguments: ModelArguments, data_arguments: DataArguments) -> str | None:
-    """Digest of the weights of the checkpoint's vision tower, as feature files carry it. Raises ValueError.
-
-    None: no features are read, or it cannot be known: ZeRO-3 would split the tower, and one rounded to 16 bits, as
-    `assemble` does beside a language model of 16 bits, has another digest than the one it was read from.
-    """
-    reads_features = data_arguments.image_feature_folder or data_arguments.video_feature_folder
-    if not reads_features or is_deepspeed_zero3_enabled():
+def encoder_of(model_arguments: ModelArguments, data_arguments: DataArguments) -> dict[str, str] | None:
+    """What feature files are to say of the checkpoint's encoder; None where none are read. Raises ValueError."""
+    if not (data_arguments.image_feature_folder or data_arguments.video_feature_folder):
         return None
-    encoder = FrameEncoder.from_checkpoint(model_arguments.model_base or model_arguments.model_path)
-    for dtype in (torch.float16, torch.bfloat16):
-        if all(torch.equal(value, value.to(dtype).to(value.dtype)) for value in encoder.tower.parameters()):
-            return None
-    return encoder.digest
+    checkpoint = model_arguments.model_base or model_arguments.model_path
+    return expected_metadata(checkpoint, with_weights=not is_deepspeed_zero3_enabled())  # ZeRO-3 would split the tower
 
 
-def check_encoders(records: Records, folders: MediaFolders, encoder: str | None) -> None:
+def check_encoders(records: Records, folders: MediaFolders, encoder: Mapping[str, str] | None) -> None:
     """Raises ValueError where a feature file, the first used of each folder, is of another encoder.
 
     All others are looked at when they are read.
@@ -243,20 +236,7 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, VStreamTr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        train(*parse(sys.argv[1:] if argv is None else argv))
-    except (ValueError, OSError) as error:
-        print(f"error: {without_traceback(error)}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def without_traceback(error: Exception) -> str:
-    """The message; of an error of a data worker, around which torch puts that process's traceback, the last line."""
-    text = str(error)
-    if "in DataLoader worker process" not in text.partition("\n")[0]:
-        return text
-    return " ".join(text.rpartition(f"\n{type(error).__name__}: ")[2].split())
+    return run_command(lambda: train(*parse(sys.argv[1:] if argv is None else argv)))
 
 
 def leave() -> None:

@@ -18,6 +18,7 @@ from flash_vstream.data.check import Checks, find_faults, main, quick_faults
 from flash_vstream.data.faults import without_listed
 from tests.conftest import TinyModel
 from tests.data.files import conversation, image_record, record, text_record, write_picture, write_records
+from tests.full_disk import full_disk
 from tests.video.clips import write_clip
 
 WRONG = {  # id -> (file, fault), in the order of the records
@@ -239,6 +240,28 @@ def test_features_and_lengths_are_held_against_a_model(
     assert "error: --max_length counts the tokens of a model" in capsys.readouterr().err
 
 
+def test_half_a_character_is_a_fault_of_its_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [text_record(), text_record(id="bad \ud83d", conversations=conversation([("a", "so \ud83d")]))]
+    write_records(tmp_path / "data.json", [*records, record(id="r3", video="\ud83d.mp4")])
+    given = ["--data_path", str(tmp_path / "data.json"), "--video_folder", str(tmp_path), "--workers", "0"]
+    assert main(given) == 1
+    assert "bad record: 2, namely text (record bad \\ud83d), \\ud83d.mp4 (record r3)" in capsys.readouterr().out
+    assert len(without_listed(Records(tmp_path / "data.json"), tmp_path / "data.faults.json")[0]) == 1
+
+
+def test_where_the_report_cannot_be_written_its_summary_is_not_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_records(tmp_path / "data.json", [record(id=str(number)) for number in range(100)])
+    given = ["--data_path", str(tmp_path / "data.json"), "--video_folder", str(tmp_path), "--workers", "0"]
+    with full_disk(1000):
+        assert main(given) == 2
+    said = capsys.readouterr()
+    assert "missing: 100, such as" in said.out
+    assert f"error: {tmp_path / 'data.faults.json'} cannot be written (File too large): make room there" in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
+
+
 def test_a_file_is_opened_once_for_all_its_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_clip(tmp_path / "a.mp4", range(0, 3000, 250))
     records = [record(id=str(number), time=number / 20) for number in range(100)]
@@ -255,6 +278,8 @@ def test_a_file_is_opened_once_for_all_its_records(tmp_path: Path, capsys: pytes
         ({"workers": "-1"}, "--workers is -1"),
         ({"report": "data.json/x/report.json"}, "data.json"),
         ({"model_path": "none"}, "none"),
+        ({"video_fps": "0"}, "video_fps is 0: give a number of frames a second above 0"),
+        ({"max_length": "0", "model_path": "none"}, "max_length is 0: give 1 or more tokens"),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -262,7 +287,7 @@ def test_mistakes_end_in_one_line(
 ) -> None:
     write_records(tmp_path / "data.json", [text_record()])
     options = {"data_path": "data.json", **changes}
-    given = [f"--{key}={value if key == 'workers' else tmp_path / value}" for key, value in options.items()]
+    given = [f"--{key}={value if value.lstrip('-').isdigit() else tmp_path / value}" for key, value in options.items()]
     assert main(given) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error

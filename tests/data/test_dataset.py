@@ -193,14 +193,18 @@ def test_features_of_another_model_are_refused(tmp_path: Path, processor: VStrea
 def test_features_of_another_encoder_are_refused_where_they_say_so(tmp_path: Path, processor: VStreamProcessor) -> None:
     folders = MediaFolders(tmp_path, tmp_path, tmp_path, tmp_path)
     for seen, shape in ((record(), (3, N_PATCHES, WIDTH)), (image_record(), (N_PATCHES, WIDTH))):
-        for metadata, known in (({"encoder": "aa"}, "aa"), ({"encoder": "aa"}, None), ({}, "aa")):
+        own = {"encoder": "aa", "layer": "-2"}
+        for metadata, known in ((own, own), ({"encoder": "aa"}, None), ({}, own), (own, {"layer": "-2"})):
             write_features(tmp_path / "a.safetensors", torch.zeros(*shape), metadata)
             assert "visual_features" in dataset([seen], processor, tmp_path, folders=folders, encoder=known)[0]
         write_features(tmp_path / "a.safetensors", torch.zeros(*shape), {"encoder": "aa"})
         with pytest.raises(
             ValueError, match=rf"record '{seen['id']}': feature file .* another vision encoder \(aa, .* bb"
         ):
-            dataset([seen], processor, tmp_path, folders=folders, encoder="bb")[0]
+            dataset([seen], processor, tmp_path, folders=folders, encoder={"encoder": "bb"})[0]
+        write_features(tmp_path / "a.safetensors", torch.zeros(*shape), {**own, "layer": "-1"})
+        with pytest.raises(ValueError, match=r"its encoder with another layer \(-1, the model's is -2\): extract"):
+            dataset([seen], processor, tmp_path, folders=folders, encoder=own)[0]
 
 
 def test_an_unknown_aspect_is_named(processor: VStreamProcessor, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcesso
 from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import make_stream
 from flash_vstream.video import read_frames
+from tests.full_disk import full_disk
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 VIDEOS = ("a.mp4", "sub/b.mp4", "sub/deeper/c.d.mp4")
@@ -127,6 +127,7 @@ def test_files_that_cannot_be_read_are_reported_and_the_others_done(
     folder.mkdir()
     (folder / "good.mp4").symlink_to(media / "a.mp4")
     (folder / "empty.png").touch()
+    (folder / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     (folder / "noise.mp4").write_bytes(bytes(range(256)) * 40)
     (folder / "noise2.mp4").write_bytes(bytes(range(256)) * 40)
     broken = bytearray((media / "sub/b.mp4").read_bytes())
@@ -135,9 +136,10 @@ def test_files_that_cannot_be_read_are_reported_and_the_others_done(
     (folder / "broken.mp4").write_bytes(broken)
     assert main(["--input", str(folder), "--output", str(output), "--device", "cpu", "--num_workers", "2"]) == 1
     errors = capsys.readouterr().err
-    assert "failed: 2 files, the first noise" in errors and "error: 4 files failed" in errors
+    assert "failed: 2 files, the first noise" in errors and "error: 5 files failed" in errors
     report = json.loads((output / "extraction-rank-0-of-1.json").read_text())
-    assert {entry["file"] for entry in report["faults"]} == {"empty.png", "noise.mp4", "noise2.mp4", "broken.mp4"}
+    names = {"empty.png", "gone.mp4", "noise.mp4", "noise2.mp4", "broken.mp4"}
+    assert {entry["file"] for entry in report["faults"]} == names
     assert report["written"] == 1
     assert list(files(output)) == ["good.safetensors"]  # nothing half is left of the one that breaks off
 
@@ -164,14 +166,10 @@ def test_a_second_run_keeps_what_is_there_and_refuses_what_is_of_another_setting
 def test_where_nothing_more_can_be_written_it_ends_and_leaves_nothing_half(
     media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A limit on the size of files stands for a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    try:
+    with full_disk(100_000):
         code = main(["--input", str(media / "sub"), "--output", str(tmp_path), "--device", "cpu", "--num_workers", "1"])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert code == 2 and "error: " in capsys.readouterr().err
+    line = f"error: {tmp_path / 'deeper' / 'c.d.safetensors'} cannot be written (File too large): make room there"
+    assert code == 2 and line in capsys.readouterr().err
     assert files(tmp_path) == {}
 
 

@@ -221,6 +221,8 @@ def test_features_that_cannot_be_put_in_place_leave_nothing_behind(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["f.safetensors"]
 
 
-@pytest.mark.parametrize(("end", "fps", "count"), [(0.0, 1.0, 1), (3.0, 1.0, 3), (3.2, 1.0, 4), (2.0, 0.5, 1)])
+@pytest.mark.parametrize(
+    ("end", "fps", "count"), [(0.0, 1.0, 1), (3.0, 1.0, 3), (3.2, 1.0, 4), (2.0, 0.5, 1), (1.1, 10.0, 11)]
+)
 def test_frames_before_a_time(end: float, fps: float, count: int) -> None:
     assert frames_before(end, fps) == count

@@ -116,6 +116,8 @@ def test_the_placeholder_moves_to_the_front_of_the_first_question() -> None:
         ({"image": "a.jpg"}, "'r1' has both an image and a video"),
         ({"video": ["a.mp4", "b.mp4"]}, "'r1' has the video .*one file"),
         ({"video": ""}, "'r1' has the video ''"),
+        ({"conversations": conversation([("a", "so \ud83d")])}, r"'r1' has half a character in 'so \\ud83d': write it"),
+        ({"video": "\ud83d.mp4"}, r"'r1' has half a character in '\\ud83d.mp4'"),
     ],
 )
 def test_records_that_cannot_be_learnt_from_are_named(changes: dict[str, Any], message: str) -> None:
@@ -129,3 +131,15 @@ def test_records_that_cannot_be_learnt_from_are_named(changes: dict[str, Any], m
 def test_a_record_is_called_by_its_id_or_its_place() -> None:
     assert record_id(image_record(id=7), 3) == "7"
     assert record_id({}, 3) == "#3"
+    assert record_id({"id": "half \ud83d"}, 3) == "half \\ud83d"  # which can be printed
+
+
+def test_a_digest_tells_records_and_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps([text_record(), record(), image_record()]))
+    records = Records(path)
+    found = {records.digest(), records.select([0, 1]).digest(), records.select([1, 0]).digest()}
+    path.write_text(path.read_text().replace("r1", "r2"))
+    found |= {Records(path).digest(), Records(path).select([0, 1]).digest()}
+    assert len(found) == 5
+    assert Records(path).select([0, 1, 2]).digest() == Records(path).digest()

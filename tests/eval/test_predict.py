@@ -125,7 +125,7 @@ def test_features_answer_as_their_video_does(model: TinyModel, media: Media, str
     for name, path in media.items():
         features[name] = tmp_path / f"{name}.safetensors"
         write_features(features[name], encoded(model, path), {"fps": "1.0"})
-    check_features(list(features.values()), model[0], "some encoder", fps=1.0)
+    check_features(list(features.values()), model[0], {"encoder": "some encoder"}, fps=1.0)
     assert texts(run(model, make_items(), features, tmp_path / "results")) == texts(streamed)
 
 
@@ -138,6 +138,7 @@ def encoded(model: TinyModel, path: Path) -> Tensor:
     ("shape", "metadata", "fault"),
     [
         ((3, 16, 32), {"encoder": "another"}, "another vision encoder"),
+        ((3, 16, 32), {"encoder": "own", "layer": "-1"}, r"its encoder with another layer \(-1, the model's is -2\)"),
         ((3, 16, 32), {"fps": "2.0"}, "2.0 frames a second, not 1"),
         ((3, 16, 24), {}, "width 24, not the model's 32"),
         ((3, 9, 32), {}, "9 patches a frame, which do not pool to the memory's 4 x 4"),
@@ -148,7 +149,7 @@ def test_features_that_do_not_fit_the_model_are_refused(
 ) -> None:
     write_features(tmp_path / "a.safetensors", torch.zeros(shape), metadata)
     with pytest.raises(ValueError, match=f"a.safetensors .*{fault}"):
-        check_features([tmp_path / "a.safetensors"], model[0], "this encoder", fps=1.0)
+        check_features([tmp_path / "a.safetensors"], model[0], {"encoder": "own", "layer": "-2"}, fps=1.0)
 
 
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_answers(

@@ -15,6 +15,7 @@ from flash_vstream.train import merge
 from flash_vstream.train.arguments import DataArguments, ModelArguments
 from flash_vstream.train.model import open_model
 from flash_vstream.train.train import train
+from tests.full_disk import full_disk
 from tests.train.tiny import losses, save_data, save_model, training, weights
 
 
@@ -87,6 +88,18 @@ def test_a_merge_that_is_cut_off_leaves_no_half_checkpoint(
     assert not (tmp_path / "merged").exists()
     assert merge.main(command) == 0
     assert weights(tmp_path / "merged").keys() == weights(model).keys()
+
+
+def test_a_full_disk_ends_a_merge_in_one_line_and_leaves_nothing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_adapter(load(model)[0], tmp_path / "adapter", base=model)
+    with full_disk(20_000):
+        assert merge.main(["--model_path", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "merged")]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: the result cannot be written to {tmp_path / 'merged'} (")
+    assert "make room there" in line and line.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def raise_full_disk(*_: object) -> None:

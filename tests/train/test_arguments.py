@@ -114,9 +114,14 @@ def test_muon_and_accelerates_deepspeed_do_not_go_together(
         ),
         (["--muon_learning_rate", "0.01", "--optim", "adafactor"], "optim is adafactor: leave one of them out"),
         (["--stage", "2", "--per_device_train_batch_size", "0"], "per_device_train_batch_size is 0: give 1 or more"),
+        (["--save_only_model"], "save_only_model is set: a run could not go on"),
+        (["--auto_find_batch_size"], "auto_find_batch_size is set, which changes the global batch: leave it out"),
+        (["--video_fps", "0"], "video_fps is 0: give a number of frames a second above 0"),
+        (["--video_fps=-1"], "video_fps is -1: give"),
+        (["--max_length", "0"], "max_length is 0: give 1 or more tokens, or leave it out"),
     ],
 )
-def test_an_option_without_effect_is_refused(
+def test_an_option_without_effect_or_sense_is_refused(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*options, *NEEDED]) == 2

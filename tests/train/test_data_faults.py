@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from flash_vstream.data import check, write_features
-from flash_vstream.data.encoder import FrameEncoder
+from flash_vstream.data.encoder import FrameEncoder, expected_metadata
 from flash_vstream.model import load
 from flash_vstream.train.arguments import DataArguments
 from flash_vstream.train.train import encoder_of, main
@@ -108,6 +108,11 @@ def test_features_of_another_encoder_are_refused(
         f" (f00df00df00d, the model's is {own[:12]}): extract the features with this model, or give another feature"
         " folder"
     )
+    options = ["--data_path", data.data_path, "--video_feature_folder", str(folder), "--model_path", str(model)]
+    options += ["--image_feature_folder", str(data.image_feature_folder), "--report", str(tmp_path / "faults.json")]
+    assert check.main([*options, "--workers", "0"]) == 1  # which opens all files, beforehand
+    (fault,) = json.loads((tmp_path / "faults.json").read_text())["faults"]
+    assert fault["id"] == "r3" and fault["detail"] in line
     write_features(folder / "video0.safetensors", features, {"encoder": "f00d" * 16})
     line = run(model, data, tmp_path / "run", capsys)
     assert line.startswith(f"error: feature file {folder / 'video0.safetensors'} was made by another vision encoder")
@@ -119,8 +124,23 @@ def test_a_rounded_encoder_knows_no_features_for_foreign(model: Path, data: Data
     loaded.vision_tower.half()
     loaded.save_pretrained(tmp_path / "half")
     processor.save_pretrained(tmp_path / "half")
-    assert encoder_of(everything(tmp_path / "half"), data) is None
-    assert encoder_of(everything(model), data) == FrameEncoder.from_checkpoint(model).digest
+    described = FrameEncoder.from_checkpoint(model).description()
+    assert encoder_of(everything(model), data) == described == expected_metadata(model)
+    del described["encoder"]
+    assert encoder_of(everything(tmp_path / "half"), data) == described == expected_metadata(model, with_weights=False)
+
+
+def test_features_of_another_layer_are_refused_whatever_the_weights(
+    model: Path, data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(str(data.video_feature_folder)) / "video0.safetensors"
+    settings = expected_metadata(model, with_weights=False)
+    write_features(path, torch.randn(12, 16, 32), settings)
+    assert main(command(everything(model), data, tmp_path / "fits")) == 0
+    for name, value in (("layer", "-1"), ("resolution", "999"), ("preprocessing", "{}")):
+        write_features(path, torch.randn(12, 16, 32), {**settings, name: value})
+        line = run(model, data, tmp_path / "run", capsys)
+        assert line.startswith(f"error: feature file {path} was made by its encoder with another {name} ({value}, ")
 
 
 def test_listed_records_are_left_out_and_counted(
