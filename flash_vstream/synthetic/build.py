@@ -60,7 +60,6 @@ class Build:
         self.data = work / "data"
         self.frames = work / "stage1-frames"
         self.slides = work / "stage1-slides"
-        self.checks = work / "stage1-checks"
         self.brief = work / "stage1-brief"
         self.stage1 = work / "stage1"
         self.stage2 = work / "stage2"
@@ -81,7 +80,6 @@ class Build:
             self.build_records,
             self.run_frames,
             self.run_slides,
-            self.run_checks,
             self.run_brief,
             self.run_stage1,
             self.run_stage2,
@@ -174,22 +172,15 @@ class Build:
         spliced = self._written(splice(sources, LONG_SEED, n_long, longest, recipe.rooms_of_long))
         long, talked = spliced[: recipe.long_streams], spliced[recipe.long_streams :]
         checked = recipe.streams_checked
-        # Single frames in every part after slide shows, which undo what they taught (docs/log.md).
-        lone_frames = dataset.frame_records(long, recipe.lone_frames_each, 1, recipe.lone_checked)
-        lone_slides = dataset.lone_slide_records(slides[: recipe.lone_slides], recipe.lone_checked)
-        shows_again = dataset.slide_records(slides[: recipe.shows_again], 1, recipe.lone_checked)
-        again = [
-            dataset.frame_records(long, each, seed, recipe.frames_checked)
-            for seed, each in enumerate(recipe.frames_again, start=2)
-        ]
+        # Single frames come again in the last part only: earlier, they keep streams from being learnt (docs/log.md).
+        frames_again = dataset.frame_records(long, recipe.frames_again, 1, recipe.frames_checked)
         told = dataset.notes_records(talked, recipe.talks_each, checked=checked, name="told")
         asked = dataset.finetune_records(talked, recipe.talks_each, recipe.asks_each, recipe.questions_each)
         for name, records in (
             ("frames", dataset.frame_records(sources, recipe.frames_each, checked=recipe.frames_checked)),
             ("slides", dataset.slide_records(slides)),
-            ("checks", lone_frames + lone_slides + shows_again),
-            ("brief", dataset.notes_records(brief, recipe.brief_notes_each, checked=checked) + again[0]),
-            ("long", dataset.notes_records(long, recipe.long_notes_each, checked=checked) + again[1]),
+            ("brief", dataset.notes_records(brief, recipe.brief_notes_each, checked=checked)),
+            ("long", dataset.notes_records(long, recipe.long_notes_each, checked=checked) + frames_again),
             ("finetune", asked + told),
         ):
             dataset.write_json(self.data / f"{name}.json", records)
@@ -205,11 +196,8 @@ class Build:
     def run_slides(self) -> None:
         self._train(self.frames, self.slides, "slides", self.recipe.frames_batch, self.recipe.lists_rate)
 
-    def run_checks(self) -> None:
-        self._train(self.slides, self.checks, "checks", self.recipe.frames_batch, 1.0)
-
     def run_brief(self) -> None:
-        self._train(self.checks, self.brief, "brief", self.recipe.brief_batch, self.recipe.lists_rate)
+        self._train(self.slides, self.brief, "brief", self.recipe.brief_batch, self.recipe.lists_rate)
 
     def run_stage1(self) -> None:
         self._train(self.brief, self.stage1, "long", self.recipe.batch, self.recipe.long_rate)

@@ -93,32 +93,21 @@ def frame_records(streams: list[Stream], each: int, seed: int = 0, checked: floa
     return records
 
 
-def slide_records(slides: list[Stream], seed: int = 0, checked: float = CHECKED) -> list[dict[str, Any]]:
+def slide_records(slides: list[Stream], seed: int = 0) -> list[dict[str, Any]]:
     """Stage 1, second part: notes about slide shows when two, three and more rooms have been shown."""
     rng = random.Random(f"slides-{seed}")
     records = []
     for stream in slides:
         for shown in (2, 3, rng.randint(4, len(stream.visits))):
-            told = slide_notes(stream.visits[:shown], rng, checked)
+            told = slide_notes(stream.visits[:shown], rng)
             records.append(_record(stream, f"slides{shown}", [(DESCRIBE, told)], end_time=float(shown)))
-    return records
-
-
-def lone_slide_records(slides: list[Stream], checked: float, seed: int = 0) -> list[dict[str, Any]]:
-    """Stage 1, third part: notes about one slide of each show: with one object, a check is at its simplest."""
-    rng = random.Random(f"lone-{seed}")
-    records = []
-    for stream in slides:
-        visit = rng.choice(stream.visits)
-        told = frame_notes(visit, visit.start, rng, checked)
-        records.append(_record(stream, "lone", [(DESCRIBE, told)], time=visit.start))
     return records
 
 
 def notes_records(
     streams: list[Stream], each: int, seed: int = 0, checked: float = CHECKED, name: str = "notes"
 ) -> list[dict[str, Any]]:
-    """Stage 1, fourth and last part: notes about streams that have lasted from seconds to their full length."""
+    """Stage 1, third and last part: notes about streams that have lasted from seconds to their full length."""
     rng = random.Random(f"{name}-{seed}")
     records = []
     for stream in streams:

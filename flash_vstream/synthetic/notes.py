@@ -21,7 +21,6 @@ MOST_COMPARED = 5  # rooms that one statement puts in order
 UNCHANGED = 0.4  # of the visits in which nothing came or left are said to be such
 FIRST = 0.1  # of the texts say which room was the first
 ORDERED = 0.4  # of the texts about slides tell the order of the rooms, the others what is in them
-COMPARED = 0.4  # of what is told of an order puts any rooms in order, the rest tells rooms one after another
 LISTED = 0.4  # of the visits are told whole: nothing but the room's name says which objects are meant
 
 
@@ -32,7 +31,7 @@ def notes(stream: Stream, until: float, rng: random.Random, checked: float = CHE
     """
     seen = [visit for visit in stream.visits if visit.start <= until]
     names = [actor.name for visit in seen for actor in visit.actors if actor.start <= until]
-    told = list(_compared(seen, rng, checked) if rng.random() < COMPARED else _in_turn(seen, rng))
+    told = list(_compared(seen, rng, checked) if rng.random() < 0.4 else _in_turn(seen, rng))
     for visit in seen[:-1]:
         if rng.random() < LISTED:
             told.append(_listed(visit))
@@ -66,17 +65,12 @@ def _changed(actor: Actor, visit: Visit) -> str:
     return f"{'came into' if actor.enters else 'left'} the {visit.room}: {actor.name}"
 
 
-def slide_notes(shown: Sequence[Visit], rng: random.Random, checked: float = CHECKED) -> str:
-    """The objects of each room of a slide show, or the order of the rooms; nothing else, so that it must be learnt.
-
-    checked: as in `notes`; the more, the more rooms are compared.
-    """
+def slide_notes(shown: Sequence[Visit], rng: random.Random) -> str:
+    """The objects of each room of a slide show, or the order of the rooms; nothing else, so that it must be learnt."""
     if rng.random() >= ORDERED:
         told = [_listed(visit) for visit in shown]
-    elif rng.random() < max(COMPARED, checked):
-        told = list(_compared(shown, rng, checked))
     else:
-        told = list(_in_turn(shown, rng))
+        told = list(_compared(shown, rng, CHECKED) if rng.random() < 0.4 else _in_turn(shown, rng))
     return _text(told, rng)
 
 
