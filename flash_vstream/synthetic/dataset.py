@@ -121,6 +121,7 @@ def finetune_records(
     streams: list[Stream],
     frames_each: int,
     asks_each: int,
+    orders_each: int,
     questions_each: int,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
@@ -142,7 +143,7 @@ def finetune_records(
             items = _mixed(all_questions(stream, asked_at, rng, JUST_GONE_S), questions_each, rng, used, set())
             turns = [(item.question, item.answer) for item in rng.sample(items, len(items))]
             records.append(_record(stream, f"ask{number}", turns, end_time=asked_at + 1))
-        for number, asked_at in enumerate(ask_times(stream, asks_each, rng)):
+        for number, asked_at in enumerate(ask_times(stream, orders_each, rng)):
             past = [item for item in all_questions(stream, asked_at, rng, JUST_GONE_S) if not item.in_view]
             of_order = [item for item in past if item.kind in ORDER_KINDS]
             turns = [(item.question, item.answer) for item in choose(of_order, questions_each, rng, used, set())]

@@ -167,7 +167,7 @@ def test_held_out_questions_cover_kinds_and_are_balanced() -> None:
 
 def test_records_have_the_format_of_the_real_data_sets() -> None:
     streams = make_streams(0, 6, 60, 200)
-    for record in [*frame_records(streams, 2), *notes_records(streams, 2), *finetune_records(streams, 1, 2, 6)]:
+    for record in [*frame_records(streams, 2), *notes_records(streams, 2), *finetune_records(streams, 1, 2, 1, 6)]:
         assert record["video"].endswith(".mp4")
         speakers = [turn["from"] for turn in record["conversations"]]
         assert speakers == ["human", "gpt"] * (len(speakers) // 2)
@@ -177,7 +177,7 @@ def test_records_have_the_format_of_the_real_data_sets() -> None:
 
 def test_the_order_of_rooms_has_conversations_of_its_own() -> None:
     """Of the order, a conversation about everything has a turn in twenty: too few to learn it from."""
-    records = finetune_records(make_streams(0, 40, 60, 600), 1, 4, 18)
+    records = finetune_records(make_streams(0, 40, 60, 600), 1, 4, 4, 18)
     of_order = re.compile(r"Which room came right|Was the \w+ shown before|Which came first")
     turns: dict[str, list[bool]] = defaultdict(list)
     for record in records:
