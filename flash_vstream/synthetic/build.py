@@ -172,16 +172,14 @@ class Build:
         spliced = self._written(splice(sources, LONG_SEED, n_long, longest, recipe.rooms_of_long))
         long, talked = spliced[: recipe.long_streams], spliced[recipe.long_streams :]
         checked = recipe.long_checked
-        # Single frames come again in the last part only: earlier, they keep streams from being learnt (docs/log.md).
-        frames_again = dataset.frame_records(long, recipe.frames_again, 1, recipe.frames_checked)
         told = dataset.notes_records(talked, recipe.talks_each, checked=checked, name="told")
-        asked = dataset.finetune_records(
-            talked, recipe.talks_each, recipe.asks_each, recipe.orders_each, recipe.questions_each
-        )
+        # Some single frames more, lest what they taught be lost: whether something is so is hard to learn from streams.
+        frames_again = dataset.frame_records(long, 1, checked=recipe.frames_checked)
+        asked = dataset.finetune_records(talked, recipe.talks_each, recipe.asks_each, recipe.questions_each)
         for name, records in (
             ("frames", dataset.frame_records(sources, recipe.frames_each, checked=recipe.frames_checked)),
             ("slides", dataset.slide_records(slides)),
-            ("brief", dataset.notes_records(brief, recipe.brief_notes_each, checked=recipe.brief_checked)),
+            ("brief", dataset.notes_records(brief, recipe.brief_notes_each)),
             ("long", dataset.notes_records(long, recipe.long_notes_each, checked=checked) + frames_again),
             ("finetune", asked + told),
         ):

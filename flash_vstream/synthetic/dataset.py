@@ -21,7 +21,6 @@ from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import Stream, caption, make_stream
 
 DESCRIBE = "Describe what was shown."
-ORDER_KINDS = ("ordered events", "sequence validation")
 JUST_GONE_S = 2.0  # out of view for so long is past enough to learn from
 VIDEO_FPS = 1  # what the model watches; a clip for people to look at is made with more
 
@@ -121,7 +120,6 @@ def finetune_records(
     streams: list[Stream],
     frames_each: int,
     asks_each: int,
-    orders_each: int,
     questions_each: int,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
@@ -129,7 +127,6 @@ def finetune_records(
 
     From easy to hard, mixed: about single frames, and about streams that have lasted from seconds to their full length.
     What went out of view a moment ago counts as past here: the questions are those of the test, their answers nearer.
-    The order of the rooms, of which few turns of a conversation can be about, has conversations of its own.
     """
     rng = random.Random(f"finetune-{seed}")
     used: Counter[tuple[str, str]] = Counter()
@@ -143,12 +140,6 @@ def finetune_records(
             items = _mixed(all_questions(stream, asked_at, rng, JUST_GONE_S), questions_each, rng, used, set())
             turns = [(item.question, item.answer) for item in rng.sample(items, len(items))]
             records.append(_record(stream, f"ask{number}", turns, end_time=asked_at + 1))
-        for number, asked_at in enumerate(ask_times(stream, orders_each, rng)):
-            past = [item for item in all_questions(stream, asked_at, rng, JUST_GONE_S) if not item.in_view]
-            of_order = [item for item in past if item.kind in ORDER_KINDS]
-            turns = [(item.question, item.answer) for item in choose(of_order, questions_each, rng, used, set())]
-            if turns:
-                records.append(_record(stream, f"order{number}", turns, end_time=asked_at + 1))
     return records
 
 

@@ -13,9 +13,6 @@ from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, ROOMS, SHAPES, Ac
 
 MOST_STATEMENTS = 36
 CHECKED = 0.2  # of the statements are checks, "...: yes" or "...: no", unless more are asked for
-# What a check of a single frame may be about; of what is hardest there are two. Those of one attribute teach the rest.
-FRAME_CHECKS = ("activity", "activity", "something", "colour", "shape", "name")
-CHECKS = ("activity", "something", "colour", "shape", "name", "name")  # of streams, where names are as hard
 IN_VIEW = 0.4  # of what could be said of the scene in view is said: it is soon learnt
 LONGEST_RUN = 3  # rooms after, or before, the one that a statement begins with
 MOST_COMPARED = 5  # rooms that one statement puts in order
@@ -50,7 +47,7 @@ def notes(stream: Stream, until: float, rng: random.Random, checked: float = CHE
 def frame_notes(visit: Visit, time_s: float, rng: random.Random, checked: float = CHECKED) -> str:
     """The same about a single frame."""
     told = [
-        _found(actor, visit, rng.choice(("now", f"in the {visit.room}")), rng, checked, FRAME_CHECKS)
+        _found(actor, visit, rng.choice(("now", f"in the {visit.room}")), rng, checked)
         for actor in visit.present(time_s)
     ]
     return _text([*told, _now(visit, time_s, rng, checked)], rng)
@@ -108,7 +105,7 @@ def _compared(seen: Sequence[Visit], rng: random.Random, checked: float) -> Iter
     """Rooms put in the order in which they were shown, each in one statement at most."""
     places = rng.sample(range(len(seen)), len(seen))
     while len(places) > 1:
-        check = rng.random() < min(2 * checked, 0.5)  # telling the order teaches what checks of it need
+        check = rng.random() < 2 * checked
         count = 2 if check else min(rng.randint(2, MOST_COMPARED), len(places))
         group, places = places[:count], places[count:]
         rooms = [seen[place].room for place in group]
@@ -127,12 +124,10 @@ def _about(actor: Actor, visit: Visit, names: Sequence[str], rng: random.Random,
     return _found(actor, visit, f"in the {visit.room}", rng, checked)
 
 
-def _found(
-    actor: Actor, visit: Visit, where: str, rng: random.Random, checked: float, checks: Sequence[str] = CHECKS
-) -> str:
+def _found(actor: Actor, visit: Visit, where: str, rng: random.Random, checked: float) -> str:
     """An object by its shape or its colour among those of a visit; or a check of what it is or does."""
     if rng.random() < checked:
-        return _check(actor, visit, where, rng, checks)
+        return _check(actor, visit, where, rng)
     if rng.random() < 0.5:
         return f"the {actor.shape} {where}: {_told(rng, actor.colour, actor.activity)}"
     return f"the {actor.colour} one {where}: {_told(rng, actor.shape, actor.activity)}"
@@ -143,14 +138,10 @@ def _told(rng: random.Random, first: str, second: str) -> str:
     return ", ".join(rng.sample((first, second), 2))
 
 
-def _check(actor: Actor, visit: Visit, where: str, rng: random.Random, checks: Sequence[str]) -> str:
+def _check(actor: Actor, visit: Visit, where: str, rng: random.Random) -> str:
     """A true or a false statement about one object, as often the one as the other."""
     is_true = rng.random() < 0.5
-    about = rng.choice(checks)
-    if about == "something":
-        missing = [word for word in ACTIVITIES if all(word != other.activity for other in visit.actors)]
-        is_true = is_true or not missing
-        return f"something {actor.activity if is_true else rng.choice(missing)} {where}: {_verdict(is_true)}"
+    about = rng.choice(("activity", "colour", "shape", "name", "name"))
     if about == "activity":
         told = actor.activity if is_true else other_word(actor.activity, ACTIVITIES, rng)
         return f"{actor.shape} {told} {where}: {_verdict(is_true)}"

@@ -86,14 +86,6 @@ def test_each_part_of_the_training_is_the_one_of_the_recipe(
     assert found == [batch, rate * SMOKE.learning_rate, rate * SMOKE.muon_learning_rate]
 
 
-@pytest.mark.parametrize(("name", "again"), [("slides", 0), ("brief", 0), ("long", SMOKE.frames_again)])
-def test_single_frames_come_again_in_the_last_part_only(built: Build, name: str, again: int) -> None:
-    """Slide shows alone undo all checks; but frames among brief streams kept these from being learnt (docs/log.md)."""
-    records = json.loads((built.data / f"{name}.json").read_text())
-    frames = [record for record in records if "time" in record]
-    assert len(frames) == again * SMOKE.long_streams < len(records)
-
-
 def test_a_finished_step_is_not_done_again(built: Build) -> None:
     times = {path: path.stat().st_mtime_ns for path in built.work.rglob("*.safetensors")}
     built.run()
