@@ -1,7 +1,7 @@
 """Rebuilds the embedded tiny model from nothing: world -> tokenizer -> CLIP -> Llama -> stage 1 -> stage 2 -> package.
 
-`python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (about three hours on 2 cores). Every
-step leaves its result in the work folder; run again after a kill, it goes on where it was.
+`python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (60 to 100 minutes on 2 cores).
+Every step leaves its result in the work folder; run again after a kill, it goes on where it was.
 """
 
 import argparse
