@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import string
 
 import pytest
@@ -16,6 +17,7 @@ from flash_vstream.model import FramePreprocessor, VStreamConfig, VStreamForCond
 TinyModel = tuple[VStreamForConditionalGeneration, VStreamProcessor]
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, here and in all children, under nohup and the like
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -263,8 +263,6 @@ def test_ctrl_c_ends_a_run_in_one_line(model: Path, data: DataArguments, tmp_pat
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # Whoever runs the tests in the background may have had it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while newest(tmp_path) == 0:
         assert process.poll() is None
