@@ -222,7 +222,12 @@ def test_features_that_cannot_be_put_in_place_leave_nothing_behind(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("end", "fps", "count"), [(0.0, 1.0, 1), (3.0, 1.0, 3), (3.2, 1.0, 4), (2.0, 0.5, 1), (1.1, 10.0, 11)]
+    ("end", "fps", "count"), [(0.0, 1.0, 1), (3.0, 1.0, 3), (3.2, 1.0, 4), (2.0, 0.5, 1), (0.07, 100.0, 7)]
 )
 def test_frames_before_a_time(end: float, fps: float, count: int) -> None:
     assert frames_before(end, fps) == count
+
+
+def test_a_time_that_is_a_frames_own_means_that_frame() -> None:
+    assert 0.29 * 100 < 29 and 0.07 * 100 > 7  # what products of floats are
+    assert window_of(record(time=0.29), 100)[:2] == (29, 30)
