@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Record = dict[str, Any]
@@ -27,8 +28,9 @@ class Records(Sequence[Record]):
     """A JSON list of records, each parsed when it is asked for.
 
     Held are the bytes of the file and the two ends of each record as numbers in arrays. There is no Python object for a
-    record whose reference count a worker process could touch, so forked workers share all of it, and a spawned one gets
-    a plain copy of the bytes. A slice, or `select`, shares the bytes with the whole.
+    record whose reference count a worker process could touch, so forked workers share all of it. The bytes are a tensor
+    because torch puts those into shared memory for workers that are not forked (Python 3.14 forks none by itself). A
+    slice, or `select`, shares the bytes with the whole.
 
     Raises:
         ValueError: the file is missing, not JSON in UTF-8, not a list of objects, or empty.
@@ -38,13 +40,14 @@ class Records(Sequence[Record]):
         self.path = Path(path)
         if not self.path.is_file():
             raise ValueError(f"data file {self.path} is missing: see data/README.md for where it comes from")
-        self._content = self.path.read_bytes()
+        content = bytearray(self.path.read_bytes())  # what can be written to, for a tensor over it
         try:
-            self._starts, self._ends = _spans(self._content)
+            self._starts, self._ends = _spans(content)
         except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"data file {self.path} is not JSON ({error}): fetch or build it again") from error
         except ValueError as error:
             raise ValueError(f"data file {self.path} {error}") from error
+        self._content = torch.frombuffer(content, dtype=torch.uint8)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -58,11 +61,11 @@ class Records(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> Record | Records:
         if isinstance(index, slice):
             return self.select(np.arange(len(self))[index])
-        return json.loads(self._content[self._starts[index] : self._ends[index]])
+        return json.loads(self._content[self._starts[index] : self._ends[index]].numpy().tobytes())
 
     def digest(self) -> str:
         """Tells these records from others, and from the same in another order."""
-        found = hashlib.sha256(self._content)
+        found = hashlib.sha256(self._content.numpy().data)
         found.update(self._starts.tobytes())
         return found.hexdigest()
 
@@ -74,7 +77,7 @@ class Records(Sequence[Record]):
         return chosen
 
 
-def _spans(content: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _spans(content: bytearray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First byte of each record of a JSON list, and the one past its end."""
     # One character for each byte, so that positions agree. What is not ASCII stands in strings only, where the decoder
     # looks for nothing but quotes, backslashes and control characters, and UTF-8 makes none of these.

@@ -6,10 +6,12 @@ import copy
 import json
 import pickle
 import tracemalloc
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import DataLoader
 
 from flash_vstream.data import Records
 from flash_vstream.data.records import conversation_turns, record_id
@@ -52,7 +54,14 @@ def test_a_record_costs_two_numbers_beside_its_bytes(tmp_path: Path) -> None:
     # Both arrays may have grown past what they hold, by an eighth.
     assert size + 16 * 5000 <= held < size + 18 * 5000 + 20_000
     assert peak < 2 * size + 18 * 5000 + 100_000
-    assert len(pickle.dumps(records)) < size + 16 * 5000 + 2000  # what a spawned worker is sent
+
+
+def test_workers_share_the_bytes_though_they_are_not_forked(tmp_path: Path) -> None:
+    path = write_records(tmp_path / "r.json", many(5000))
+    records = Records(path)
+    loader: Any = DataLoader(records, batch_size=None, num_workers=2, multiprocessing_context="forkserver")  # type: ignore[arg-type]
+    assert list(loader) == list(records)
+    assert len(ForkingPickler.dumps(records)) < 16 * 5000 + 2000  # what each of them is sent: no bytes of the file
 
 
 @pytest.mark.parametrize(
