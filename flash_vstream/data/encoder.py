@@ -15,9 +15,10 @@ from flash_vstream.data.ranks import number_from_environment
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model import FramePreprocessor, VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.adapters import is_adapter, read_metadata
-from flash_vstream.model.checkpoint import read_json, read_weights, resolve_folder
+from flash_vstream.model.checkpoint import read_weights, resolve_folder
 from flash_vstream.model.loading import embedded_checkpoint
 from flash_vstream.model.modeling import drop_prefix_tokens
+from flash_vstream.model.processing import FRAMES_FILE, read_frame_preprocessor
 from flash_vstream.model.published import tower_config
 from flash_vstream.model.weights import load_tower, read_config
 
@@ -76,11 +77,11 @@ class FrameEncoder:
         """Of a vision tower's own folder or hub id, such as clip-vit-large-patch14. Raises ValueError."""
         folder = resolve_folder(path)
         config = tower_config(str(folder))
-        frames = FramePreprocessor.from_hf(read_json(folder / "preprocessor_config.json"))
+        frames = read_frame_preprocessor(folder)
         grid = config.image_size // config.patch_size
         if frames.output_size != grid * config.patch_size:
             raise ValueError(
-                f"preprocessor_config.json in {folder} makes frames of {frames.output_size} pixels, but the tower takes"
+                f"{folder / FRAMES_FILE} makes frames of {frames.output_size} pixels, but the tower takes"
                 f" {grid * config.patch_size}: correct its crop_size"
             )
         tower = load_tower(str(folder), config)

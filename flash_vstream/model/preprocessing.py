@@ -47,9 +47,13 @@ class FramePreprocessor:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}: give a whole number of pixels, at least 1")
         for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))
+            given = getattr(self, name)
+            try:
+                values = tuple(float(value) for value in given)
+            except (TypeError, ValueError):  # one number, or words
+                values = ()
             if len(values) != 3 or not all(math.isfinite(value) for value in values):
-                raise ValueError(f"{name} is {values}: give three finite numbers, one for each of R, G, B")
+                raise ValueError(f"{name} is {given!r}: give three finite numbers, one for each of R, G, B")
             object.__setattr__(self, name, values)  # json gives lists, which neither compare nor hash
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}: each must be above 0, for pixels are divided by it")
@@ -110,11 +114,11 @@ class FramePreprocessor:
         if not config.get("do_resize", True):
             raise ValueError("do_resize is false in the preprocessor config: pictures of any size must be resized here")
         factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
-        if not math.isclose(factor, 1 / 255, rel_tol=1e-4):
-            raise ValueError(f"rescale_factor is {factor} in the preprocessor config: only 1/255 is supported")
-        resample = HF_RESAMPLE.get(config.get("resample", 3))
-        if resample is None:
-            raise ValueError(f"resample is {config['resample']!r} in the preprocessor config: give 2 or 3 (bicubic)")
+        if not isinstance(factor, int | float) or not math.isclose(factor, 1 / 255, rel_tol=1e-4):
+            raise ValueError(f"rescale_factor is {factor!r} in the preprocessor config: only 1/255 is supported")
+        resample = config.get("resample", 3)
+        if resample not in tuple(HF_RESAMPLE):  # of a tuple also what cannot be hashed can be asked
+            raise ValueError(f"resample is {resample!r} in the preprocessor config: give 2 or 3 (bicubic)")
         defaults = cls()
         normalise = config.get("do_normalize", True)
         size, keeps_shape = _side(config, "size", defaults.size)
@@ -128,7 +132,7 @@ class FramePreprocessor:
             crop_size=crop if keeps_shape else None,
             mean=config.get("image_mean", defaults.mean) if normalise else (0.0, 0.0, 0.0),
             std=config.get("image_std", defaults.std) if normalise else (1.0, 1.0, 1.0),
-            resample=resample,
+            resample=HF_RESAMPLE[resample],
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from flash_vstream.model.tokenizer import load_tokenizer
 
 IGNORED = -100
 PROCESSOR_FILE = "processor_config.json"
+FRAMES_FILE = "preprocessor_config.json"  # of a vision tower as published
 PROCESSOR_FIELDS = {"frames", "memory", "visual_token_id", "conversation"}
 
 
@@ -231,12 +232,21 @@ class VStreamProcessor(ProcessorMixin):
 def _published_fields(folder: Path) -> dict[str, Any]:
     """What the processor of a published checkpoint is made of; its image preprocessing lies with the vision tower."""
     config = VStreamConfig.from_pretrained(folder)
-    file = Path(config.vision_tower_path) / "preprocessor_config.json"
-    if file.is_file():
-        frames = FramePreprocessor.from_hf(read_json(file))
+    tower = Path(config.vision_tower_path)
+    if (tower / FRAMES_FILE).is_file():
+        frames = read_frame_preprocessor(tower)
     else:
         frames = FramePreprocessor(size=config.frame_size, crop_size=config.frame_size)
     return {"frames": frames, "memory": config.memory, "visual_token_id": config.visual_token_id}
+
+
+def read_frame_preprocessor(tower: Path) -> FramePreprocessor:
+    """What a vision tower's own folder says of its frames. Raises ValueError, naming the file."""
+    contents = read_json(tower / FRAMES_FILE)
+    try:
+        return FramePreprocessor.from_hf(contents)
+    except ValueError as error:
+        raise ValueError(f"{tower / FRAMES_FILE}: {error}") from error
 
 
 def _start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

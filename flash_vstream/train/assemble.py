@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from flash_vstream.command import run_command
 from flash_vstream.memory import MemoryConfig
-from flash_vstream.model import FramePreprocessor, VStreamConfig, VStreamForConditionalGeneration, VStreamProcessor
-from flash_vstream.model.checkpoint import check_weights, read_json, resolve_folder
+from flash_vstream.model import VStreamConfig, VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.model.checkpoint import check_weights, resolve_folder
+from flash_vstream.model.processing import FRAMES_FILE, read_frame_preprocessor
 from flash_vstream.model.published import tower_config
 from flash_vstream.model.tokenizer import load_tokenizer
 from flash_vstream.model.weights import load_tower
@@ -52,9 +53,9 @@ def assemble(
     model.vision_tower = load_tower(str(tower_folder), config.vision_config)
     model.language_model = AutoModelForCausalLM.from_pretrained(text_folder, dtype="auto")
     torch.nn.Module.to(model, model.language_model.dtype)
-    file = tower_folder / "preprocessor_config.json"
-    frames = FramePreprocessor.from_hf(read_json(file))
+    frames = read_frame_preprocessor(tower_folder)
     if frames.output_size != config.frame_size:
+        file = tower_folder / FRAMES_FILE
         raise ValueError(f"{file} gives frames of {frames.output_size} pixels, the tower takes {config.frame_size}")
     return model, VStreamProcessor(tokenizer, frames, memory, config.visual_token_id)
 

@@ -123,6 +123,12 @@ def test_tower_without_preprocessor_config_gets_clip_defaults(copied: Path) -> N
     assert (processor.frames.size, processor.frames.crop_size) == (224, 224)
 
 
+def test_tower_whose_preprocessor_config_makes_no_sense(copied: Path) -> None:
+    (copied.parent / "clip_tiny" / "preprocessor_config.json").write_text('{"image_std": 0.3}')
+    with pytest.raises(ValueError, match=r"clip_tiny/preprocessor_config\.json: std is 0\.3: give three"):
+        load(copied)
+
+
 def test_switches_that_would_make_another_model_are_refused(copied: Path) -> None:
     change_config(copied, mm_projector_type="linear")
     with pytest.raises(ValueError, match=r"mm_projector_type is 'linear', but only 'mlp2x_gelu'"):
