@@ -1,10 +1,13 @@
-"""Muon for the matrices and AdamW for the rest, as one optimizer that the HF Trainer can drive, save and load.
+"""The optimizers that torch has not ready: Muon beside AdamW as one, and AdamW on the CPU for DeepSpeed.
 
 Muon (torch.optim.Muon; Jordan et al. 2024) learns what to look at several times sooner than AdamW in a small language
 model that starts from nothing; docs/log.md has the figures.
 """
 
-from collections.abc import Callable
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +17,10 @@ Group = dict[str, Any]
 
 
 class MuonWithAdamW(Optimizer):
-    """`matrices` are parameter groups of 2-D weights inside the network; embeddings, heads, norms go to `others`."""
+    """Muon for the matrices, AdamW for the rest, in a form that the HF Trainer can drive, save and load.
+
+    `matrices` are parameter groups of 2-D weights inside the network; embeddings, heads, norms go to `others`.
+    """
 
     def __init__(
         self, matrices: list[Group], others: list[Group], betas: tuple[float, float], epsilon: float = 1e-8
@@ -38,3 +44,33 @@ class MuonWithAdamW(Optimizer):
         self.muon.load_state_dict(state_dict["muon"])
         self.adamw.load_state_dict(state_dict["adamw"])
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+
+
+def offloaded_adamw(groups: list[Group], learning_rate: float, betas: tuple[float, float], epsilon: float) -> Optimizer:
+    """AdamW on the CPU, which DeepSpeed wants where it offloads. Raises ValueError where that cannot be compiled."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    try:
+        with only_compiler("cpu_adam"):
+            return DeepSpeedCPUAdam(groups, learning_rate, betas=betas, eps=epsilon)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{error} It is needed where the optimizer is offloaded: install a C++ compiler and ninja, "
+            "or take scripts/zero3.json"
+        ) from error
+
+
+@contextlib.contextmanager
+def only_compiler(name: str) -> Iterator[None]:
+    """One process at a time compiles torch's extension `name`, and none waits for one that was killed.
+
+    torch marks a folder it compiles in with a file, which stays there when the process is killed: all that come after
+    wait for ever. The lock held here goes with its process, so whoever holds it may remove such a mark.
+    """
+    from torch.utils import cpp_extension
+
+    folder = Path(cpp_extension._get_build_directory(name, verbose=False))  # what `load` takes; it has no public name
+    with open(folder.with_name(f"{name}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        (folder / "lock").unlink(missing_ok=True)
+        yield

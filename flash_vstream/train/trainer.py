@@ -23,7 +23,7 @@ from flash_vstream.model.zero3 import gather_whole, without_hooks
 from flash_vstream.train.arguments import VStreamTrainingArguments
 from flash_vstream.train.checkpoints import PART, explain_failed_writing, prune, publish
 from flash_vstream.train.model import bare, is_adapter_run, named_trained
-from flash_vstream.train.optimizer import Group, MuonWithAdamW
+from flash_vstream.train.optimizer import Group, MuonWithAdamW, offloaded_adamw
 
 
 class VStreamTrainer(Trainer):
@@ -161,19 +161,6 @@ def parameter_groups(model: nn.Module, arguments: VStreamTrainingArguments) -> I
         groups.setdefault((rate, name not in undecayed), []).append(parameter)
     for (rate, decays), parameters in groups.items():
         yield {"params": parameters, "lr": rate, "weight_decay": arguments.weight_decay if decays else 0.0}
-
-
-def offloaded_adamw(groups: list[Group], learning_rate: float, betas: tuple[float, float], epsilon: float) -> Optimizer:
-    """AdamW on the CPU, which DeepSpeed wants where it offloads. Raises ValueError where that cannot be compiled."""
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-    try:
-        return DeepSpeedCPUAdam(groups, learning_rate, betas=betas, eps=epsilon)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{error} It is needed where the optimizer is offloaded: install a C++ compiler and ninja, "
-            "or take scripts/zero3.json"
-        ) from error
 
 
 def matrices_apart(model: nn.Module, groups: list[Group], learning_rate: float) -> tuple[list[Group], list[Group]]:

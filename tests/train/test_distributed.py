@@ -22,8 +22,8 @@ from flash_vstream.data import write_features
 from flash_vstream.model.adapters import is_adapter
 from flash_vstream.model.zero3 import THRESHOLD
 from flash_vstream.train.arguments import DataArguments, ModelArguments
+from flash_vstream.train.optimizer import offloaded_adamw
 from flash_vstream.train.train import train
-from flash_vstream.train.trainer import offloaded_adamw
 from tests.train.tiny import command, everything, losses, save_data, save_model, training, weights
 
 ROOT = Path(__file__).parent.parent.parent

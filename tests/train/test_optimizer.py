@@ -1,11 +1,22 @@
-"""Muon and AdamW as one optimizer: each does what it does alone, rates reach both, and a saved state goes on."""
+"""Muon and AdamW as one optimizer: each does what it does alone, rates reach both, and a saved state goes on.
+
+And extensions that are compiled: by one process at a time, and after one that was killed while it did so.
+"""
 
 import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from flash_vstream.train.optimizer import MuonWithAdamW
+from flash_vstream.train.optimizer import MuonWithAdamW, only_compiler
 
 BETAS = (0.9, 0.95)
 EPSILON = 1e-2
@@ -92,3 +103,51 @@ def test_a_saved_state_goes_on_bit_for_bit() -> None:
             learn(current, step)
             its_optimizer.step()
     assert torch.equal(weights(model), weights(other))
+
+
+def test_one_process_at_a_time_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    mark, began = tmp_path / "thing" / "lock", threading.Event()
+
+    def compile_too() -> None:
+        with only_compiler("thing"):
+            began.set()
+
+    other = threading.Thread(target=compile_too)
+    with only_compiler("thing"):
+        mark.touch()  # as torch does at the beginning
+        other.start()
+        assert not began.wait(0.3)
+        assert mark.exists()
+    other.join(10)
+    assert began.is_set()
+
+
+COMPILE = """
+import sys
+from torch.utils.cpp_extension import load
+from flash_vstream.train.optimizer import only_compiler
+with only_compiler("thing"):
+    load("thing", [sys.argv[1]], is_python_module=False)
+print("compiled")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler")
+def test_after_a_kill_in_the_middle_of_compiling(tmp_path: Path) -> None:
+    source, compiler = tmp_path / "thing.cpp", tmp_path / "c++"
+    source.write_text("int thing() { return 1; }")
+    environment = {
+        **os.environ,
+        "TORCH_EXTENSIONS_DIR": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # ninja lies there
+    }
+    compiler.write_text('#!/bin/sh\ncase "$*" in *--version*|*-v*) ;; *) kill -9 $KILLED;; esac\nexec c++ "$@"\n')
+    compiler.chmod(0o755)
+    command = [sys.executable, "-c", "import os; os.environ['KILLED'] = str(os.getpid())" + COMPILE, str(source)]
+    killed = subprocess.run(command, env={**environment, "CXX": str(compiler)}, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "thing" / "lock").exists()
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert finished.stdout.endswith("compiled\n"), finished.stderr
