@@ -40,7 +40,7 @@ from benchmarks.session import model_of_7b
 from flash_vstream import VStreamConfig, load
 from flash_vstream.data.collator import IGNORE_INDEX
 from flash_vstream.train.arguments import STAGES, ModelArguments
-from flash_vstream.train.model import bare, freeze, named_trained, with_lora
+from flash_vstream.train.model import bare, cast_weights, freeze, named_trained, with_lora
 
 GOAL = 0.05  # of the step, in the memory
 WARM_UP = 3  # steps; the first makes the optimizer's states
@@ -94,7 +94,7 @@ def make_model(arguments: argparse.Namespace) -> nn.Module:
         (model.projector, torch.float32),
         (model.memory, torch.float32),
     ):
-        nn.Module.to(part, dtype)
+        cast_weights(part, dtype)
     return (with_lora(model, parts) if arguments.lora else model).train()
 
 

@@ -23,6 +23,7 @@ from flash_vstream.model.published import tower_config
 from flash_vstream.model.tokenizer import load_tokenizer
 from flash_vstream.model.weights import load_tower
 from flash_vstream.train.checkpoints import whole_folder
+from flash_vstream.train.model import cast_weights
 
 
 def assemble(
@@ -52,7 +53,7 @@ def assemble(
             module.reset_parameters()
     model.vision_tower = load_tower(str(tower_folder), config.vision_config)
     model.language_model = AutoModelForCausalLM.from_pretrained(text_folder, dtype="auto")
-    torch.nn.Module.to(model, model.language_model.dtype)
+    cast_weights(model, model.language_model.dtype)
     frames = read_frame_preprocessor(tower_folder)
     if frames.output_size != config.frame_size:
         file = tower_folder / FRAMES_FILE

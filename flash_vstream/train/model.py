@@ -40,8 +40,15 @@ def open_model(
     if arguments.bf16 and not model_arguments.train_language_model and not model_arguments.quantization:
         # They are not saved, so that nothing is lost by holding them in half the space.
         for part in (model.vision_tower, model.language_model):
-            nn.Module.to(part, torch.bfloat16)
+            cast_weights(part, torch.bfloat16)
     return (with_lora(model, model_arguments) if model_arguments.lora else model), processor
+
+
+def cast_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """In place, and weights only: `Module.to` would round the frequencies of rotary position embeddings too, which no
+    checkpoint holds, so that the model would be trained on other positions than it is used with."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def quantization(kind: str | None) -> BitsAndBytesConfig | None:

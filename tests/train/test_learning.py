@@ -141,6 +141,11 @@ def test_frozen_parts_that_are_not_saved_are_held_in_half_the_space(model: Path,
     kinds = {name.split(".")[0]: parameter.dtype for name, parameter in opened.named_parameters()}
     half = torch.bfloat16
     assert kinds == {"vision_tower": half, "language_model": half, "memory": torch.float32, "projector": torch.float32}
+    # No checkpoint holds them, so that the model is always used with the exact ones.
+    frequencies = dict(load(model)[0].named_buffers())
+    for name, buffer in opened.named_buffers():
+        torch.testing.assert_close(buffer, frequencies[name], rtol=0, atol=0)
+    assert any("inv_freq" in name for name in frequencies)
     opened, _ = open_model(everything(model), training(tmp_path, bf16=True))
     assert {parameter.dtype for parameter in opened.parameters()} == {torch.float32}
 
