@@ -22,7 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from flash_vstream.memory import MemoryConfig, build_memory
 from flash_vstream.model.configuration import VStreamConfig
-from flash_vstream.model.visuals import Visuals, one_source_each, run_lengths
+from flash_vstream.model.visuals import Source, Visuals, one_source_each, run_lengths
 from flash_vstream.model.weights import load_model
 
 # What transformers calls the keys and values of past tokens, given and returned: `cache` from 5.24 on.
@@ -156,7 +156,7 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         sources = one_source_each(len(runs), pixel_values, visual_features, memory_tokens)
         if not runs and not self.training:
             return embeddings
-        tokens = [self._visual_tokens(*source) for source in sources]
+        tokens = [self._visual_tokens(*source) for source in self._with_encoded_pictures(sources)]
         for number, (n_placeholders, given) in enumerate(zip(runs, tokens, strict=True), start=1):
             if n_placeholders != len(given):
                 raise ValueError(
@@ -185,6 +185,18 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with torch.autocast(token.device.type, enabled=False):
             return token + 0 * (memory.q_proj.forward(token).sum() + memory.k_proj.forward(token).sum())
 
+    def _with_encoded_pictures(self, sources: list[Source]) -> list[Source]:
+        """The sources with features in the place of pictures, which go through the tower together: one by one, a GPU
+        would be kept waiting. Videos are left to be encoded one by one, for the size of their features."""
+        shape = (1, 3, self.config.frame_size, self.config.frame_size)
+        pictures = {
+            n: source[0] for n, source in enumerate(sources) if source[0] is not None and source[0].shape == shape
+        }
+        if not pictures:
+            return sources
+        features = dict(zip(pictures, self.encode_frames(torch.cat([*pictures.values()])).split(1), strict=True))
+        return [(None, features[n], None) if n in features else source for n, source in enumerate(sources)]
+
     def _visual_tokens(self, pixels: Tensor | None, features: Tensor | None, tokens: Tensor | None) -> Tensor:
         """One visual, given in one of three forms -> its memory tokens [N, D]."""
         if tokens is not None:
@@ -196,6 +208,8 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
             features = self.encode_frames(pixels)
         assert features is not None
         features = features.to(self.memory.q_proj.weight.device)
+        if self.training and features.dtype == torch.float16:
+            features = features.float()  # the tokens' gradients would go through float16, which most are too small for
         # The memory chooses its own precision; under autocast on CPU it could not even join float16 tokens.
         with torch.autocast(features.device.type, enabled=False):
             return self.memory.consolidate(features)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+Source = tuple[Tensor | None, ...]
+"""A visual as (pixels, features, tokens), of which one is not None."""
 Visuals = Sequence[Tensor | None] | None
 """One entry for each run of the placeholder, row by row; None stands for no list, or for an entry of another list."""
 
@@ -16,8 +18,8 @@ def run_lengths(placeholders: Tensor) -> list[int]:
     return [sum(1 for _ in run) for row in placeholders.tolist() for is_run, run in itertools.groupby(row) if is_run]
 
 
-def one_source_each(n_runs: int, *lists: Visuals) -> list[tuple[Tensor | None, ...]]:
-    """The visuals of each run, as (pixels, features, tokens) with exactly one that is not None."""
+def one_source_each(n_runs: int, *lists: Visuals) -> list[Source]:
+    """The visuals of each run. Raises ValueError where there is not exactly one for each."""
     for name, visuals in zip(("pixel_values", "visual_features", "memory_tokens"), lists, strict=True):
         if visuals is not None and len(visuals) != n_runs:
             raise ValueError(

@@ -70,6 +70,35 @@ def test_the_three_kinds_of_visuals_agree_and_mix(model: VStreamForConditionalGe
     torch.testing.assert_close(mixed, alike, **CLOSE)
 
 
+def test_pictures_go_through_the_tower_together_and_videos_alone(
+    model: VStreamForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, video, other = (torch.randn(count, 3, FRAME, FRAME) for count in (1, 5, 1))
+    rows = [
+        ids_with_visuals(model.config, [1], len(visual), [5], len(visual), [6])[None]
+        for visual in (picture, video, other)
+    ]
+    alone = [
+        model(input_ids=ids, pixel_values=[visual, visual]).logits
+        for ids, visual in zip(rows, (picture, video, other), strict=True)
+    ]
+    seen: list[int] = []
+    encode = model.vision_tower.forward
+
+    def counted(pixels: torch.Tensor, **how: Any) -> Any:
+        seen.append(len(pixels))
+        return encode(pixels, **how)
+
+    monkeypatch.setattr(model.vision_tower, "forward", counted)
+    ids, mask = pad([row[0] for row in rows], "right")
+    together = model(
+        input_ids=ids, attention_mask=mask, pixel_values=[picture, picture, video, video, other, other]
+    ).logits
+    assert seen == [4, 5, 5]
+    for logits, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(logits[: expected.shape[1]], expected[0], **CLOSE)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_mixed_batch_equals_its_rows_alone(model: VStreamForConditionalGeneration, side: str) -> None:
     image, video, second = torch.randn(1, 3, FRAME, FRAME), features(7), features(2, seed=1)
@@ -179,6 +208,19 @@ def test_gradients_reach_every_trained_part() -> None:
     # A softmax does not change when all its inputs move together, which is what the bias of k does.
     assert set(silent) <= {"memory.k_proj.bias"}
     assert all(p.grad is None for p in model.vision_tower.parameters())
+
+
+def test_small_gradients_reach_the_semantic_attention_from_float16_features() -> None:
+    """As where a loss is the mean over the many words of a large batch: float16 has nothing below 6e-8."""
+    gradients = []
+    for dtype in (torch.float16, torch.float32):
+        model = tiny(memory=dataclasses.replace(MEMORY, abstract_length=3)).train()
+        ids = ids_with_visuals(model.config, [1, 5], 9, [7, 8])[None]
+        labels = ids.masked_fill(ids == model.config.visual_token_id, -100)
+        (1e-6 * model(input_ids=ids, labels=labels, visual_features=[features(9).half().to(dtype)]).loss).backward()
+        gradients.append(model.memory.q_proj.weight.grad)
+    assert gradients[0].any()
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=0)
 
 
 def test_half_precision() -> None:
