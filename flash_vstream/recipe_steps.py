@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+LONGEST_WAIT_S = 7 * 24 * 3600  # of a machine for the others at the beginning of a step
 SOME_FAILED = 1  # exit code of extraction and check where files or records have faults
 
 
@@ -48,6 +49,8 @@ class Launch:
             address, port = self.master.rsplit(":", 1)
             place = ["--nnodes", str(self.nodes), "--node_rank", str(self.node_rank)]
             place += ["--master_addr", address, "--master_port", port]
+            # One machine assembles the model and each checks the data by itself: the others wait as long as it takes.
+            place += ["--rdzv_conf", f"timeout={LONGEST_WAIT_S}"]
         torchrun = [sys.executable, "-m", "torch.distributed.run", *place, "--nproc_per_node", str(self.processes)]
         return [*torchrun, "-m", module, *arguments]
 

@@ -84,7 +84,7 @@ def test_several_machines_share_every_step_but_the_first(tmp_path: Path, monkeyp
     launched = [step for step in steps if step.checked is None]  # the files are looked for on each
     assert [step.name for step in launched] == ["extract", "extract", "stage1", "stage2", "evaluation"]
     for step in launched:
-        assert "--nnodes 2 --node_rank 1 --master_addr node-1 --master_port 29500" in step.line
+        assert "--nnodes 2 --node_rank 1 --master_addr node-1 --master_port 29500 --rdzv_conf timeout=" in step.line
     assert [path.name for path in steps[0].reports] == [f"extraction-rank-{rank}-of-16.json" for rank in range(8, 16)]
 
 

@@ -40,6 +40,8 @@ from flash_vstream.model.processing import VStreamProcessor
 from flash_vstream.model.prompts import write
 from flash_vstream.video import read_frames
 
+SOON_S = 5  # what is done by then needs no progress bar
+MOST_WORKERS = 64  # that nobody asked for: each holds eight open files here, of which often 1,024 are allowed
 Job = tuple[Path | None, list[tuple[int, Record]]]  # a file, or None, and the records that show it, with their indices
 
 
@@ -121,7 +123,7 @@ def quick_faults(
     """The faults that are seen without opening a file: those of the records, and files that are missing or empty."""
     checks = Checks(folders, fps, conversation)
     faults = []
-    for index, record in enumerate(records):
+    for index, record in enumerate(tqdm(records, desc="records", unit="record", delay=SOON_S)):
         found = checks.of_record(record)
         if found is None and (path := folders.path(record)) is not None:
             found = checks.of_place(path)
@@ -235,7 +237,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--conversation", choices=["plain", "v1"], help="prompt style to hold the records against")
     arguments.add_argument("--model_path", help="checkpoint to hold features and lengths against")
     arguments.add_argument("--max_length", type=int, help="longest sequence in tokens (default: the model's)")
-    arguments.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that open files")
+    arguments.add_argument(
+        "--workers", type=int, default=min(os.cpu_count() or 1, MOST_WORKERS), help="processes that open files"
+    )
     arguments.add_argument("--report", type=Path, help="where the full list goes (beside the data: NAME.faults.json)")
     return arguments
 

@@ -11,7 +11,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from flash_vstream.data.encoder import expected_metadata
 from flash_vstream.data.faults import without_listed
 from flash_vstream.data.features import feature_shape
 from flash_vstream.data.media import FEATURE_SUFFIX, check_encoder
+from flash_vstream.data.ranks import LONGEST_RUN
 from flash_vstream.train.arguments import STAGES, DataArguments, ModelArguments, VStreamTrainingArguments
 from flash_vstream.train.checkpoints import PART, explain_failed_writing, last_checkpoint
 from flash_vstream.train.curve import draw_loss
@@ -76,15 +77,17 @@ def usable_records(
         say(arguments, f"skipped {skipped} records listed in {data_arguments.skip_ids}; {len(records)} are left")
         if len(records) == 0:
             raise ValueError(f"{data_arguments.skip_ids} lists every record of {data_arguments.data_path}")
-    problem = None
-    if arguments.process_index == 0:  # one is enough to go through hundreds of thousands of files
+
+    def find_problem() -> str | None:
         try:
             problem = first_fault(records, data_arguments)
             if problem is None:
                 check_encoders(records, folders_of(data_arguments), encoder_of(model_arguments, data_arguments))
         except (ValueError, OSError) as error:  # the others are waiting for an answer
-            problem = str(error)
-    problem = said_by_the_first(problem, arguments)
+            return str(error)
+        return problem
+
+    problem = said_by_the_first(find_problem, arguments)
     if problem is not None:
         if arguments.process_index > 0:
             sys.exit(2)  # the first process says it
@@ -126,11 +129,15 @@ def check_encoders(records: Records, folders: MediaFolders, encoder: Mapping[str
             check_encoder(path, feature_shape(path)[1], encoder)
 
 
-def said_by_the_first(text: str | None, arguments: VStreamTrainingArguments) -> str | None:
-    """The first process's text, in all of them."""
-    box = [text]
-    if arguments.world_size > 1:
-        torch.distributed.broadcast_object_list(box)
+def said_by_the_first(find: Callable[[], str | None], arguments: VStreamTrainingArguments) -> str | None:
+    """What `find` gives in the first process, in all of them: one is enough to go through hundreds of thousands of
+    files, which can take longer than the half hour that processes wait for one another in training."""
+    if arguments.world_size == 1:
+        return find()
+    patient = torch.distributed.new_group(backend="gloo", timeout=LONGEST_RUN)
+    box = [find() if arguments.process_index == 0 else None]
+    torch.distributed.broadcast_object_list(box, group=patient)
+    torch.distributed.destroy_process_group(patient)
     return box[0]
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from flash_vstream.data import ConversationDataset, GroupedSampler
 from flash_vstream.model import VStreamProcessor, save_adapter
@@ -103,6 +104,15 @@ class VStreamTrainer(Trainer):
                 prune(self.output, self.args.save_total_limit)
                 shutil.rmtree(part, ignore_errors=True)
             self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """With DeepSpeed, the base class has every process copy all weights to the host, the frozen ones too; but of an
+        adapter the first process has all, if no weights are split."""
+        assert isinstance(self.model, nn.Module)
+        if self.is_deepspeed_enabled and not is_deepspeed_zero3_enabled() and is_adapter_run(self.model):
+            self._save(output_dir)
+        else:
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The base class pickles its arguments beside the weights; `run.json` has them here."""
