@@ -15,6 +15,7 @@ import torch
 from transformers import TrainingArguments
 
 from flash_vstream.data.dataset import check_limits
+from flash_vstream.train.optimizer import compile_communication
 
 STAGES: dict[int, dict[str, Any]] = {
     1: {  # pretraining: projector and semantic attention learn to speak to a frozen language model
@@ -163,6 +164,7 @@ class VStreamTrainingArguments(TrainingArguments):
             import deepspeed
 
             # On a CPU the base class joins the processes past DeepSpeed, whose ZeRO-3 then would see only one of them.
+            compile_communication()
             deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False)
         if self.n_gpu > 1:  # one process would split its lists of videos among them, which do not split
             raise ValueError(

@@ -60,6 +60,17 @@ def offloaded_adamw(groups: list[Group], learning_rate: float, betas: tuple[floa
         ) from error
 
 
+def compile_communication() -> None:
+    """What DeepSpeed compiles to join processes on a CPU, so that it is there already when they meet."""
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.ops import __compatible_ops__
+
+    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is not None and __compatible_ops__.get(builder.NAME, False):
+        with only_compiler(builder.NAME):
+            builder.load()
+
+
 @contextlib.contextmanager
 def only_compiler(name: str) -> Iterator[None]:
     """One process at a time compiles torch's extension `name`, and none waits for one that was killed.

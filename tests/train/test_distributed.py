@@ -21,6 +21,7 @@ import torch
 from flash_vstream.data import write_features
 from flash_vstream.model.adapters import is_adapter
 from flash_vstream.model.zero3 import THRESHOLD
+from flash_vstream.recipe_steps import Launch
 from flash_vstream.train.arguments import DataArguments, ModelArguments
 from flash_vstream.train.optimizer import offloaded_adamw
 from flash_vstream.train.train import train
@@ -126,6 +127,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commands.append(command(lora_of(model), data, folder / "lora", **changes))
     commands.append(["rewind", str(folder / "lora"), str(folder / "lora-resumed"), "2"])
     commands.append(command(lora_of(model), data, folder / "lora-resumed", **changes))
+    # As the shipped recipe has them: both stages in bfloat16, with gradient checkpointing.
+    changes = {**STEPS, "bf16": True, "gradient_checkpointing": True, "deepspeed": zero_file("zero2", folder)}
+    commands.append(command(first, data, folder / "stage1-half", **changes))
+    commands.append(["rewind", str(folder / "stage1-half"), str(folder / "stage1-half-resumed"), "2"])
+    commands.append(command(first, data, folder / "stage1-half-resumed", **changes))
+    commands.append(command(everything(folder / "stage1-half"), data, folder / "stage2-half", **changes))
+    changes["deepspeed"] = zero_file("zero3", folder)
+    commands.append(command(everything(folder / "stage1-half"), data, folder / "stage2-half-split", **changes))
     launch([*commands, [*published, "--deepspeed", str(zero_file("zero3", folder, 20_000))]], folder)
     return folder
 
@@ -192,6 +201,47 @@ def test_a_lora_under_zero_3_is_saved_whole_and_goes_on(work: Path) -> None:
         torch.testing.assert_close(value, after[key], rtol=0, atol=1e-6, msg=key)
 
 
+def test_the_recipes_settings_train_near_float32(work: Path) -> None:
+    assert is_adapter(work / "stage1-half")
+    assert losses(work / "stage1-half") == pytest.approx(losses(work / "stage1"), rel=0.03)
+    assert losses(work / "stage2-half") == pytest.approx(losses(work / "stage2"), rel=0.03)
+    assert losses(work / "stage2-half-split") == pytest.approx(losses(work / "stage2-half"), rel=0.01)
+    assert losses(work / "stage1-half-resumed") == losses(work / "stage1-half")
+    before, after, resumed = (weights(work / name) for name in ("model", "stage1-half", "stage1-half-resumed"))
+    for name, value in after.items():
+        assert torch.equal(value, resumed[name]), name
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"projector", "memory"}
+
+
+PATIENT = """
+import datetime, time, torch
+from types import SimpleNamespace
+from flash_vstream.train.train import leave, said_by_the_first
+
+torch.distributed.init_process_group("gloo")
+torch.distributed.barrier()
+torch.distributed.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=2), None)
+rank = torch.distributed.get_rank()
+
+def look():
+    time.sleep(5)
+    return f"process {rank} looked"
+
+print(said_by_the_first(look, SimpleNamespace(world_size=2, process_index=rank)))
+leave()
+"""
+
+
+def test_processes_wait_for_the_first_to_look_at_the_data_longer_than_in_training(tmp_path: Path) -> None:
+    (tmp_path / "patient.py").write_text(PATIENT)
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    line = [*starter, str(tmp_path / "patient.py")]
+    finished = subprocess.run(line, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-6000:]
+    assert finished.stdout.count("process 0 looked") == 2
+
+
 ACCELERATE = "accelerate launch --num_processes 2 --use_deepspeed --deepspeed_config_file scripts/zero3.json -m"
 LAUNCHERS = {
     "torchrun": ("torchrun --standalone --nproc_per_node 2 -m", ["--deepspeed", "scripts/zero1.json"]),
@@ -213,17 +263,39 @@ def test_every_launcher_starts_it_with_the_shipped_files(launcher: str, work: Pa
     assert json.loads((tmp_path / "run" / "run.json").read_text())["zero_stage"] == 1 + list(LAUNCHERS).index(launcher)
 
 
-def test_two_nodes_of_a_process_each_lose_as_much_as_one(work: Path, tmp_path: Path) -> None:
-    """As on two machines: a launcher on each, both processes the first of their node, told apart by the rendezvous."""
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler, without which DeepSpeed does not compile")
+def test_a_run_does_not_wait_for_one_that_was_killed_while_deepspeed_compiled(work: Path, tmp_path: Path) -> None:
+    from torch.utils import cpp_extension
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "compiled"))
+        folder = Path(cpp_extension._get_build_directory("deepspeed_shm_comm", verbose=False))
+        (folder / "lock").touch()  # all that torch leaves of it
+        data = save_data(tmp_path / "data", "vv")
+        words = command(everything(work / "model"), data, tmp_path / "run", **{**STEPS, "max_steps": 1})
+        line = [*LAUNCHERS["torchrun"][0].split(), "flash_vstream.train.train", *words, *LAUNCHERS["torchrun"][1]]
+        environment = {**ENVIRONMENT, "TORCH_EXTENSIONS_DIR": str(tmp_path / "compiled")}
+        finished = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-6000:]
+    assert list(folder.glob("*.so"))
+
+
+@pytest.mark.parametrize("by_a_recipe", [False, True])
+def test_two_nodes_of_a_process_each_lose_as_much_as_one(by_a_recipe: bool, work: Path, tmp_path: Path) -> None:
+    """As on two machines: a launcher on each, both processes the first of their node, told apart by the rendezvous, or
+    by what a recipe's user has set on each."""
     data = save_data(tmp_path / "data", "vittiivvtit", pictures=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{free.getsockname()[1]}"
     torchrun = f"torchrun --nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint {meeting} -m"
     words = command(everything(work / "model"), data, tmp_path / "run", **STEPS)
-    line = [*torchrun.split(), "flash_vstream.train.train", *words, "--deepspeed", "scripts/zero2.json"]
+    words += ["--deepspeed", "scripts/zero2.json"]
+    lines = [[*torchrun.split(), "flash_vstream.train.train", *words]] * 2
+    if by_a_recipe:
+        lines = [Launch(1, 2, rank, meeting).command("flash_vstream.train.train", words) for rank in range(2)]
     out = subprocess.PIPE
-    nodes = [subprocess.Popen(line, env=ENVIRONMENT, cwd=ROOT, stdout=out, stderr=out, text=True) for _ in range(2)]
+    nodes = [subprocess.Popen(line, env=ENVIRONMENT, cwd=ROOT, stdout=out, stderr=out, text=True) for line in lines]
     said = ["".join(node.communicate(timeout=300)) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said[0][-3000:] + said[1][-3000:]
     assert sum(text.count("global batch of 4 = 2 processes x 1 samples x 2 accumulation steps") for text in said) == 1
