@@ -1,4 +1,4 @@
-"""The optimizers that torch has not ready: Muon beside AdamW as one, and AdamW on the CPU for DeepSpeed.
+"""Optimizers that torch does not have ready, Muon beside AdamW and AdamW on the CPU; and what DeepSpeed compiles.
 
 Muon (torch.optim.Muon; Jordan et al. 2024) learns what to look at several times sooner than AdamW in a small language
 model that starts from nothing; docs/log.md has the figures.
