@@ -17,7 +17,6 @@ import torch
 from transformers import CLIPModel, LlamaForCausalLM
 
 from flash_vstream.command import run_command
-from flash_vstream.data import Records
 from flash_vstream.model import (
     FramePreprocessor,
     VStreamConfig,
@@ -30,8 +29,6 @@ from flash_vstream.synthetic import dataset
 from flash_vstream.synthetic.encoder import MEAN, STD, train_encoder
 from flash_vstream.synthetic.features import extract_features
 from flash_vstream.synthetic.language import train_language_model
-from flash_vstream.synthetic.notes import ORDERED
-from flash_vstream.synthetic.probe import found_by_key
 from flash_vstream.synthetic.recipe import (
     BRIEF_SEED,
     LONG_SEED,
@@ -62,6 +59,7 @@ class Build:
         self.base = work / "base"
         self.data = work / "data"
         self.frames = work / "stage1-frames"
+        self.slides = work / "stage1-slides"
         self.brief = work / "stage1-brief"
         self.stage1 = work / "stage1"
         self.stage2 = work / "stage2"
@@ -166,6 +164,7 @@ class Build:
             return
         recipe, sources = self.recipe, self.streams()
         longest = recipe.longest_long_s
+        slides = self._written(splice(self.shows(), SLIDES_SEED, recipe.slides, longest, recipe.rooms_of_slides))
         brief = self._written(
             splice(sources, BRIEF_SEED, recipe.brief_streams, longest, recipe.rooms_of_brief, brief=True)
         )
@@ -179,6 +178,7 @@ class Build:
         asked = dataset.finetune_records(talked, recipe.talks_each, recipe.asks_each, recipe.questions_each)
         for name, records in (
             ("frames", dataset.frame_records(sources, recipe.frames_each, checked=recipe.frames_checked)),
+            ("slides", dataset.slide_records(slides)),
             ("brief", dataset.notes_records(brief, recipe.brief_notes_each)),
             ("long", dataset.notes_records(long, recipe.long_notes_each, checked=checked) + frames_again),
             ("finetune", asked + told),
@@ -194,47 +194,7 @@ class Build:
         self._train(self.base, self.frames, "frames", self.recipe.frames_batch, 1.0, features="features")
 
     def run_slides(self) -> None:
-        """Rounds of new slide shows, until a room's name is a key to what was in it."""
-        start = self.frames
-        for number in range(1, self.recipe.slide_rounds + 1):
-            part = self.slides_round(number)
-            if not is_trained(part):
-                # The order of rooms is the easier half: it may come first, and keeps from the other.
-                self.build_slides(number, self.recipe.slides, ORDERED if number == 1 else 0.0)
-                self._train(start, part, f"slides{number}", self.recipe.frames_batch, self.recipe.lists_rate)
-            if self.lists_found(part) >= self.recipe.lists_found:
-                return
-            start = part
-
-    def slides_round(self, number: int) -> Path:
-        return self.work / f"stage1-slides{number}"
-
-    @property
-    def slides(self) -> Path:
-        """The last round there was."""
-        rounds = [self.slides_round(number) for number in range(1, self.recipe.slide_rounds + 1)]
-        return [part for part in rounds if is_trained(part)][-1]
-
-    def build_slides(self, number: int, count: int, ordered: float) -> None:
-        """Records about slide shows that no other number has."""
-        file = self.data / f"slides{number}.json"
-        if file.is_file():
-            return
-        recipe = self.recipe
-        seed = SLIDES_SEED + number * recipe.slides
-        slides = self._written(splice(self.shows(), seed, count, recipe.longest_long_s, recipe.rooms_of_slides))
-        dataset.write_json(file, dataset.slide_records(slides, number, ordered))
-
-    def lists_found(self, part: Path) -> float:
-        """The share of lists, of slide shows that are in no round, which the model begins with the right object."""
-        kept = part / "lists_found.json"
-        if not kept.is_file():
-            self.build_slides(0, self.recipe.slides_probed, 0.0)
-            records = Records(self.data / "slides0.json")
-            dataset.write_json(kept, found_by_key(part, records, self.data / "spliced", "in the "))
-        found = float(json.loads(kept.read_text(encoding="utf-8")))
-        print(f"== {part.name}: {found:.2f} of lists begin with the right object", flush=True)
-        return found
+        self._train(self.frames, self.slides, "slides", self.recipe.frames_batch, self.recipe.lists_rate)
 
     def run_brief(self) -> None:
         self._train(self.slides, self.brief, "brief", self.recipe.brief_batch, self.recipe.lists_rate)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from flash_vstream.files import write_whole
 from flash_vstream.synthetic import render, world
-from flash_vstream.synthetic.notes import CHECKED, ORDERED, frame_notes, notes, slide_notes
+from flash_vstream.synthetic.notes import CHECKED, frame_notes, notes, slide_notes
 from flash_vstream.synthetic.questions import Question, all_questions, ask_times, choose, early_ask_times
 from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import Stream, caption, make_stream
@@ -92,16 +92,13 @@ def frame_records(streams: list[Stream], each: int, seed: int = 0, checked: floa
     return records
 
 
-def slide_records(slides: list[Stream], seed: int = 0, ordered: float = ORDERED) -> list[dict[str, Any]]:
-    """Stage 1, second part: notes about slide shows when two, three and more rooms have been shown.
-
-    ordered: the share of texts that tell the order of the rooms.
-    """
+def slide_records(slides: list[Stream], seed: int = 0) -> list[dict[str, Any]]:
+    """Stage 1, second part: notes about slide shows when two, three and more rooms have been shown."""
     rng = random.Random(f"slides-{seed}")
     records = []
     for stream in slides:
         for shown in (2, 3, rng.randint(4, len(stream.visits))):
-            told = slide_notes(stream.visits[:shown], rng, ordered)
+            told = slide_notes(stream.visits[:shown], rng)
             records.append(_record(stream, f"slides{shown}", [(DESCRIBE, told)], end_time=float(shown)))
     return records
 

@@ -18,7 +18,7 @@ LONGEST_RUN = 3  # rooms after, or before, the one that a statement begins with
 MOST_COMPARED = 5  # rooms that one statement puts in order
 UNCHANGED = 0.4  # of the visits in which nothing came or left are said to be such
 FIRST = 0.1  # of the texts say which room was the first
-ORDERED = 0.4  # of the texts about slides tell the order of rooms, unless fewer are asked for; others what is in them
+ORDERED = 0.4  # of the texts about slides tell the order of the rooms, the others what is in them
 LISTED = 0.4  # of the visits are told whole: nothing but the room's name says which objects are meant
 
 
@@ -63,12 +63,9 @@ def _changed(actor: Actor, visit: Visit) -> str:
     return f"{'came into' if actor.enters else 'left'} the {visit.room}: {actor.name}"
 
 
-def slide_notes(shown: Sequence[Visit], rng: random.Random, ordered: float = ORDERED) -> str:
-    """The objects of each room of a slide show, or the order of the rooms; nothing else, so that it must be learnt.
-
-    ordered: the share of texts that tell the order.
-    """
-    if rng.random() >= ordered:
+def slide_notes(shown: Sequence[Visit], rng: random.Random) -> str:
+    """The objects of each room of a slide show, or the order of the rooms; nothing else, so that it must be learnt."""
+    if rng.random() >= ORDERED:
         told = [_listed(visit) for visit in shown]
     else:
         told = list(_compared(shown, rng, CHECKED) if rng.random() < 0.4 else _in_turn(shown, rng))

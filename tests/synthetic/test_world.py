@@ -251,8 +251,6 @@ def test_notes_on_slides_list_every_room_shown_or_tell_their_order() -> None:
             orders += 1
             assert not any(statement.startswith(("in the", "now")) for statement in told)
     assert 0.3 < orders / (orders + lists) < 0.5
-    told = [record["conversations"][1]["value"] for record in slide_records(shows, ordered=0.0)]
-    assert all(statement.startswith("in the") for text in told for statement in text.split(". "))
     assert {record["end_time"] for record in records} >= {2, 3, 4, 12}
 
 
