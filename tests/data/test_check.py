@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from flash_vstream.data import ConversationDataset, MediaFolders, Records, write_features
-from flash_vstream.data.check import Checks, find_faults, main, quick_faults
+from flash_vstream.data.check import MOST_WORKERS, Checks, find_faults, main, parser, quick_faults
 from flash_vstream.data.faults import without_listed
 from tests.conftest import TinyModel
 from tests.data.files import conversation, image_record, record, text_record, write_picture, write_records
@@ -292,3 +292,12 @@ def test_mistakes_end_in_one_line(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
     assert error.count("\n") == 1
+
+
+def test_a_machine_of_many_cores_gets_no_worker_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker holds eight open files of this process, which may often have 1,024."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 256)
+    workers = parser().get_default("workers")
+    assert 8 * workers < 1024 and workers == MOST_WORKERS
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert parser().get_default("workers") == 4
