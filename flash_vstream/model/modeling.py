@@ -186,8 +186,8 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return token + 0 * (memory.q_proj.forward(token).sum() + memory.k_proj.forward(token).sum())
 
     def _with_encoded_pictures(self, sources: list[Source]) -> list[Source]:
-        """The sources with features in the place of pictures, which go through the tower together: one by one, a GPU
-        would be kept waiting. Videos are left to be encoded one by one, for the size of their features."""
+        """The sources with features in the place of pictures, which go through the tower together: one does not fill a
+        GPU. Videos are left to be encoded one by one, for the size of their features."""
         shape = (1, 3, self.config.frame_size, self.config.frame_size)
         pictures = {
             n: source[0] for n, source in enumerate(sources) if source[0] is not None and source[0].shape == shape
