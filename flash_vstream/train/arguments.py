@@ -158,13 +158,16 @@ class VStreamTrainingArguments(TrainingArguments):
             )
         if self.deepspeed is not None:
             _check_deepspeed()
+        if self.deepspeed is not None or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+            # Without a GPU and unless told so, the base class sees one process where DeepSpeed sees all.
+            self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+            compile_communication()
         super().__post_init__()
         if self.deepspeed_plugin is not None:
             self._check_muon()  # accelerate's launcher sets DeepSpeed by the environment alone
             import deepspeed
 
             # On a CPU the base class joins the processes past DeepSpeed, whose ZeRO-3 then would see only one of them.
-            compile_communication()
             deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False)
         if self.n_gpu > 1:  # one process would split its lists of videos among them, which do not split
             raise ValueError(

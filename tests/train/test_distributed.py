@@ -264,7 +264,10 @@ def test_every_launcher_starts_it_with_the_shipped_files(launcher: str, work: Pa
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler, without which DeepSpeed does not compile")
-def test_a_run_does_not_wait_for_one_that_was_killed_while_deepspeed_compiled(work: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("use_cpu", [True, False])
+def test_a_run_does_not_wait_for_one_that_was_killed_while_deepspeed_compiled(
+    use_cpu: bool, work: Path, tmp_path: Path
+) -> None:
     from torch.utils import cpp_extension
 
     with pytest.MonkeyPatch.context() as patch:
@@ -272,7 +275,9 @@ def test_a_run_does_not_wait_for_one_that_was_killed_while_deepspeed_compiled(wo
         folder = Path(cpp_extension._get_build_directory("deepspeed_shm_comm", verbose=False))
         (folder / "lock").touch()  # all that torch leaves of it
         data = save_data(tmp_path / "data", "vv")
-        words = command(everything(work / "model"), data, tmp_path / "run", **{**STEPS, "max_steps": 1})
+        words = command(
+            everything(work / "model"), data, tmp_path / "run", **{**STEPS, "max_steps": 1, "use_cpu": use_cpu}
+        )
         line = [*LAUNCHERS["torchrun"][0].split(), "flash_vstream.train.train", *words, *LAUNCHERS["torchrun"][1]]
         environment = {**ENVIRONMENT, "TORCH_EXTENSIONS_DIR": str(tmp_path / "compiled")}
         finished = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)

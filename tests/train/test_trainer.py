@@ -1,8 +1,11 @@
-"""Which parameters each optimizer gets."""
+"""Which parameters each optimizer gets, and that an adapter is saved without gathering anything else."""
 
 from pathlib import Path
 
+import pytest
+
 from flash_vstream.memory import MemoryConfig
+from flash_vstream.model.adapters import is_adapter
 from flash_vstream.train.arguments import VStreamTrainingArguments
 from flash_vstream.train.optimizer import MuonWithAdamW
 from flash_vstream.train.trainer import VStreamTrainer
@@ -30,3 +33,17 @@ def test_muon_gets_the_matrices_of_projector_and_decoder_and_adamw_the_rest(tmp_
     decays = {names[p]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays["projector.0.weight"] == 0.1 and decays["projector.0.bias"] == 0
     assert decays["language_model.model.norm.weight"] == 0
+
+
+def test_below_zero_3_an_adapter_is_saved_without_the_other_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = make_tiny_model(MemoryConfig(spatial_size=4, temporal_size=2))
+    model.vision_tower.requires_grad_(False)
+    model.language_model.requires_grad_(False)
+    arguments = VStreamTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    trainer = VStreamTrainer(model=model, args=arguments, processor=processor)
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
+    monkeypatch.setattr(trainer.accelerator, "get_state_dict", lambda *_, **__: pytest.fail("all weights are gathered"))
+    trainer.save_model(str(tmp_path / "saved"))
+    assert is_adapter(tmp_path / "saved")
