@@ -45,6 +45,7 @@ from flash_vstream.synthetic.text import train_tokenizer
 from flash_vstream.synthetic.world import SHORTEST_STREAM_S, Stream, make_slides
 from flash_vstream.train.arguments import DataArguments, ModelArguments, VStreamTrainingArguments
 from flash_vstream.train.checkpoints import whole_folder
+from flash_vstream.train.precision import bfloat16_is_native
 from flash_vstream.train.train import is_trained, train
 
 
@@ -237,7 +238,7 @@ class Build:
             lr_scheduler_type="cosine",
             warmup_steps=50,
             weight_decay=0.02,
-            bf16=True,
+            bf16=bfloat16_is_native(),
             use_cpu=not torch.cuda.is_available(),
             save_steps=self.recipe.save_steps,
             save_total_limit=1,

@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from flash_vstream.memory import MemoryConfig
+from flash_vstream.train.precision import bfloat16_is_native
 
 TRAIN_SEED = 0  # seeds of the streams for training begin here,
 SCORE_SEED = 1_000_000  # those for scoring here: never the same stream,
@@ -83,7 +84,7 @@ TINY_MEMORY = MemoryConfig(spatial_size=4, temporal_size=2)
 
 
 def small_run(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> TrainingArguments:
-    """Trainer settings of a small run: bf16, cosine, ten checkpoints of which the last is kept, no reports."""
+    """Trainer settings of a small run: bf16 where it is native, cosine, ten checkpoints, the last kept, no reports."""
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -92,7 +93,7 @@ def small_run(folder: Path, steps: int, batch_size: int, learning_rate: float, s
         lr_scheduler_type="cosine",
         warmup_steps=steps // 20,
         weight_decay=0.05,
-        bf16=True,
+        bf16=bfloat16_is_native(),
         use_cpu=not torch.cuda.is_available(),
         save_steps=max(steps // 10, 1),
         save_total_limit=1,
