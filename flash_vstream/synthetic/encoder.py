@@ -1,7 +1,9 @@
 """Trains the tiny CLIP of the synthetic world on rendered scenes, by the HF Trainer.
 
-Contrastively with captions, and by naming what stands in each quarter of the frame. Captions alone teach rooms, colours
-and activities soon and shapes hardly ever (docs/log.md has the figures); the real CLIP had 400 million of them.
+Contrastively with captions, and by naming what stands in each quarter of the frame and in which room. Captions alone
+teach rooms, colours and activities soon and shapes hardly ever, and leave the room so faint in the patches of an object
+that a language model does not learn to find the object by it (docs/log.md has the figures); the real CLIP had 400
+million of them.
 """
 
 import random
@@ -27,7 +29,7 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own
 STD = (0.26862954, 0.26130258, 0.27577711)
 VISION_WIDTH = 128
 FEATURE_LAYER = -2  # the one that the video model reads
-LABELS = (COLOURS, SHAPES, ACTIVITIES)
+LABELS = (ROOMS, COLOURS, SHAPES, ACTIVITIES)
 LIKE_SCENES = 8  # scenes in a batch that differ by one attribute only, so that every attribute must be seen
 
 
@@ -57,7 +59,7 @@ def encoder_config(vocab_size: int) -> CLIPConfig:
 
 
 class LabelledCLIP(nn.Module):
-    """A CLIP, and linear read-outs of colour, shape and activity from the quarters of its patch features."""
+    """A CLIP, and linear read-outs of room, colour, shape and activity from the quarters of its patch features."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -68,7 +70,7 @@ class LabelledCLIP(nn.Module):
     def forward(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
-        """pixel_values [B, 3, S, S], input_ids and attention_mask [B, L], labels [B, 4, 3] -> {"loss": scalar}."""
+        """pixel_values [B, 3, S, S], input_ids and attention_mask [B, L], labels [B, 4, 4] -> {"loss": scalar}."""
         told = self.clip(input_ids, pixel_values, attention_mask, return_loss=True, output_hidden_states=True)
         patches = told.vision_model_output.hidden_states[FEATURE_LAYER][:, 1:]
         scores = self.read_out(pool_grid(patches, 2)).split([1 + len(words) for words in LABELS], dim=-1)
@@ -80,10 +82,10 @@ class LabelledCLIP(nn.Module):
 
 
 def quarter_labels(scene: Visit) -> list[list[int]]:
-    """What stands in each of the four quarters: numbers of colour, shape and activity, 0 for nothing."""
-    labels = [[0, 0, 0] for _ in range(4)]
+    """Of each of the four quarters the numbers of room, colour, shape and activity, the last three 0 for nothing."""
+    labels = [[1 + ROOMS.index(scene.room), 0, 0, 0] for _ in range(4)]
     for actor in scene.actors:
-        told = (actor.colour, actor.shape, actor.activity)
+        told = (scene.room, actor.colour, actor.shape, actor.activity)
         labels[actor.spot] = [1 + words.index(word) for words, word in zip(LABELS, told, strict=True)]
     return labels
 

@@ -16,13 +16,14 @@ def test_labels_agree_with_the_caption() -> None:
     rng = random.Random(0)
     for _ in range(50):
         scene = random_scene(rng)
-        told = caption(scene, 0.0).split(": ")[1]
+        room, told = caption(scene, 0.0).split(": ")
         spots = ("top left", "top right", "bottom left", "bottom right")
         for spot, label in zip(spots, quarter_labels(scene), strict=True):
-            if label == [0, 0, 0]:
+            assert room == f"a {LABELS[0][label[0] - 1]}"
+            if label[1:] == [0, 0, 0]:
                 assert spot not in told
             else:
-                colour, shape, activity = (words[number - 1] for words, number in zip(LABELS, label, strict=True))
+                _, colour, shape, activity = (words[number - 1] for words, number in zip(LABELS, label, strict=True))
                 assert f"{spot} a {colour} {shape} {activity}" in told
 
 
