@@ -2,7 +2,7 @@
 # Trains a model in two stages and scores it. Sets up .venv by itself; run it again after a kill and it goes on.
 #
 #   bash scripts/train_and_eval.sh                      the tiny model on the synthetic world, from nothing, on one GPU
-#                                                       or none (an hour or so on 2 cores)
+#                                                       or none (an hour or so on 2 cores with AVX-512)
 #   bash scripts/train_and_eval.sh synthetic --smoke    the same steps on almost no data, in some minutes
 #   bash scripts/train_and_eval.sh 7b                   the real recipe, scripts/recipe_7b.yaml, on all GPUs of this
 #                                                       machine (GPUS=2 takes fewer); --check only looks what is missing

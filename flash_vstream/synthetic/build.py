@@ -1,6 +1,7 @@
 """Rebuilds the embedded tiny model from nothing: world -> tokenizer -> CLIP -> Llama -> stage 1 -> stage 2 -> package.
 
-`python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (60 to 100 minutes on 2 cores).
+`python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (an hour or so on 2 cores with AVX-512,
+some three without).
 Every step leaves its result in the work folder; run again after a kill, it goes on where it was.
 """
 
@@ -59,8 +60,8 @@ class Build:
         self.language = work / "language"
         self.base = work / "base"
         self.data = work / "data"
-        self.frames = work / "stage1-frames"
         self.slides = work / "stage1-slides"
+        self.frames = work / "stage1-frames"
         self.brief = work / "stage1-brief"
         self.stage1 = work / "stage1"
         self.stage2 = work / "stage2"
@@ -79,8 +80,8 @@ class Build:
             self.build_base,
             self.build_features,
             self.build_records,
-            self.run_frames,
             self.run_slides,
+            self.run_frames,
             self.run_brief,
             self.run_stage1,
             self.run_stage2,
@@ -165,7 +166,8 @@ class Build:
             return
         recipe, sources = self.recipe, self.streams()
         longest = recipe.longest_long_s
-        slides = self._written(splice(self.shows(), SLIDES_SEED, recipe.slides, longest, recipe.rooms_of_slides))
+        n_slides = recipe.slides + recipe.slides_again
+        slides = self._written(splice(self.shows(), SLIDES_SEED, n_slides, longest, recipe.rooms_of_slides))
         brief = self._written(
             splice(sources, BRIEF_SEED, recipe.brief_streams, longest, recipe.rooms_of_brief, brief=True)
         )
@@ -175,11 +177,12 @@ class Build:
         checked = recipe.long_checked
         told = dataset.notes_records(talked, recipe.talks_each, checked=checked, name="told")
         # Some single frames more, lest what they taught be lost: whether something is so is hard to learn from streams.
-        frames_again = dataset.frame_records(long, 1, checked=recipe.frames_checked)
+        frames_again = dataset.frame_records(long, 1, seed=1, checked=recipe.frames_checked)
+        frames = dataset.frame_records(long, recipe.frames_each, checked=recipe.frames_checked)
         asked = dataset.finetune_records(talked, recipe.talks_each, recipe.asks_each, recipe.questions_each)
         for name, records in (
-            ("frames", dataset.frame_records(sources, recipe.frames_each, checked=recipe.frames_checked)),
-            ("slides", dataset.slide_records(slides)),
+            ("slides", dataset.slide_records(slides[: recipe.slides])),
+            ("frames", frames + dataset.slide_records(slides[recipe.slides :], seed=1)),
             ("brief", dataset.notes_records(brief, recipe.brief_notes_each)),
             ("long", dataset.notes_records(long, recipe.long_notes_each, checked=checked) + frames_again),
             ("finetune", asked + told),
@@ -191,14 +194,15 @@ class Build:
         write_spliced(spliced, self.data / "features", self.data / "spliced")
         return [item.stream for item in spliced]
 
-    def run_frames(self) -> None:
-        self._train(self.base, self.frames, "frames", self.recipe.frames_batch, 1.0, features="features")
-
     def run_slides(self) -> None:
-        self._train(self.frames, self.slides, "slides", self.recipe.frames_batch, self.recipe.lists_rate)
+        """First, the least there is to look up: what a room's name finds."""
+        self._train(self.base, self.slides, "slides", self.recipe.slides_batch, 1.0)
+
+    def run_frames(self) -> None:
+        self._train(self.slides, self.frames, "frames", self.recipe.frames_batch, self.recipe.brief_rate)
 
     def run_brief(self) -> None:
-        self._train(self.slides, self.brief, "brief", self.recipe.brief_batch, self.recipe.lists_rate)
+        self._train(self.frames, self.brief, "brief", self.recipe.brief_batch, self.recipe.brief_rate)
 
     def run_stage1(self) -> None:
         self._train(self.brief, self.stage1, "long", self.recipe.batch, self.recipe.long_rate)
@@ -213,7 +217,6 @@ class Build:
         records: str,
         batch: int,
         rate: float,
-        features: str = "spliced",
         conversation: str = "plain",
     ) -> None:
         """One run of the Trainer; unlike Vicuna, this language model has to learn in stage 1 too, namely to look."""
@@ -222,7 +225,7 @@ class Build:
         model = ModelArguments(str(start), train_language_model=True, attn_implementation="eager")
         data = DataArguments(
             str(self.data / f"{records}.json"),
-            video_feature_folder=str(self.data / features),
+            video_feature_folder=str(self.data / "spliced"),
             conversation=conversation,
         )
         train(model, data, self.arguments(folder, batch, rate))

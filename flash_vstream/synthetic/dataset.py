@@ -82,7 +82,7 @@ def _record(stream: Stream, name: str, turns: list[tuple[str, str]], **when: flo
 
 
 def frame_records(streams: list[Stream], each: int, seed: int = 0, checked: float = CHECKED) -> list[dict[str, Any]]:
-    """Stage 1, first part: notes about single frames; `checked` as in `notes`."""
+    """Stage 1, second part: notes about single frames; `checked` as in `notes`."""
     rng = random.Random(f"frames-{seed}")
     records = []
     for stream in streams:
@@ -93,11 +93,11 @@ def frame_records(streams: list[Stream], each: int, seed: int = 0, checked: floa
 
 
 def slide_records(slides: list[Stream], seed: int = 0) -> list[dict[str, Any]]:
-    """Stage 1, second part: notes about slide shows when two, three and more rooms have been shown."""
+    """Stage 1, first part: notes about slide shows when one, two, three and more rooms have been shown."""
     rng = random.Random(f"slides-{seed}")
     records = []
     for stream in slides:
-        for shown in (2, 3, rng.randint(4, len(stream.visits))):
+        for shown in (1, 2, 3, rng.randint(4, len(stream.visits))):
             told = slide_notes(stream.visits[:shown], rng)
             records.append(_record(stream, f"slides{shown}", [(DESCRIBE, told)], end_time=float(shown)))
     return records

@@ -36,8 +36,8 @@ def changed(before: Path, after: Path) -> dict[str, bool]:
     return {name: not torch.equal(value, old[name]) for name, value in load(after)[0].state_dict().items()}
 
 
-@pytest.mark.parametrize(("before", "after"), [("base", "frames"), ("frames", "slides")])
-def test_frames_and_slides_train_projector_and_language_model(built: Build, before: str, after: str) -> None:
+@pytest.mark.parametrize(("before", "after"), [("base", "slides"), ("slides", "frames")])
+def test_slides_and_frames_train_projector_and_language_model(built: Build, before: str, after: str) -> None:
     start = load(getattr(built, before))[0].state_dict()
     for name, is_changed in changed(getattr(built, before), getattr(built, after)).items():
         if name.startswith("memory."):  # so few frames need no attention over time: at most decayed
@@ -47,7 +47,7 @@ def test_frames_and_slides_train_projector_and_language_model(built: Build, befo
             assert is_changed == name.startswith(("projector.", "language_model.")), name
 
 
-@pytest.mark.parametrize(("before", "after"), [("slides", "brief"), ("brief", "stage1"), ("stage1", "stage2")])
+@pytest.mark.parametrize(("before", "after"), [("frames", "brief"), ("brief", "stage1"), ("stage1", "stage2")])
 def test_streams_train_the_memory_too_and_never_the_tower(built: Build, before: str, after: str) -> None:
     only_rounding = "memory.k_proj.bias"  # a softmax does not see a shift that all its entries share
     for name, is_changed in changed(getattr(built, before), getattr(built, after)).items():
@@ -64,26 +64,38 @@ def test_encoder_and_language_model_have_the_batch_of_the_recipe(built: Build, n
 
 
 @pytest.mark.parametrize(
-    ("folder", "start", "records", "features", "conversation", "batch", "rate"),
+    ("folder", "start", "records", "conversation", "batch", "rate"),
     [
-        ("stage1-frames", "base", "frames", "features", "plain", SMOKE.frames_batch, 1.0),
-        ("stage1-slides", "stage1-frames", "slides", "spliced", "plain", SMOKE.frames_batch, SMOKE.lists_rate),
-        ("stage1-brief", "stage1-slides", "brief", "spliced", "plain", SMOKE.brief_batch, SMOKE.lists_rate),
-        ("stage1", "stage1-brief", "long", "spliced", "plain", SMOKE.batch, SMOKE.long_rate),
-        ("stage2", "stage1", "finetune", "spliced", "v1", SMOKE.batch, SMOKE.stage2_rate),
+        ("stage1-slides", "base", "slides", "plain", SMOKE.slides_batch, 1.0),
+        ("stage1-frames", "stage1-slides", "frames", "plain", SMOKE.frames_batch, SMOKE.brief_rate),
+        ("stage1-brief", "stage1-frames", "brief", "plain", SMOKE.brief_batch, SMOKE.brief_rate),
+        ("stage1", "stage1-brief", "long", "plain", SMOKE.batch, SMOKE.long_rate),
+        ("stage2", "stage1", "finetune", "v1", SMOKE.batch, SMOKE.stage2_rate),
     ],
 )
 def test_each_part_of_the_training_is_the_one_of_the_recipe(
-    built: Build, folder: str, start: str, records: str, features: str, conversation: str, batch: int, rate: float
+    built: Build, folder: str, start: str, records: str, conversation: str, batch: int, rate: float
 ) -> None:
     run = json.loads((built.work / folder / "run.json").read_text())
     assert run["model"]["model_path"] == str(built.work / start)
     assert run["data"]["data_path"] == str(built.data / f"{records}.json")
-    assert run["data"]["video_feature_folder"] == str(built.data / features)
+    assert run["data"]["video_feature_folder"] == str(built.data / "spliced")
     assert run["data"]["conversation"] == conversation
     training = run["training"]
     found = [training[name] for name in ("per_device_train_batch_size", "learning_rate", "muon_learning_rate")]
     assert found == [batch, rate * SMOKE.learning_rate, rate * SMOKE.muon_learning_rate]
+
+
+def test_no_part_tells_of_the_slide_shows_of_another(built: Build) -> None:
+    shows = [
+        {
+            record["video"]
+            for record in json.loads((built.data / f"{name}.json").read_text())
+            if "slides" in record["id"]
+        }
+        for name in ("slides", "frames")
+    ]
+    assert [len(videos) for videos in shows] == [SMOKE.slides, SMOKE.slides_again] and not shows[0] & shows[1]
 
 
 def test_a_finished_step_is_not_done_again(built: Build) -> None:
