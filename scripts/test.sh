@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh dev
 ruff check .
 mypy
+workers=${PYTEST_WORKERS:-$(nproc 2>/dev/null || echo 2)} # asked before the next line, after which nproc says 1
 # One thread for each test process: the arrays of the tests are small, and threads that share cores only wait.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
-exec pytest -q -n "${PYTEST_WORKERS:-$(nproc 2>/dev/null || echo 2)}" "$@"
+exec pytest -q -n "$workers" "$@"
