@@ -96,9 +96,9 @@ def test_a_full_disk_ends_a_merge_in_one_line_and_leaves_nothing(
     save_adapter(load(model)[0], tmp_path / "adapter", base=model)
     with full_disk(20_000):
         assert merge.main(["--model_path", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "merged")]) == 2
-    line = capsys.readouterr().err
+    *bars, line = capsys.readouterr().err.splitlines()  # of loading and saving, unless another test turned them off
     assert line.startswith(f"error: the result cannot be written to {tmp_path / 'merged'} (")
-    assert "make room there" in line and line.count("\n") == 1
+    assert "make room there" in line and not any(bar.startswith(("error", "Traceback")) for bar in bars)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
