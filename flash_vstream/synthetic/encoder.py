@@ -2,8 +2,8 @@
 
 Contrastively with captions, and by naming what stands in each quarter of the frame and in which room. Captions alone
 teach rooms, colours and activities soon and shapes hardly ever, and leave the room so faint in the patches of an object
-that a language model does not learn to find the object by it (docs/log.md has the figures); the real CLIP had 400
-million of them.
+that a language model takes longer to find the object by it (docs/log.md has the figures); the real CLIP had 400 million
+of them.
 """
 
 import random

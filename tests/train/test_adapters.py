@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from flash_vstream.model import VStreamProcessor, load, save_adapter
 from flash_vstream.model.adapters import is_adapter
@@ -91,14 +92,15 @@ def test_a_merge_that_is_cut_off_leaves_no_half_checkpoint(
 
 
 def test_a_full_disk_ends_a_merge_in_one_line_and_leaves_nothing(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(transformers.utils.logging, "_tqdm_active", False)  # nothing but the error on stderr
     save_adapter(load(model)[0], tmp_path / "adapter", base=model)
     with full_disk(20_000):
         assert merge.main(["--model_path", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "merged")]) == 2
-    *bars, line = capsys.readouterr().err.splitlines()  # of loading and saving, unless another test turned them off
+    line = capsys.readouterr().err
     assert line.startswith(f"error: the result cannot be written to {tmp_path / 'merged'} (")
-    assert "make room there" in line and not any(bar.startswith(("error", "Traceback")) for bar in bars)
+    assert "make room there" in line and line.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
