@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -24,6 +25,17 @@ TEXT_FORMATS = {"tty", "bin", "xbin", "idf", "adf", "microdvd", "lrc"}
 DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp9"}
 DECORD_FORMATS = {"mov", "matroska", "avi"}  # not mpegts: it seeks between key frames wrongly there
 DECORD_PIXELS = {"yuv420p", "yuvj420p"}
+
+
+def opening_options(version: str) -> dict[str, Any]:
+    """For `av.open` of PyAV `version`: titles in another encoding than they say are no reason to refuse a file.
+
+    Since 19 PyAV reads any, and has no such argument.
+    """
+    return {"metadata_errors": "replace"} if int(version.split(".")[0]) < 19 else {}
+
+
+OPENING = opening_options(av.__version__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +184,8 @@ def picture_stream(container: InputContainer, path: str) -> av.VideoStream:
 
 
 def open_file(path: str) -> InputContainer:
-    """PyAV's container of a file; titles in another encoding than they say are no reason to refuse it."""
-    return av.open(path, metadata_errors="replace")
+    """PyAV's container of a file, to be closed."""
+    return av.open(path, "r", **OPENING)
 
 
 def packets_of(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:

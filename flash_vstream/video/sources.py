@@ -21,7 +21,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
-from .index import packets_of, picture_stream, rotation_of
+from .index import OPENING, packets_of, picture_stream, rotation_of
 from .reader import EPSILON_S, Frame, read_frames, upright_rgb
 
 TimedFrames = Iterator[tuple[Frame, float]]
@@ -218,7 +218,7 @@ def _open_address(address: str) -> InputContainer:
 
 def _open(source: str | _Pipe, format: str | None = None, options: dict[str, str] | None = None) -> InputContainer:
     timeout = TIMEOUT_S if isinstance(source, str) else None  # a pipe watches its own
-    return av.open(source, "r", format=format, options=options, timeout=timeout, metadata_errors="replace")
+    return av.open(source, "r", format=format, options=options, timeout=timeout, **OPENING)
 
 
 def _webcam(spec: str) -> tuple[str, str]:

@@ -47,9 +47,12 @@ def write_clip(
     pixel_format: str = "yuv420p",
     audio: bool = False,
     open_groups: bool = False,
+    title: str | None = None,
 ) -> Path:
     """A clip whose frame k shows the number k at presentation time pts[k] * time_base. size: (width, height)."""
     with av.open(str(path), "w", format=format, options=options or {}) as container:
+        if title is not None:
+            container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = size

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from flash_vstream.video import probe, read_frames, reader
-from flash_vstream.video.index import index_video
+from flash_vstream.video.index import index_video, opening_options
 
 from .clips import number_of, rotate_mp4, write_clip
 
@@ -341,6 +341,16 @@ def test_nothing_is_printed_about_a_bad_file(tmp_path: Path, capfd: pytest.Captu
     with pytest.raises(ValueError, match="is no video that can be read"):
         read_frames(path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_title_in_another_encoding_is_no_reason_to_refuse_a_file(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mkv", [40 * k for k in range(5)], Fraction(1, 1000), title="a cafe")
+    contents = clip.read_bytes()
+    assert contents.count(b"a cafe") == 1
+    clip.write_bytes(contents.replace(b"a cafe", "a caf\xe9".encode("latin-1")))
+    assert [number_of(frame) for frame, _ in read_frames(clip, fps=25)] == list(range(5))
+    assert opening_options("18.1.0") == {"metadata_errors": "replace"}
+    assert opening_options("19.0.2") == opening_options("20.1") == {}  # which have no such argument
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="the real clip is not beside this checkout")
