@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 IGNORE_INDEX = -100
+VISUAL_KEYS = ("visual_features", "visual_digests", "pixel_values")
 
 
 class ConversationCollator:
@@ -27,8 +28,8 @@ class ConversationCollator:
             "labels": pad("labels", IGNORE_INDEX),
             "attention_mask": torch.stack([torch.arange(longest) < len(item["input_ids"]) for item in items]).long(),
         }
-        visual = [item for item in items if "visual_features" in item or "pixel_values" in item]
-        for key in ("visual_features", "pixel_values"):
+        visual = [item for item in items if any(key in item for key in VISUAL_KEYS)]
+        for key in VISUAL_KEYS:
             if any(key in item for item in visual):
                 batch[key] = [item.get(key) for item in visual]
         return batch

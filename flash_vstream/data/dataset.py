@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from flash_vstream.data.media import FEATURE_SUFFIX, MediaFolders, batches, window_of
 from flash_vstream.data.records import Record, conversation_turns, visual_kind
+from flash_vstream.memory import digest
 from flash_vstream.model.processing import VStreamProcessor
 
 ASPECTS = ("plain", "pad")
@@ -24,17 +24,19 @@ FRAMES_AT_ONCE = 16  # decoded frames held before they are made into pixels
 
 
 class ConversationDataset(Dataset[dict[str, Any]]):
-    """Items `{input_ids [L], labels [L]}`, with `visual_features [T, P, D]` or `pixel_values [T, 3, S, S]` if they show
-    something.
+    """Items `{input_ids [L], labels [L]}`, with `visual_features [T, P, D]`, `visual_digests` or `pixel_values
+    [T, 3, S, S]` if they show something.
 
     records: see `records`; which frames of a video are seen, see `media`. conversation: prompt style, "plain" or "v1".
     fps: frames a second at which videos are decoded, or their features were made. aspect: "plain" crops pictures to a
     square, "pad" puts them on one of the mean colour (videos are always cropped; features are taken as they are).
     max_length: turns past this many tokens are left out. feature_width, encoder: D that the model takes, and what files
-    are to say of its encoder (see `encoder.expected_metadata`); None checks nothing.
+    are to say of its encoder (see `encoder.expected_metadata`); None checks nothing. digests: do here what the memory
+    does with features one frame after the other; only for a memory of mode "star".
 
     Raises:
-        ValueError: an unknown aspect; and, on access, whatever keeps an item from being made, with the record's id.
+        ValueError: an unknown aspect; digests of another mode; and, on access, whatever keeps an item from being made,
+            with the record's id.
     """
 
     def __init__(
@@ -48,12 +50,15 @@ class ConversationDataset(Dataset[dict[str, Any]]):
         max_length: int | None = None,
         feature_width: int | None = None,
         encoder: Mapping[str, str] | None = None,
+        digests: bool = False,
     ) -> None:
         if aspect not in ASPECTS:
             raise ValueError(f"image aspect {aspect!r} is unknown: choose one of {', '.join(ASPECTS)}")
+        if digests and processor.memory.mode != "star":
+            raise ValueError(f"digests are of the memory of mode 'star', not {processor.memory.mode!r}: leave them out")
         self.records, self.processor, self.conversation, self.folders = records, processor, conversation, folders
         self.fps, self.aspect, self.max_length, self.feature_width = fps, aspect, max_length, feature_width
-        self.encoder = encoder
+        self.encoder, self.digests = encoder, digests
 
     def __len__(self) -> int:
         return len(self.records)
@@ -61,8 +66,7 @@ class ConversationDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         try:
-            item = self._visual(record)
-            n_frames = [len(frames) for frames in item.values()]
+            item, n_frames = self._visual(record)
             item["input_ids"], item["labels"] = self.processor.encode_conversation(
                 conversation_turns(record), n_frames, self.conversation, self.max_length
             )
@@ -95,17 +99,21 @@ class ConversationDataset(Dataset[dict[str, Any]]):
             modalities[index] = MODALITIES.index(kind or "text")
         return lengths, modalities
 
-    def _visual(self, record: Record) -> dict[str, Tensor]:
+    def _visual(self, record: Record) -> tuple[dict[str, Any], list[int]]:
+        """What a record shows, and of how many frames."""
         path = self.folders.path(record)
         if path is None:
-            return {}
+            return {}, []
         if path.suffix == FEATURE_SUFFIX:
             features = self.folders.features(record, self.fps, self.encoder)
             check_features(str(path), features.shape, self.processor.memory.spatial_size, self.feature_width)
-            return {"visual_features": features}
+            if self.digests:  # float32, as the model takes features in training
+                return {"visual_digests": digest(self.processor.memory, features.float())}, [len(features)]
+            return {"visual_features": features}, [len(features)]
         pad = self.aspect == "pad" and visual_kind(record) == "image"
         parts = batches(self.folders.frames(record, self.fps), FRAMES_AT_ONCE)
-        return {"pixel_values": torch.cat([self.processor.frames_to_pixels(part, pad=pad) for part in parts])}
+        pixels = torch.cat([self.processor.frames_to_pixels(part, pad=pad) for part in parts])
+        return {"pixel_values": pixels}, [len(pixels)]
 
 
 def check_limits(video_fps: float, max_length: int | None) -> None:

@@ -12,9 +12,9 @@ from flash_vstream.memory.base import Memory
 from flash_vstream.memory.config import MODES, MemoryConfig
 from flash_vstream.memory.controls import ControlMemory
 from flash_vstream.memory.published import PublishedMemory
-from flash_vstream.memory.star import StarMemory
+from flash_vstream.memory.star import Digest, StarMemory, digest
 
-__all__ = ["MODES", "Memory", "MemoryConfig", "build_memory"]
+__all__ = ["MODES", "Digest", "Memory", "MemoryConfig", "build_memory", "digest"]
 
 
 def build_memory(config: MemoryConfig, feature_dim: int) -> Memory:

@@ -3,11 +3,14 @@
 The contract: `update(state, features) -> state` is a fold, frame by frame, so that any split of a stream into calls
 gives the same bits; `read(state)` gives the tokens abstract | temporal | retrieved | spatial.  A frame enters temporal
 and abstract memory when it leaves the spatial window, so nothing is seen twice.
+
+A whole clip has a way of its own, in two parts: `digest` is all that depends on the features alone, one frame after the
+other, and can be done elsewhere (the data workers of a training do it); `read_digest` brings in the trained weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,6 +26,10 @@ from flash_vstream.memory.state import Frame, array_tensor, pack_frames, tensor_
 
 # Features pooled at once, in numbers: small enough to stay in a core's cache, large enough to spare small frames calls.
 SLICE_NUMBERS = 2**20
+
+Digest = tuple[Tensor, Tensor]
+"""Of a whole clip: the abstract entries [n, abstract_size^2, D] float32 of the n frames that left the spatial window,
+and the tokens temporal | retrieved | spatial [M, D] in the features' dtype."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,49 +117,38 @@ class StarMemory(Memory):
         Cost per frame does not depend on the stream's length.  Gradients reach q_proj and k_proj, never the features;
         where none are wanted call it under `torch.no_grad()`, or an endless stream's graph grows with it.
         """
-        return self._updated(state, features, times)
+        check_state(state, StarState, self)
+        return _Fold(state, self.attend).add_all(features, times)
 
     def consolidate(self, features: Tensor, times: Sequence[float] | Tensor | None = None) -> Tensor:
         """The tokens [N, D] of a whole clip [T, P, D]: `read(update(init_state(), features, times))`, sooner."""
-        return self.read(self._updated(self.init_state(), features, times, borrow=True))
+        check_features(features, self.config, self.feature_dim)
+        return self.read_digest(digest(self.config, features, times))
 
-    def _updated(
-        self, state: StarState, features: Tensor, times: Sequence[float] | Tensor | None, borrow: bool = False
-    ) -> StarState:
-        check_state(state, StarState, self)
-        check_features(features, self.config, self.feature_dim, state.dtype)
-        seconds = check_times(times, len(features), state.n_frames, state.last_time)
-        features = features.detach()
-        fold = _Fold(self, state, features, borrow)
-        per_slice = max(1, SLICE_NUMBERS // features[0].numel())
-        try:
-            for start in range(0, len(features), per_slice):
-                fold.add(features[start : start + per_slice], seconds[start : start + per_slice])
-        except FloatingPointError:  # a distance was not finite
-            fold.probe.fill_(float("nan"))
-        check_finite(features, fold.probe)
-        return replace(
-            state,
-            n_frames=state.n_frames + len(features),
-            last_time=seconds[-1],
-            dtype=features.dtype,
-            window=tuple(fold.window),
-            window_entries=tuple(fold.window_entries),
-            clusters=fold.clusters,
-            abstract=fold.abstract,
-            pending=tuple(fold.pending),
-        )
+    def read_digest(self, digested: Digest) -> Tensor:
+        """The tokens [N, D] of a clip from its `digest`. Gradients reach q_proj and k_proj.
+
+        Raises ValueError for one of another width.
+        """
+        entries, tokens = digested
+        if {entries.shape[-1], tokens.shape[-1]} != {self.feature_dim}:
+            raise ValueError(
+                f"a digest {tokens.shape[-1]} wide was given to a memory of feature_dim={self.feature_dim}: digest"
+                " features of this model's encoder"
+            )
+        if not len(entries):
+            return tokens
+        abstract, *blocks = entries.split(self.config.abstract_length)
+        for block in blocks:
+            abstract = self.attend(abstract, block)
+        return torch.cat((abstract.reshape(-1, self.feature_dim).to(tokens.dtype), tokens))
 
     def read(self, state: StarState) -> Tensor:
         """The tokens [N, D] in the features' dtype, N == config.num_tokens(state.n_frames)."""
         check_state(state, StarState, self)
         if state.dtype is None:
             return self.q_proj.weight.new_zeros(0, self.feature_dim)
-        parts = [self._read_abstract(state)]
-        if state.clusters is not None:
-            parts.append(state.clusters.centroids_in_order())
-        frames = (*state.retrieved, *state.window)
-        parts += [pool_grid(frame.spatial[None], self.config.spatial_size) for frame in frames]
+        parts = [self._read_abstract(state), *_parts_without_weights(state)]
         return torch.cat([part.reshape(-1, self.feature_dim).to(state.dtype) for part in parts if part is not None])
 
     def state_from_tensors(self, tensors: dict[str, Tensor]) -> StarState:
@@ -195,22 +191,67 @@ class StarMemory(Memory):
         return attend(abstract, entries, self.q_proj, self.k_proj, self.config.update_ratio)
 
 
-class _Fold:
-    """The parts of a state while an update runs: its own lists and its own copy of the clusters.
+def digest(config: MemoryConfig, features: Tensor, times: Sequence[float] | Tensor | None = None) -> Digest:
+    """What the tokens of a whole clip [T, P, D] are made of, but for the trained weights (see `Digest`).
 
-    With `borrow` the frames of the new state are views of the caller's features as they are, which are pooled only if
-    they are read: good for a state that lives no longer than these features.
+    times: [T], the stream times; default: the frame index. Raises ValueError as `StarMemory.update` does.
+    """
+    width = features.shape[-1] if isinstance(features, Tensor) and features.ndim else 0
+    state = _Fold(StarState(config, width), attend=None).add_all(features, times)
+    none = features.new_zeros(0, width)
+    tokens = torch.cat([none, *(part.reshape(-1, width).to(none.dtype) for part in _parts_without_weights(state))])
+    if not state.pending:
+        return none.float().view(0, config.abstract_size**2, width), tokens
+    return torch.stack(state.pending), tokens
+
+
+def _parts_without_weights(state: StarState) -> list[Tensor]:
+    """The tokens temporal, retrieved and spatial, of any shape that ends in D."""
+    centroids = [] if state.clusters is None else [state.clusters.centroids_in_order()]
+    frames = (*state.retrieved, *state.window)
+    return centroids + [pool_grid(frame.spatial[None], state.config.spatial_size) for frame in frames]
+
+
+class _Fold:
+    """The parts of a state while frames are added: its own lists and its own copy of the clusters.
+
+    Without `attend` all entries stay pending, and the frames of the new state are views of the caller's features as
+    they are, which are pooled only if they are read: good for a state that lives no longer than these features.
     """
 
-    def __init__(self, memory: StarMemory, state: StarState, features: Tensor, borrow: bool) -> None:
-        self.memory, self.config, self.borrow = memory, memory.config, borrow
+    def __init__(self, state: StarState, attend: Callable[[Tensor, Tensor], Tensor] | None) -> None:
+        self.state, self.config, self.attend = state, state.config, attend
         self.window, self.window_entries = list(state.window), list(state.window_entries)
         self.abstract, self.pending = state.abstract, list(state.pending)
         self.clusters = None if state.clusters is None else state.clusters.copy()
         self.n_frames = state.n_frames
         # One for all frames: a block this large that comes and goes between frames that stay takes new pages each time.
         self.scratch: Tensor | None = None
+
+    def add_all(self, features: Tensor, times: Sequence[float] | Tensor | None) -> StarState:
+        """The state after the frames [T, P, D] too. Raises ValueError for what is no such frames."""
+        check_features(features, self.config, self.state.feature_dim, self.state.dtype)
+        seconds = check_times(times, len(features), self.n_frames, self.state.last_time)
+        features = features.detach()
         self.probe = torch.zeros((), device=features.device)
+        per_slice = max(1, SLICE_NUMBERS // features[0].numel())
+        try:
+            for start in range(0, len(features), per_slice):
+                self.add(features[start : start + per_slice], seconds[start : start + per_slice])
+        except FloatingPointError:  # a distance was not finite
+            self.probe.fill_(float("nan"))
+        check_finite(features, self.probe)
+        return replace(
+            self.state,
+            n_frames=self.n_frames,
+            last_time=seconds[-1],
+            dtype=features.dtype,
+            window=tuple(self.window),
+            window_entries=tuple(self.window_entries),
+            clusters=self.clusters,
+            abstract=self.abstract,
+            pending=tuple(self.pending),
+        )
 
     def add(self, features: Tensor, times: list[float]) -> None:
         """Fold in one slice of frames [T, P, D]."""
@@ -224,7 +265,7 @@ class _Fold:
         # Clones, so that a frame which stays does not keep its whole slice, or the caller's tensor, alive.
         keep = Tensor.clone if len(times) > 1 or spatial is features else Tensor.detach
         for n, time in enumerate(times):
-            seen = features[n] if self.borrow else keep(spatial[n])
+            seen = features[n] if self.attend is None else keep(spatial[n])
             frame = Frame(seen, keep(temporal[n].flatten()), self.n_frames, time)
             self.n_frames += 1
             self.window.append(frame)
@@ -236,16 +277,16 @@ class _Fold:
         config = self.config
         if config.temporal_length:
             if self.clusters is None:
-                self.clusters = new_clusters(config, self.memory.feature_dim, frame.temporal.device)
+                self.clusters = new_clusters(config, self.state.feature_dim, frame.temporal.device)
             if self.scratch is None:
                 self.scratch = torch.empty_like(self.clusters.centroids)
             with torch.no_grad():
                 self.clusters.add(frame, self.scratch)
         if config.abstract_length:
             self.pending.append(entry)
-            if len(self.pending) == config.abstract_length:
+            if self.attend is not None and len(self.pending) == config.abstract_length:
                 block = torch.stack(self.pending)
-                self.abstract = block if self.abstract is None else self.memory.attend(self.abstract, block)
+                self.abstract = block if self.abstract is None else self.attend(self.abstract, block)
                 self.pending = []
 
 

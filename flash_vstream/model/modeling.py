@@ -20,9 +20,10 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTr
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from flash_vstream.memory import MemoryConfig, build_memory
+from flash_vstream.memory import Digest, MemoryConfig, build_memory
+from flash_vstream.memory.star import StarMemory
 from flash_vstream.model.configuration import VStreamConfig
-from flash_vstream.model.visuals import Source, Visuals, one_source_each, run_lengths
+from flash_vstream.model.visuals import Digests, Source, Visuals, one_source_each, run_lengths
 from flash_vstream.model.weights import load_model
 
 # What transformers calls the keys and values of past tokens, given and returned: `cache` from 5.24 on.
@@ -148,12 +149,13 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixel_values: Visuals = None,
         visual_features: Visuals = None,
         memory_tokens: Visuals = None,
+        visual_digests: Digests = None,
     ) -> Tensor:
         """input_ids [B, L] and the visuals of its runs (see `forward`) -> embeddings [B, L, H]. Raises ValueError."""
         placeholders = input_ids == self.config.visual_token_id  # [B, L]
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(placeholders, 0))
         runs = run_lengths(placeholders)
-        sources = one_source_each(len(runs), pixel_values, visual_features, memory_tokens)
+        sources = one_source_each(len(runs), pixel_values, visual_features, visual_digests, memory_tokens)
         if not runs and not self.training:
             return embeddings
         tokens = [self._visual_tokens(*source) for source in self._with_encoded_pictures(sources)]
@@ -195,19 +197,31 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if not pictures:
             return sources
         features = dict(zip(pictures, self.encode_frames(torch.cat([*pictures.values()])).split(1), strict=True))
-        return [(None, features[n], None) if n in features else source for n, source in enumerate(sources)]
+        return [(None, features[n], None, None) if n in features else source for n, source in enumerate(sources)]
 
-    def _visual_tokens(self, pixels: Tensor | None, features: Tensor | None, tokens: Tensor | None) -> Tensor:
-        """One visual, given in one of three forms -> its memory tokens [N, D]."""
+    def _visual_tokens(
+        self, pixels: Tensor | None, features: Tensor | None, digested: Digest | None, tokens: Tensor | None
+    ) -> Tensor:
+        """One visual, given in one of four forms -> its memory tokens [N, D]."""
         if tokens is not None:
             width = self.config.vision_config.hidden_size
             if tokens.ndim != 2 or tokens.shape[1] != width:
                 raise ValueError(f"memory_tokens have shape {list(tokens.shape)}, expected [tokens, {width}]")
             return tokens
+        device = self.memory.q_proj.weight.device
+        if digested is not None:
+            memory = self.memory
+            if not isinstance(memory, StarMemory):
+                raise ValueError(
+                    f"visual_digests are of the memory of mode 'star', and this model's is {memory.config.mode!r}: give"
+                    " visual_features"
+                )
+            entries, others = digested
+            return memory.read_digest((entries.to(device), others.to(device)))
         if pixels is not None:
             features = self.encode_frames(pixels)
         assert features is not None
-        features = features.to(self.memory.q_proj.weight.device)
+        features = features.to(device)
         if self.training and features.dtype == torch.float16:
             features = features.float()  # the tokens' gradients would go through float16, which most are too small for
         # The memory chooses its own precision; under autocast on CPU it could not even join float16 tokens.
@@ -222,6 +236,7 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixel_values: Visuals = None,
         visual_features: Visuals = None,
         memory_tokens: Visuals = None,
+        visual_digests: Digests = None,
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         use_cache: bool | None = None,
@@ -230,8 +245,9 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """input_ids, attention_mask, labels [B, L] -> loss, logits [B, L, vocabulary], the cache as `CACHE`.
 
-        pixel_values [T, 3, S, S], visual_features [T, P, D] and memory_tokens [N, D] are lists with one entry for each
-        run of `config.visual_token_id`, row by row; where several lists are given, each run has one entry not None.
+        pixel_values [T, 3, S, S], visual_features [T, P, D], visual_digests (what `memory.digest` makes of features)
+        and memory_tokens [N, D] are lists with one entry for each run of `config.visual_token_id`, row by row; where
+        several lists are given, each run has one entry not None.
         labels are -100 where nothing is to be learnt. inputs_embeds [B, L, H] stand for input_ids and all visuals.
         All else goes to the language model as it is, a cache by its name among it.
         Raises ValueError, with both numbers, where visuals and placeholders do not fit.
@@ -239,8 +255,8 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, and not both")
         if input_ids is not None:
-            inputs_embeds = self.embed(input_ids, pixel_values, visual_features, memory_tokens)
-        elif any(visuals is not None for visuals in (pixel_values, visual_features, memory_tokens)):
+            inputs_embeds = self.embed(input_ids, pixel_values, visual_features, memory_tokens, visual_digests)
+        elif any(given is not None for given in (pixel_values, visual_features, memory_tokens, visual_digests)):
             raise ValueError("visuals have no place beside inputs_embeds: give input_ids, or use model.embed")
         return self.language_model(
             inputs_embeds=inputs_embeds,

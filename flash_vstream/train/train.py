@@ -174,6 +174,8 @@ def make_trainer(
         max_length=data_arguments.max_length or longest,
         feature_width=config.vision_config.hidden_size,
         encoder=encoder_of(model_arguments, data_arguments),
+        # Frame by frame on a processor, beside the steps, which otherwise wait for it (docs/performance.md).
+        digests=arguments.dataloader_num_workers > 0 and processor.memory.mode == "star",
     )
     arguments.remove_unused_columns = False  # the Trainer knows only datasets of another library
     return VStreamTrainer(

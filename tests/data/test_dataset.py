@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,27 @@ def test_a_batch_mixes_everything_and_is_learnt_from(folder: Path, tiny_model: T
         alone = torch.stack([model(**collate([item])).loss for item in items])
     weights = torch.tensor([float((item["labels"] != IGNORED).sum()) for item in items])
     torch.testing.assert_close(loss.detach(), (alone * weights).sum() / weights.sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_digests_stand_for_features(folder: Path, tiny_model: TinyModel) -> None:
+    """Pictures that come as files go through the tower as ever."""
+    model, processor = copy.deepcopy(tiny_model[0]).train(), tiny_model[1]
+    records = [record(video="f.mp4"), image_record(), record(video="f.mp4", time=7.5)]
+    folders = of_features(folder)
+    collate = ConversationCollator(processor.pad_token_id)
+    batches = []
+    for digests in (False, True):
+        extracted = dataset(records, processor, folder, folders=folders, digests=digests)
+        items = [*extracted, *dataset([image_record()], processor, folder, digests=digests)]
+        batches.append(collate(items))
+    assert set(batches[1]) == {*batches[0], "visual_digests"} - {"visual_features"}
+    assert [given is None for given in batches[1]["visual_digests"]] == [False, False, False, True]
+    assert torch.equal(batches[0]["input_ids"], batches[1]["input_ids"])
+    assert torch.equal(model(**batches[0]).loss, model(**batches[1]).loss)
+    recent = copy.copy(processor)
+    recent.memory = dataclasses.replace(processor.memory, mode="recent")
+    with pytest.raises(ValueError, match="digests are of the memory of mode 'star', not 'recent'"):
+        dataset(records, recent, folder, digests=True)
 
 
 def test_a_batch_of_text_alone_has_no_visuals(folder: Path, processor: VStreamProcessor) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flash_vstream.memory import Memory, MemoryConfig, build_memory
+from flash_vstream.memory import Memory, MemoryConfig, build_memory, digest
 from flash_vstream.memory.star import StarMemory, StarState
 from tests.memory.streams import drifting_scenes
 
@@ -88,6 +88,28 @@ def test_every_part_can_be_left_out(sizes: dict[str, int]) -> None:
         assert memory.read(state).shape == (memory.config.num_tokens(count), 8)
         assert state.nbytes <= memory.config.state_nbytes_bound(8, torch.float32)
     assert torch.equal(memory.read(fold(memory, features, [13, 1, 30, 16])), memory.consolidate(features))
+
+
+@torch.no_grad()
+def test_a_digest_serves_any_weights_and_no_other_width() -> None:
+    """It is made without them: two memories read the same digest, each as its own fold of the features."""
+    features = drifting_scenes(57)
+    entries, tokens = digest(SMALL, features)
+    assert entries.shape == (57 - SMALL.spatial_length, 1, 8) and entries.dtype == torch.float32
+    one, other = star(), star()
+    other.q_proj.weight.mul_(-3)
+    read = [memory.read_digest((entries, tokens)) for memory in (one, other)]
+    for memory, own in zip((one, other), read, strict=True):
+        assert torch.equal(own, memory.read(fold(memory, features, [20, 37])))
+    assert not torch.equal(read[0], read[1])
+    assert torch.equal(digest(SMALL, features[:1].half())[1], features[0].half())
+    with pytest.raises(ValueError, match="a digest 8 wide was given to a memory of feature_dim=6"):
+        star(feature_dim=6).read_digest((entries, tokens))
+    with pytest.raises(ValueError, match="frame 2 of features"):
+        digest(SMALL, features.index_fill(0, torch.tensor([2]), math.nan))
+    for bad in (features[0], features.numpy()):
+        with pytest.raises(ValueError, match="features"):
+            digest(SMALL, bad)  # type: ignore[arg-type]
 
 
 @torch.no_grad()

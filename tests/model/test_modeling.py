@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from flash_vstream.memory import digest
 from flash_vstream.model import VStreamForConditionalGeneration
 from flash_vstream.model.modeling import FRAMES_AT_ONCE
 from flash_vstream.model.visuals import run_lengths
@@ -54,18 +55,19 @@ def test_forward_is_the_language_model_on_spliced_embeddings(
     assert torch.equal(labels, untouched[1])
 
 
-def test_the_three_kinds_of_visuals_agree_and_mix(model: VStreamForConditionalGeneration) -> None:
+def test_the_four_kinds_of_visuals_agree_and_mix(model: VStreamForConditionalGeneration) -> None:
     pixels = torch.randn(3, 3, FRAME, FRAME)
     encoded = model.encode_frames(pixels)
     memory: Any = model.memory
     tokens = memory.read(memory.update(memory.init_state(), encoded))
-    ids = ids_with_visuals(model.config, [1], 3, [4], 3, [5], 3, [6])[None]
-    alike = model(input_ids=ids, visual_features=[encoded] * 3).logits
+    ids = ids_with_visuals(model.config, [1], 3, [4], 3, [5], 3, [6], 3, [7])[None]
+    alike = model(input_ids=ids, visual_features=[encoded] * 4).logits
     mixed = model(
         input_ids=ids,
-        pixel_values=[pixels, None, None],
-        visual_features=[None, encoded, None],
-        memory_tokens=[None, None, tokens],
+        pixel_values=[pixels, None, None, None],
+        visual_features=[None, encoded, None, None],
+        memory_tokens=[None, None, tokens, None],
+        visual_digests=[None, None, None, digest(MEMORY, encoded)],
     ).logits
     torch.testing.assert_close(mixed, alike, **CLOSE)
 
@@ -147,8 +149,17 @@ def test_visuals_and_runs_must_be_equally_many(model: VStreamForConditionalGener
         model(input_ids=ids, memory_tokens=[torch.zeros(3, 5)])
     with pytest.raises(ValueError, match="no place beside inputs_embeds"):
         model(inputs_embeds=torch.zeros(1, 2, 24), visual_features=[features(2)])
+    with pytest.raises(ValueError, match="no place beside inputs_embeds"):
+        model(inputs_embeds=torch.zeros(1, 2, 24), visual_digests=[digest(MEMORY, features(2))])
     with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
         model()
+
+
+def test_digests_are_of_the_star_memory() -> None:
+    model = tiny(memory=dataclasses.replace(MEMORY, mode="recent"))
+    ids = ids_with_visuals(model.config, [1], 2, [4])[None]
+    with pytest.raises(ValueError, match="this model's is 'recent': give visual_features"):
+        model(input_ids=ids, visual_digests=[digest(MEMORY, features(2))])
 
 
 def test_pixels_of_another_shape_are_an_error(model: VStreamForConditionalGeneration) -> None:
@@ -221,6 +232,21 @@ def test_small_gradients_reach_the_semantic_attention_from_float16_features() ->
         gradients.append(model.memory.q_proj.weight.grad)
     assert gradients[0].any()
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=0)
+
+
+def test_gradients_from_digests_are_those_from_features() -> None:
+    model = tiny(memory=dataclasses.replace(MEMORY, abstract_length=3)).train()
+    ids = ids_with_visuals(model.config, [1, 5], 17, [7, 8])[None]
+    labels = ids.masked_fill(ids == model.config.visual_token_id, -100)
+    trained = [*model.memory.parameters(), *model.projector.parameters()]
+    seen = features(17)
+    alike, expected = (
+        torch.autograd.grad(model(input_ids=ids, labels=labels, **given).loss, trained)
+        for given in ({"visual_digests": [digest(model.config.memory, seen)]}, {"visual_features": [seen]})
+    )
+    assert expected[0].any()
+    for gradient, other in zip(alike, expected, strict=True):
+        assert torch.equal(gradient, other)
 
 
 def test_half_precision() -> None:

@@ -172,6 +172,22 @@ def test_gradient_checkpointing_changes_nothing(model: Path, pictures: DataArgum
         torch.testing.assert_close(value, expected[name], msg=name)
 
 
+@pytest.mark.parametrize("mode", ["star", "recent"])
+def test_data_workers_that_digest_the_features_change_nothing(
+    mode: str, model: Path, data: DataArguments, tmp_path: Path
+) -> None:
+    """Of the memory of mode "star", that is; with another, they hand on features."""
+    trained = everything(model, memory_mode=mode)
+    for workers in (0, 2):
+        trainer = trainer_of(trained, data, tmp_path / "loader", dataloader_num_workers=workers)
+        assert ("visual_digests" in next(iter(trainer.get_train_dataloader()))) == (mode == "star" and workers > 0)
+        train(trained, data, training(tmp_path / str(workers), max_steps=3, dataloader_num_workers=workers))
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "0"), abs=1e-5)
+    expected = weights(tmp_path / "0")
+    for name, value in weights(tmp_path / "2").items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
 def test_an_epoch_gives_every_sample_once_in_its_order(model: Path, data: DataArguments, tmp_path: Path) -> None:
     """Each epoch its own order, of whole global batches, and the same again for the same seed."""
     orders: list[list[list[int]]] = []
