@@ -42,10 +42,13 @@ VICUNA_7B: dict[str, Any] = {
     "num_key_value_heads": 32,
     "max_position_embeddings": 4096,
 }
+ATTENTION = ("eager", "sdpa", "flash_attention_2")
 QUESTION = "Which room was shown first?"
 
 
-def model_of_7b(device: str, dtype: torch.dtype) -> tuple[VStreamForConditionalGeneration, VStreamProcessor]:
+def model_of_7b(
+    device: str, dtype: torch.dtype, attention: str
+) -> tuple[VStreamForConditionalGeneration, VStreamProcessor]:
     """Random weights made on the device; the tiny model's tokenizer serves, its ids are all in the vocabulary."""
     config = VStreamConfig(
         vision_config=CLIPVisionConfig(**CLIP_L), text_config=LlamaConfig(**VICUNA_7B), memory=MemoryConfig()
@@ -54,7 +57,7 @@ def model_of_7b(device: str, dtype: torch.dtype) -> tuple[VStreamForConditionalG
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            model = VStreamForConditionalGeneration(config).eval()
+            model = VStreamForConditionalGeneration._from_config(config, attn_implementation=attention).eval()
     finally:
         torch.set_default_dtype(before)
     tokenizer = load()[1].tokenizer
@@ -99,22 +102,23 @@ def main() -> None:
     parser.add_argument("--shapes", choices=("tiny", "7b"), default="tiny")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--attention", choices=ATTENTION, default="sdpa")
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--questions", type=int, default=5)
     arguments = parser.parse_args()
     dtype = getattr(torch, arguments.dtype)
     if arguments.shapes == "tiny":
-        session = StreamSession(*load(device=arguments.device, dtype=dtype))
+        session = StreamSession(*load(device=arguments.device, dtype=dtype, attn_implementation=arguments.attention))
     else:
-        session = StreamSession(*model_of_7b(arguments.device, dtype))
+        session = StreamSession(*model_of_7b(arguments.device, dtype, arguments.attention))
     measure(session, 30, 8, 1)  # warm up, and fill the memory
     rows = {
         name: measure(session, arguments.frames, arguments.tokens, arguments.questions)
         for name in ("in a young stream", "in a long stream")
     }
     where = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "CPU"
-    print(f"{arguments.shapes} shapes, {arguments.dtype}, {where}, torch {torch.__version__}")
+    print(f"{arguments.shapes} shapes, {arguments.dtype}, {arguments.attention}, {where}, torch {torch.__version__}")
     print("| | " + " | ".join(rows) + " |\n|---|---|---|")
     for key in rows["in a young stream"]:
         print(f"| {key} | " + " | ".join(f"{row[key]:.1f}" for row in rows.values()) + " |")

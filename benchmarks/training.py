@@ -9,7 +9,9 @@ weights and gradient checkpointing. Each sample is a video, as extracted feature
 spatial size, and a text of random ids. Reading and moving data is left out.
 
 The memory: its call in the forward is timed by itself, between two waits for the device. Its graph is cut off there, so
-that its backward (to q and k; the features get no gradient) runs and is timed after that of all the rest.
+that its backward (to q and k; the features get no gradient) runs and is timed after that of all the rest. With
+`--digests` it starts from what data workers have made of the features (`memory.digest`), as in a run that has workers;
+what that takes one of them, on one thread, is timed apart, and says how many keep up with the steps.
 
 The arithmetic, a multiplication and an addition being two, is counted from shapes. For each linear layer of N weights,
 a token: 2 N forward, 2 N backward to what came in, 2 N more where the weights are trained. For each block's attention,
@@ -36,9 +38,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from benchmarks.memory import scenes, synchronise
-from benchmarks.session import model_of_7b
+from benchmarks.session import ATTENTION, model_of_7b
 from flash_vstream import VStreamConfig, load
 from flash_vstream.data.collator import IGNORE_INDEX
+from flash_vstream.memory import MemoryConfig, digest
 from flash_vstream.train.arguments import STAGES, ModelArguments
 from flash_vstream.train.model import bare, cast_weights, freeze, named_trained, with_lora
 
@@ -47,17 +50,17 @@ WARM_UP = 3  # steps; the first makes the optimizer's states
 
 
 class MemoryApart:
-    """Stands in for `memory.consolidate`: times it, and cuts its graph off for a backward of its own."""
+    """Stands in for a method of the memory: times it, and cuts its graph off for a backward of its own."""
 
-    def __init__(self, memory: Any, device: str) -> None:
-        self.consolidate, self.device = memory.consolidate, device
+    def __init__(self, memory: Any, method: str, device: str) -> None:
+        self.method, self.device = getattr(memory, method), device
         self.seconds, self.cuts = 0.0, list[tuple[Tensor, Tensor]]()
-        memory.consolidate = self
+        setattr(memory, method, self)
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """features [T, P, D] -> memory tokens [N, D], a leaf of the graph."""
+    def __call__(self, visual: Any) -> Tensor:
+        """Features [T, P, D] or what is made of them -> memory tokens [N, D], a leaf of the graph."""
         began = clock(self.device)
-        tokens = self.consolidate(features)
+        tokens = self.method(visual)
         self.seconds += clock(self.device) - began
         leaf = tokens.detach()
         if tokens.requires_grad:
@@ -83,9 +86,9 @@ def make_model(arguments: argparse.Namespace) -> nn.Module:
     parts = ModelArguments(model_path="", train_language_model=whole, lora=arguments.lora)
     frozen = torch.float32 if whole else getattr(torch, arguments.dtype)
     if arguments.shapes == "tiny":
-        model = load(device=arguments.device, dtype=torch.float32)[0]
+        model = load(device=arguments.device, dtype=torch.float32, attn_implementation=arguments.attention)[0]
     else:
-        model = model_of_7b(arguments.device, frozen)[0]
+        model = model_of_7b(arguments.device, frozen, arguments.attention)[0]
         model.gradient_checkpointing_enable()
     freeze(model, parts)
     for part, dtype in (
@@ -120,6 +123,20 @@ def make_batch(config: VStreamConfig, arguments: argparse.Namespace) -> dict[str
         "attention_mask": torch.ones_like(input_ids, device=device),
         "visual_features": [scenes(*size, device, torch.float16, seed=seed) for seed in range(arguments.batch_size)],
     }
+
+
+def digest_features(memory: MemoryConfig, batch: dict[str, Any]) -> float:
+    """Puts the digests in the place of the features; seconds on one thread, the data's way to the device left out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    features = [clip.cpu() for clip in batch.pop("visual_features")]
+    began = time.perf_counter()
+    digests = [digest(memory, clip.float()) for clip in features]
+    seconds = time.perf_counter() - began
+    torch.set_num_threads(threads)
+    device = batch["input_ids"].device
+    batch["visual_digests"] = [(entries.to(device), tokens.to(device)) for entries, tokens in digests]
+    return seconds
 
 
 def step(
@@ -206,9 +223,10 @@ def measure(arguments: argparse.Namespace) -> None:
     model = make_model(arguments)
     config = bare(model).config
     batch = make_batch(config, arguments)
+    digest_seconds = digest_features(config.memory, batch) if arguments.digests else 0.0
     trained = [parameter for _, parameter in named_trained(model)]
     optimizer = AdamW(trained, lr=STAGES[arguments.stage]["learning_rate"], weight_decay=0.0, fused=True)
-    memory = MemoryApart(bare(model).memory, device)
+    memory = MemoryApart(bare(model).memory, "read_digest" if arguments.digests else "consolidate", device)
     peak = peak_rate(device, dtype)
     steps = [step(model, optimizer, memory, batch, dtype) for _ in range(WARM_UP + arguments.steps)][WARM_UP:]
     peak = max(peak, peak_rate(device, dtype))
@@ -217,7 +235,8 @@ def measure(arguments: argparse.Namespace) -> None:
     visual = config.memory.num_tokens(arguments.frames)
     where = torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
     stage = f"stage {arguments.stage}{' with LoRA' if arguments.lora else ''}"
-    print(f"{arguments.shapes} shapes, {stage}, {arguments.dtype}, {where}, torch {torch.__version__}")
+    of_what = f"{arguments.shapes} shapes, {stage}, {arguments.dtype}, {arguments.attention}"
+    print(f"{of_what}, {where}, torch {torch.__version__}")
     print(f"{batch_size} videos of {arguments.frames} frames, {length} tokens each ({visual} of them visual);", end=" ")
     print(f"{sum(parameter.numel() for parameter in trained) / 1e6:.2f} million trained weights")
     print(f"| {arguments.steps} steps | median | middle half |\n|---|---|---|")
@@ -229,6 +248,10 @@ def measure(arguments: argparse.Namespace) -> None:
         print(f"| {name} | {middle:.4g} | {low:.4g} to {high:.4g} |")
     on_host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     held = torch.cuda.max_memory_allocated() if device.startswith("cuda") else on_host
+    if arguments.digests:
+        a_frame = 1e3 * digest_seconds / frames
+        needed = 1e3 * digest_seconds / statistics.median(row["step, ms"] for row in rows)
+        print(f"| digest in a data worker, ms a frame | {a_frame:.4g} | {needed:.2g} workers keep up |")
     print(f"| arithmetic of a step, TFLOP | {asked / 1e12:.4g} | {again / 1e12:.4g} more recomputed |")
     print(f"| peak, TFLOP a second | {peak / 1e12:.4g} | |\n| most memory held, GiB | {held / 2**30:.2f} | |")
 
@@ -254,10 +277,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lora", action="store_true", help="stage 2: train a LoRA instead of the language model")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--attention", choices=ATTENTION, default="sdpa")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--frames", type=int, default=120, help="of each video")
     parser.add_argument("--text_tokens", type=int, default=256, help="of each sample")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--digests", action="store_true", help="as in a run with data workers")
     arguments = parser.parse_args(argv)
     try:
         check(arguments)
