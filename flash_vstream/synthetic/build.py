@@ -18,6 +18,8 @@ import torch
 from transformers import CLIPModel, LlamaForCausalLM
 
 from flash_vstream.command import run_command
+from flash_vstream.data.extract import default_workers
+from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.model import (
     FramePreprocessor,
     VStreamConfig,
@@ -27,7 +29,7 @@ from flash_vstream.model import (
 )
 from flash_vstream.model.tokenizer import load_tokenizer
 from flash_vstream.synthetic import dataset
-from flash_vstream.synthetic.encoder import MEAN, STD, train_encoder
+from flash_vstream.synthetic.encoder import MEAN, STD, random_frames, train_encoder
 from flash_vstream.synthetic.features import extract_features
 from flash_vstream.synthetic.language import train_language_model
 from flash_vstream.synthetic.recipe import (
@@ -43,6 +45,7 @@ from flash_vstream.synthetic.recipe import (
 from flash_vstream.synthetic.render import FRAME_SIZE
 from flash_vstream.synthetic.splice import Spliced, splice, write_spliced
 from flash_vstream.synthetic.text import train_tokenizer
+from flash_vstream.synthetic.whitening import whiten
 from flash_vstream.synthetic.world import SHORTEST_STREAM_S, Stream, make_slides
 from flash_vstream.train.arguments import DataArguments, ModelArguments, VStreamTrainingArguments
 from flash_vstream.train.checkpoints import whole_folder
@@ -131,7 +134,7 @@ class Build:
         return VStreamProcessor(tokenizer, preprocessor, TINY_MEMORY, visual_token_id=len(tokenizer))
 
     def build_base(self) -> None:
-        """Put tower and language model together, with projector and semantic attention still untrained."""
+        """Put tower and language model together; projector and semantic attention are still untrained."""
         if self.base.is_dir():
             return
         torch.manual_seed(0)
@@ -143,6 +146,10 @@ class Build:
         model = VStreamForConditionalGeneration(config)
         model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
         model.language_model.load_state_dict(language_model.state_dict(), strict=True)
+        features = model.eval().encode_frames(random_frames(self.recipe.whitening_groups, self.recipe.encoder_seed))
+        first = model.projector[0]
+        assert isinstance(first, torch.nn.Linear)
+        whiten(first, pool_grid(features, TINY_MEMORY.spatial_size).flatten(0, 1))
         with whole_folder(self.base) as folder:
             model.save_pretrained(folder)
             self.processor().save_pretrained(folder)
@@ -157,7 +164,7 @@ class Build:
     def build_features(self) -> None:
         """Videos of streams and slide shows, and what the encoder makes of them."""
         dataset.write_videos(self.streams() + self.shows(), self.data / "videos")
-        model, processor = load(str(self.base))
+        model, processor = load(str(self.base), device="cuda" if torch.cuda.is_available() else "cpu")
         extract_features(model, processor, self.data / "videos", self.data / "features")
 
     def build_records(self) -> None:
@@ -243,6 +250,8 @@ class Build:
             weight_decay=0.02,
             bf16=bfloat16_is_native(),
             use_cpu=not torch.cuda.is_available(),
+            # On a CPU they would only take its cores from the steps.
+            dataloader_num_workers=default_workers() if torch.cuda.is_available() else 0,
             save_steps=self.recipe.save_steps,
             save_total_limit=1,
             logging_steps=20,

@@ -141,6 +141,12 @@ class SceneCollator:
         }
 
 
+def random_frames(groups: int, seed: int) -> Tensor:
+    """Frames of so many groups of scenes as the CLIP was trained on, [N, 3, S, S] as it takes them."""
+    scenes = [scene for group in (SceneGroups(groups, seed)[index] for index in range(groups)) for scene in group]
+    return normalise(add_noise(torch.from_numpy(np.stack([render_visit(*scene) for scene in scenes]))))
+
+
 def add_noise(frames: Tensor) -> Tensor:
     """Pixel noise and a change of brightness, as codecs and cameras bring; uint8 [N, H, W, 3] -> float 0..255."""
     level = torch.rand(len(frames), 1, 1, 1) * 6

@@ -22,6 +22,7 @@ class Recipe:
     encoder_steps: int = 450
     encoder_groups: int = 32
     encoder_seed: int = 16
+    whitening_groups: int = 64  # of scenes, whose features the projector starts from
     language_steps: int = 60
     language_batch: int = 16
     shows: int = 500  # slide shows that are rendered
@@ -32,7 +33,7 @@ class Recipe:
     frames_each: int = 8  # single frames of each long stream
     frames_checked: float = 0.7  # of the notes on single frames say whether something is so
     slides_again: int = 2000  # others among the single frames, lest what slide shows taught be lost
-    brief_streams: int = 10_000
+    brief_streams: int = 12_000
     rooms_of_brief: tuple[int, int] = (2, 8)
     brief_notes_each: int = 2
     long_streams: int = 6000
@@ -59,6 +60,7 @@ class Recipe:
 SMOKE = Recipe(
     encoder_steps=4,
     encoder_groups=2,
+    whitening_groups=4,
     language_steps=4,
     language_batch=2,
     shows=2,

@@ -36,6 +36,16 @@ def changed(before: Path, after: Path) -> dict[str, bool]:
     return {name: not torch.equal(value, old[name]) for name, value in load(after)[0].state_dict().items()}
 
 
+def test_the_projector_starts_from_whitened_features(built: Build) -> None:
+    """Else half of what it gives is one direction of the features, and the rest is hard to tell apart."""
+    files = sorted((built.data / "features").glob("*.safetensors"))
+    features = torch.cat([read_features(file)[0] for file in files]).flatten(0, 1).float()
+    with torch.no_grad():
+        found = load(built.base)[0].projector[0](features)
+    shares = [torch.linalg.svdvals(values - values.mean(0)).square() for values in (features, found)]
+    assert float(shares[1][0] / shares[1].sum()) < 0.5 * float(shares[0][0] / shares[0].sum())
+
+
 @pytest.mark.parametrize(("before", "after"), [("base", "slides"), ("slides", "frames")])
 def test_slides_and_frames_train_projector_and_language_model(built: Build, before: str, after: str) -> None:
     start = load(getattr(built, before))[0].state_dict()
