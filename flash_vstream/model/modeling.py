@@ -208,25 +208,29 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if tokens.ndim != 2 or tokens.shape[1] != width:
                 raise ValueError(f"memory_tokens have shape {list(tokens.shape)}, expected [tokens, {width}]")
             return tokens
-        device = self.memory.q_proj.weight.device
         if digested is not None:
-            memory = self.memory
-            if not isinstance(memory, StarMemory):
-                raise ValueError(
-                    f"visual_digests are of the memory of mode 'star', and this model's is {memory.config.mode!r}: give"
-                    " visual_features"
-                )
-            entries, others = digested
-            return memory.read_digest((entries.to(device), others.to(device)))
+            return self._read_digest(*digested)
         if pixels is not None:
             features = self.encode_frames(pixels)
         assert features is not None
-        features = features.to(device)
+        features = features.to(self.memory.q_proj.weight.device)
         if self.training and features.dtype == torch.float16:
             features = features.float()  # the tokens' gradients would go through float16, which most are too small for
         # The memory chooses its own precision; under autocast on CPU it could not even join float16 tokens.
         with torch.autocast(features.device.type, enabled=False):
             return self.memory.consolidate(features)
+
+    def _read_digest(self, entries: Tensor, tokens: Tensor) -> Tensor:
+        """The memory tokens [N, D] of a clip from its `memory.digest`. Raises ValueError for a memory without."""
+        memory = self.memory
+        if not isinstance(memory, StarMemory):
+            raise ValueError(
+                f"visual_digests are of the memory of mode 'star', and this model's is {memory.config.mode!r}: give"
+                " visual_features"
+            )
+        device = memory.q_proj.weight.device
+        with torch.autocast(device.type, enabled=False):
+            return memory.read_digest((entries.to(device), tokens.to(device)))
 
     def forward(
         self,
