@@ -9,4 +9,5 @@ mypy
 workers=${PYTEST_WORKERS:-$(nproc 2>/dev/null || echo 2)} # asked before the next line, after which nproc says 1
 # One thread for each test process: the arrays of the tests are small, and threads that share cores only wait.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
-exec pytest -q -n "$workers" "$@"
+# A file's tests in one process, lest what is made once for all of them (runs of two processes) be made in each.
+exec pytest -q -n "$workers" --dist loadfile "$@"
