@@ -146,7 +146,8 @@ class Build:
         model = VStreamForConditionalGeneration(config)
         model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
         model.language_model.load_state_dict(language_model.state_dict(), strict=True)
-        features = model.eval().encode_frames(random_frames(self.recipe.whitening_groups, self.recipe.encoder_seed))
+        with torch.no_grad():
+            features = model.eval().encode_frames(random_frames(self.recipe.whitening_groups, self.recipe.encoder_seed))
         first = model.projector[0]
         assert isinstance(first, torch.nn.Linear)
         whiten(first, pool_grid(features, TINY_MEMORY.spatial_size).flatten(0, 1))

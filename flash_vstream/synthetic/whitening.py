@@ -12,7 +12,9 @@ LEAST_VARIANCE = 1e-2  # of the mean: directions below it are noise, and stay fa
 
 @torch.no_grad()
 def whiten(layer: nn.Linear, features: Tensor) -> None:
-    """Turns `layer` into one that does to whitened inputs what it does to its own, at unit variance of the outcome.
+    """Puts the whitening of its inputs into `layer`: its weight then meets inputs of mean 0, alike in all directions.
+
+    The outcome has mean 0 too, the bias seeing to that, and unit variance.
 
     features: [n, D], such as the layer will be given.
 

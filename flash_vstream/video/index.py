@@ -35,9 +35,6 @@ def opening_options(version: str) -> dict[str, Any]:
     return {"metadata_errors": "replace"} if int(version.split(".")[0]) < 19 else {}
 
 
-OPENING = opening_options(av.__version__)
-
-
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
     """duration_s: from the first frame to the end of the last; fps: the mean; n_frames: found, not promised;
@@ -83,7 +80,7 @@ def index_video(path: str | Path) -> VideoIndex:
     """The index of a file; raises like `probe`."""
     full_path = _checked_path(path)
     first, rotation = _first_frame(full_path)
-    with open_file(full_path) as container:
+    with open_input(full_path) as container:
         stream = picture_stream(container, full_path)
         assert stream.time_base is not None
         time_base, rate = stream.time_base, Fraction(stream.average_rate or stream.guessed_rate or 25)
@@ -183,9 +180,9 @@ def picture_stream(container: InputContainer, path: str) -> av.VideoStream:
     raise ValueError(f"{path} holds no pictures, only sound or data: give a file with a video stream")
 
 
-def open_file(path: str) -> InputContainer:
-    """PyAV's container of a file, to be closed."""
-    return av.open(path, "r", **OPENING)
+def open_input(source: Any, **options: Any) -> InputContainer:
+    """PyAV's container of a path, an address or a pipe, to be closed. options: of `av.open`."""
+    return av.open(source, "r", **opening_options(av.__version__), **options)
 
 
 def packets_of(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
@@ -201,7 +198,7 @@ def packets_of(container: InputContainer, stream: av.VideoStream) -> Iterator[av
 def _first_frame(path: str) -> tuple[av.VideoFrame, int]:
     """The first frame that can be decoded, and the degrees clockwise that turn it upright."""
     try:
-        with open_file(path) as container:
+        with open_input(path) as container:
             stream = picture_stream(container, path)
             for packet in packets_of(container, stream):
                 for frame in packet.decode():

@@ -18,7 +18,7 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from .index import VideoIndex, index_video, open_file, packets_of, picture_stream
+from .index import VideoIndex, index_video, open_input, packets_of, picture_stream
 
 Frame = NDArray[np.uint8]  # [H, W, 3], RGB
 
@@ -180,7 +180,7 @@ def _decode(index: VideoIndex, first_due: float) -> Iterator[tuple[av.VideoFrame
 def _decode_from(index: VideoIndex, seek_to: float | None) -> Generator[tuple[av.VideoFrame, float]]:
     """Decodes on from the key frame before `seek_to` or from the start. Raises av.FFmpegError where that breaks off,
     after the frames that the decoder still held."""
-    with open_file(index.path) as container:
+    with open_input(index.path) as container:
         stream = picture_stream(container, index.path)
         if seek_to is not None:
             assert index.origin is not None

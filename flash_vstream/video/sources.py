@@ -21,7 +21,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
-from .index import OPENING, packets_of, picture_stream, rotation_of
+from .index import open_input, packets_of, picture_stream, rotation_of
 from .reader import EPSILON_S, Frame, read_frames, upright_rgb
 
 TimedFrames = Iterator[tuple[Frame, float]]
@@ -143,7 +143,7 @@ def _read_pictures(folder: Path, fps: float) -> TimedFrames:
     def read() -> TimedFrames:
         for k, path in enumerate(paths):
             try:
-                with av.open(os.path.abspath(path)) as container:
+                with open_input(os.path.abspath(path)) as container:
                     frame = next(container.decode(video=0))
             except (av.FFmpegError, OSError, StopIteration, IndexError):
                 raise ValueError(f"{path} cannot be read as a picture: replace it or take it away") from None
@@ -218,7 +218,7 @@ def _open_address(address: str) -> InputContainer:
 
 def _open(source: str | _Pipe, format: str | None = None, options: dict[str, str] | None = None) -> InputContainer:
     timeout = TIMEOUT_S if isinstance(source, str) else None  # a pipe watches its own
-    return av.open(source, "r", format=format, options=options, timeout=timeout, **OPENING)
+    return open_input(source, format=format, options=options, timeout=timeout)
 
 
 def _webcam(spec: str) -> tuple[str, str]:
