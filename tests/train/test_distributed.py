@@ -263,15 +263,21 @@ def test_every_launcher_starts_it_with_the_shipped_files(launcher: str, work: Pa
     assert json.loads((tmp_path / "run" / "run.json").read_text())["zero_stage"] == 1 + list(LAUNCHERS).index(launcher)
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where nothing is compiled at first; torch heeds the mark of a kill beside a finished compilation as well."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler, without which DeepSpeed does not compile")
 @pytest.mark.parametrize("use_cpu", [True, False])
 def test_a_run_does_not_wait_for_one_that_was_killed_while_deepspeed_compiled(
-    use_cpu: bool, work: Path, tmp_path: Path
+    use_cpu: bool, work: Path, compiled: Path, tmp_path: Path
 ) -> None:
     from torch.utils import cpp_extension
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "compiled"))
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
         folder = Path(cpp_extension._get_build_directory("deepspeed_shm_comm", verbose=False))
         (folder / "lock").touch()  # all that torch leaves of it
         data = save_data(tmp_path / "data", "vv")
@@ -279,7 +285,7 @@ def test_a_run_does_not_wait_for_one_that_was_killed_while_deepspeed_compiled(
             everything(work / "model"), data, tmp_path / "run", **{**STEPS, "max_steps": 1, "use_cpu": use_cpu}
         )
         line = [*LAUNCHERS["torchrun"][0].split(), "flash_vstream.train.train", *words, *LAUNCHERS["torchrun"][1]]
-        environment = {**ENVIRONMENT, "TORCH_EXTENSIONS_DIR": str(tmp_path / "compiled")}
+        environment = {**ENVIRONMENT, "TORCH_EXTENSIONS_DIR": str(compiled)}
         finished = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-6000:]
     assert list(folder.glob("*.so"))
