@@ -5,6 +5,7 @@ It overrides private methods of the Trainer; what each relies on, its comment sa
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 
 from flash_vstream.data import ConversationDataset, GroupedSampler
 from flash_vstream.model import VStreamProcessor, save_adapter
@@ -104,6 +106,34 @@ class VStreamTrainer(Trainer):
                 prune(self.output, self.args.save_total_limit)
                 shutil.rmtree(part, ignore_errors=True)
             self.accelerator.wait_for_everyone()
+
+    def _stores_trained_only(self) -> bool:
+        """Whether DeepSpeed's share of a checkpoint has the trained weights only: the frozen ones are those that a run
+        begins with, and many times larger. The base class leaves them out for PEFT's models alone."""
+        assert isinstance(self.model, nn.Module)
+        return self.is_deepspeed_enabled and is_adapter_run(self.model)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._stores_trained_only():
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        engine: Any = self.model_wrapped
+        whole = engine.save_checkpoint
+        engine.save_checkpoint = functools.partial(whole, exclude_frozen_parameters=True)
+        try:
+            super()._save_optimizer_and_scheduler(output_dir)
+        finally:
+            engine.save_checkpoint = whole
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        """Loads DeepSpeed checkpoints without frozen weights, too, which the base class refuses."""
+        if resume_from_checkpoint is None or not self._stores_trained_only():
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        self._load_scaler(resume_from_checkpoint)
+        return prepared
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """With DeepSpeed, the base class has every process copy all weights to the host, the frozen ones too; but of an

@@ -123,6 +123,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = {**STEPS, "deepspeed": zero_file("zero3", folder)}
     first, stage1 = ModelArguments(model.model_path), folder / "stage1"
     commands.append(command(first, data, stage1, **changes))
+    commands.append(["rewind", str(stage1), str(folder / "stage1-resumed"), "2"])
+    commands.append(command(first, data, folder / "stage1-resumed", **changes))
     commands.append(command(everything(stage1), data, folder / "stage2", **changes))
     commands.append(command(lora_of(model), data, folder / "lora", **changes))
     commands.append(["rewind", str(folder / "lora"), str(folder / "lora-resumed"), "2"])
@@ -188,6 +190,20 @@ def test_both_stages_under_zero_3_are_those_of_one_process(work: Path, tmp_path:
         expected = weights(tmp_path / stage)
         for key, value in weights(work / stage).items():
             torch.testing.assert_close(value, expected[key], msg=key, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("stage1", "zero_pp_rank_0_mp_rank_00_model_states.pt"), ("stage1-half", "mp_rank_00_model_states.pt")],
+)
+def test_checkpoints_of_stage_1_have_no_frozen_weights_and_need_none(name: str, share: str, work: Path) -> None:
+    stored = torch.load(work / name / "checkpoint-4" / "global_step4" / share, weights_only=False)
+    assert {key.split(".")[0] for key in stored["module"]} == {"projector", "memory"}
+    assert not stored["frozen_param_shapes"] and not stored["frozen_param_fragments"]
+    assert losses(work / f"{name}-resumed") == losses(work / name)
+    expected = weights(work / name)
+    for key, value in weights(work / f"{name}-resumed").items():
+        torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-6, msg=key)
 
 
 def test_a_lora_under_zero_3_is_saved_whole_and_goes_on(work: Path) -> None:
