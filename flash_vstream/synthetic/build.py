@@ -1,7 +1,7 @@
 """Rebuilds the embedded tiny model from nothing: world -> tokenizer -> CLIP -> Llama -> stage 1 -> stage 2 -> package.
 
 `python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (an hour or so on 2 cores with AVX-512,
-some three without).
+some four without).
 Every step leaves its result in the work folder; run again after a kill, it goes on where it was.
 """
 
