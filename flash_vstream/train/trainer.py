@@ -114,16 +114,16 @@ class VStreamTrainer(Trainer):
         return self.is_deepspeed_enabled and is_adapter_run(self.model)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The base class calls the engine's `save_checkpoint` with the folder alone."""
         if not self._stores_trained_only():
             super()._save_optimizer_and_scheduler(output_dir)
             return
         engine: Any = self.model_wrapped
-        whole = engine.save_checkpoint
-        engine.save_checkpoint = functools.partial(whole, exclude_frozen_parameters=True)
+        engine.save_checkpoint = functools.partial(engine.save_checkpoint, exclude_frozen_parameters=True)
         try:
             super()._save_optimizer_and_scheduler(output_dir)
         finally:
-            engine.save_checkpoint = whole
+            del engine.save_checkpoint  # the class has its own
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
         """Loads DeepSpeed checkpoints without frozen weights, too, which the base class refuses."""
