@@ -24,11 +24,11 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from benchmarks.session import CLIP_L
-from flash_vstream.data.decode import Decoding, batches, decode
-from flash_vstream.data.encoder import FrameEncoder, open_encoder
-from flash_vstream.data.extract import ExtractArguments, default_workers, extract
-from flash_vstream.data.sources import find_sources
+from flash_vstream.features.decode import Decoding, batches, decode
+from flash_vstream.features.extract import ExtractArguments, default_workers, extract
+from flash_vstream.features.inputs import find_sources
 from flash_vstream.model import FramePreprocessor
+from flash_vstream.model.encoder import FrameEncoder, open_encoder
 from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import make_stream
 

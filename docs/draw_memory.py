@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from flash_vstream.command import run_command
 from flash_vstream.memory.star import StarState
 from flash_vstream.model import load
-from flash_vstream.serve.cli import CLIP
+from flash_vstream.serve.command import CLIP
 from flash_vstream.video import read_frames
 
 STRIP = 10  # frames of the video shown along the time axis

@@ -19,10 +19,10 @@ import yaml
 from transformers import HfArgumentParser
 
 from flash_vstream.command import run_command
-from flash_vstream.data.extract import ExtractArguments
-from flash_vstream.eval import main as evaluation
-from flash_vstream.eval.benchmarks import BENCHMARKS, find_benchmark
-from flash_vstream.eval.judge import check_environment
+from flash_vstream.eval import run as evaluation
+from flash_vstream.eval.benchmarks.base import BENCHMARKS, find_benchmark
+from flash_vstream.eval.judging.judge import check_environment
+from flash_vstream.features.extract import ExtractArguments
 from flash_vstream.recipe_steps import Launch, Step, run_check, run_step
 from flash_vstream.train import assemble
 from flash_vstream.train import train as training
@@ -138,7 +138,7 @@ def missing(recipe: Recipe) -> Iterator[str]:
     for tag in recipe.tags:
         questions = find_benchmark(tag).questions_file(root)
         if tag != evaluation.SYNTHETIC and not questions.is_file():
-            yield f"{questions}: by python -m flash_vstream.eval.prepare {tag} (data/README.md)"
+            yield f"{questions}: by python -m flash_vstream.eval.benchmarks.prepare {tag} (data/README.md)"
     if recipe.evaluation.get("judge", "auto") != "offline" and any(
         BENCHMARKS[tag].score != "exact" for tag in recipe.tags
     ):
@@ -164,7 +164,7 @@ def commands(recipe: Recipe, launch: Launch) -> Iterator[Step]:
     if not base.exists() and launch.node_rank == 0:
         yield Step("assemble", [sys.executable, "-m", "flash_vstream.train.assemble", *words(recipe.assemble)])
     for options in recipe.extract:
-        command = launch.command("flash_vstream.data.extract", words(options))
+        command = launch.command("flash_vstream.features.extract", words(options))
         yield Step("extract", command, tuple(launch.extraction_reports(Path(options["output"]))))
     for name in STAGE_STEPS:  # both before the first, which takes days
         yield check_step(recipe, name)

@@ -6,6 +6,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" ""
 # Until the program itself attends to Ctrl-C, Ctrl-C just ends it: the imports take seconds, and would end in a traceback.
 exec python -c 'import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-from flash_vstream.serve.cli import main
+from flash_vstream.serve.command import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())' "$@"

@@ -33,7 +33,7 @@ case "$recipe" in
     python -m flash_vstream.eval --model_path "$work/stage2" --output_dir "$work/score" --streams "$streams"
     echo "== the shipped model, to compare with"
     python -m flash_vstream.eval --output_dir "$work/score-shipped" --streams "$streams"
-    exec python -m flash_vstream.eval.report "$work/score" --compare "$work/score-shipped"
+    exec python -m flash_vstream.eval.reporting.report "$work/score" --compare "$work/score-shipped"
     ;;
   *.yaml | *.yml) exec python -m flash_vstream.recipe "$recipe" "$@" ;;
   *)

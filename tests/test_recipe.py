@@ -17,7 +17,7 @@ from flash_vstream.data import check, write_features
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.recipe import Launch, Step, batches, commands, main, missing, read_recipe
 from flash_vstream.recipe_steps import is_checked
-from flash_vstream.serve.cli import CLIP
+from flash_vstream.serve.command import CLIP
 from flash_vstream.train.train import parse
 from tests.conftest import make_tiny_model
 from tests.data.files import conversation, image_record, record, write_picture, write_records
@@ -98,7 +98,7 @@ def test_everything_missing_is_named_with_its_source(
     recipe = read_recipe(REAL)
     for path, source in recipe.needs.items():
         assert f"missing: {path}: from {source}" in lines
-    assert sum("flash_vstream.eval.prepare" in line for line in lines) == 8
+    assert sum("flash_vstream.eval.benchmarks.prepare" in line for line in lines) == 8
     assert any("OPENAI_API_KEY" in line for line in lines)
     assert lines[-1] == "error: 21 pieces are missing; put them in place and run this again"
     (tmp_path / "ckpt" / "vicuna-7b-v1.5" / "config.json").touch()

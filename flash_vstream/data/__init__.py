@@ -2,10 +2,10 @@
 
 from flash_vstream.data.collator import ConversationCollator
 from flash_vstream.data.dataset import ConversationDataset
-from flash_vstream.data.features import read_features, write_features
 from flash_vstream.data.media import MediaFolders
 from flash_vstream.data.records import Records
 from flash_vstream.data.sampler import GroupedSampler, grouped_order
+from flash_vstream.features.file import read_features, write_features
 
 __all__ = [
     "ConversationCollator",

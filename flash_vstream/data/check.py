@@ -30,12 +30,12 @@ from tqdm import tqdm
 
 from flash_vstream.command import run_command
 from flash_vstream.data.dataset import check_features, check_limits
-from flash_vstream.data.encoder import expected_metadata
 from flash_vstream.data.faults import Fault, fault_of, summary, write_report
-from flash_vstream.data.features import feature_shape
 from flash_vstream.data.media import FEATURE_SUFFIX, MediaFolders, check_encoder, check_rate, read_image, window_of
 from flash_vstream.data.records import Record, Records, conversation_turns, visual_kind
+from flash_vstream.features.file import feature_shape
 from flash_vstream.model.configuration import VStreamConfig
+from flash_vstream.model.encoder import expected_metadata
 from flash_vstream.model.processing import VStreamProcessor
 from flash_vstream.model.prompts import write
 from flash_vstream.video import read_frames

@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from flash_vstream.data.features import ROUNDING, frames_before, read_features
 from flash_vstream.data.records import Record, visual_kind
+from flash_vstream.features.file import ROUNDING, frames_before, read_features
 from flash_vstream.model.preprocessing import MAX_ASPECT_RATIO
 from flash_vstream.video import read_frames
 

@@ -2,7 +2,7 @@
 parts, with the controls of the same token budget, and with another video's memory.
 
 `python -m flash_vstream.eval.ablate` prints the table, and for the whole memory the accuracy of each template of
-questions. Each variant has a results folder of its own, which `python -m flash_vstream.eval.report A --compare B`
+questions. Each variant has a results folder of its own, which `python -m flash_vstream.eval.reporting.report A --compare B`
 takes; killed and run again, it goes on where it was.
 """
 
@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from flash_vstream.command import run_command
-from flash_vstream.eval.benchmarks import find_benchmark, read_rows
-from flash_vstream.eval.identity import default_folder, describe_run
-from flash_vstream.eval.items import Item
-from flash_vstream.eval.judge import Verdict, judge
-from flash_vstream.eval.judge_settings import JudgeSettings
-from flash_vstream.eval.main import SYNTHETIC, Model, conclude, make_synthetic, open_model
-from flash_vstream.eval.measures import Group, Report, build_report, measure, split_of
-from flash_vstream.eval.predict import PredictSettings, predict, shuffled
-from flash_vstream.eval.prepare import DATA_ROOT, SYNTHETIC_STREAMS
+from flash_vstream.eval.answering.generate import PredictSettings, predict, shuffled
+from flash_vstream.eval.answering.identity import default_folder, describe_run
+from flash_vstream.eval.answering.store import PredictionStore, Row
+from flash_vstream.eval.benchmarks.base import find_benchmark, read_rows
+from flash_vstream.eval.benchmarks.prepare import DATA_ROOT, SYNTHETIC_STREAMS
+from flash_vstream.eval.judging.judge import Verdict, judge
+from flash_vstream.eval.judging.settings import JudgeSettings
 from flash_vstream.eval.processes import Process, this_process
-from flash_vstream.eval.report import write_report
-from flash_vstream.eval.store import PredictionStore, Row
-from flash_vstream.eval.tables import number, table
+from flash_vstream.eval.reporting.markdown import number, table
+from flash_vstream.eval.reporting.metrics import Group, Report, build_report, measure, split_of
+from flash_vstream.eval.reporting.report import write_report
+from flash_vstream.eval.run import SYNTHETIC, Model, conclude, make_synthetic, open_model
+from flash_vstream.eval.sample import Item
 from flash_vstream.files import write_whole
 from flash_vstream.memory import MemoryConfig
 

@@ -3,7 +3,7 @@
 Each video is watched once, each question asked at its time on what was seen until then. The results folder holds
 run.json, the ratings (predictions.jsonl), the score of the benchmark (choice.json, choice.md) by generated reply and by
 the likelihoods of letters and texts side by side with that of a blind guess, and a report with intervals like that of
-any other benchmark, which `python -m flash_vstream.eval.report A --compare B` takes. Killed and run again, it goes on.
+any other benchmark, which `python -m flash_vstream.eval.reporting.report A --compare B` takes. Killed and run again, it goes on.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from flash_vstream.command import run_command
-from flash_vstream.eval.benchmarks import find_media
-from flash_vstream.eval.choice import MAX_NEW_TOKENS, METHODS, Tally, rate_items, tally
-from flash_vstream.eval.choice_sets import SETS, ChoiceSet, load_set
-from flash_vstream.eval.choice_verdicts import by_method
-from flash_vstream.eval.identity import default_folder, describe_run
-from flash_vstream.eval.main import check_media, open_model, say_missing
-from flash_vstream.eval.measures import build_report
-from flash_vstream.eval.predict import PredictSettings, shuffled
-from flash_vstream.eval.prepare import DATA_ROOT
+from flash_vstream.eval.answering.generate import PredictSettings, shuffled
+from flash_vstream.eval.answering.identity import default_folder, describe_run
+from flash_vstream.eval.answering.multiple_choice import MAX_NEW_TOKENS, METHODS, Tally, rate_items, tally
+from flash_vstream.eval.answering.store import PredictionStore, claim, forget_failures, merge
+from flash_vstream.eval.benchmarks.base import find_media
+from flash_vstream.eval.benchmarks.choice_sets import SETS, ChoiceSet, load_set
+from flash_vstream.eval.benchmarks.prepare import DATA_ROOT
+from flash_vstream.eval.judging.choice_verdicts import by_method
 from flash_vstream.eval.processes import this_process
-from flash_vstream.eval.report import write_report
-from flash_vstream.eval.store import PredictionStore, claim, forget_failures, merge
+from flash_vstream.eval.reporting.metrics import build_report
+from flash_vstream.eval.reporting.report import write_report
+from flash_vstream.eval.run import check_media, open_model, say_missing
 from flash_vstream.files import write_whole
 from flash_vstream.memory import MODES
 

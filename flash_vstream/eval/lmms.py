@@ -22,8 +22,8 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 from tqdm import tqdm
 
-from flash_vstream.eval.likelihood import Likelihood, rate_continuations
-from flash_vstream.eval.watch import EVERYTHING, Seen, watch
+from flash_vstream.eval.answering.likelihood import Likelihood, rate_continuations
+from flash_vstream.eval.answering.watch import EVERYTHING, Seen, watch
 from flash_vstream.model import load
 from flash_vstream.model.prompts import VISUAL_TOKEN
 from flash_vstream.serve.session import DEFAULT_MAX_NEW_TOKENS

@@ -2,9 +2,9 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
-from flash_vstream.model.adapters import load_adapter, save_adapter
+from flash_vstream.model.checkpoints.adapters import load_adapter, save_adapter
+from flash_vstream.model.checkpoints.load import load
 from flash_vstream.model.configuration import VStreamConfig
-from flash_vstream.model.loading import load
 from flash_vstream.model.modeling import VStreamForConditionalGeneration
 from flash_vstream.model.preprocessing import FramePreprocessor
 from flash_vstream.model.processing import VStreamProcessor

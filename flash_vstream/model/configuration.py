@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from flash_vstream.memory import MemoryConfig
-from flash_vstream.model.published import convert_config, is_published
+from flash_vstream.model.checkpoints.published import convert_config, is_published
 
 DEFAULT_VISION = {  # CLIP ViT-L/14 at 224 pixels
     "model_type": "clip_vision_model",

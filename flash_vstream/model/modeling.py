@@ -22,9 +22,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from flash_vstream.memory import Digest, MemoryConfig, build_memory
 from flash_vstream.memory.star import StarMemory
+from flash_vstream.model.checkpoints.weights import load_model
 from flash_vstream.model.configuration import VStreamConfig
 from flash_vstream.model.visuals import Digests, Source, Visuals, one_source_each, run_lengths
-from flash_vstream.model.weights import load_model
 
 # What transformers calls the keys and values of past tokens, given and returned: `cache` from 5.24 on.
 CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"

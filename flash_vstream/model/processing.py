@@ -21,11 +21,11 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from flash_vstream.memory import MemoryConfig
-from flash_vstream.model.checkpoint import read_json, resolve_folder
+from flash_vstream.model.checkpoints.files import read_json, resolve_folder
+from flash_vstream.model.checkpoints.published import is_published
 from flash_vstream.model.configuration import VStreamConfig
 from flash_vstream.model.preprocessing import FramePreprocessor
 from flash_vstream.model.prompts import STYLES, VISUAL_TOKEN, Conversation, Turn, write
-from flash_vstream.model.published import is_published
 from flash_vstream.model.tokenizer import load_tokenizer
 
 IGNORED = -100

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from prompt_toolkit import PromptSession
 from prompt_toolkit.patch_stdout import patch_stdout
 
-from flash_vstream.serve import picture
-from flash_vstream.serve.batch import closing_line, times_line
-from flash_vstream.serve.live import Answerer, AnswerError, Asked, EventLog, log_end, watch_stream
+from flash_vstream.serve import memory_chart as picture
+from flash_vstream.serve.loop import Answerer, AnswerError, Asked, EventLog, log_end, watch_stream
+from flash_vstream.serve.plain import closing_line, times_line
 from flash_vstream.serve.questions import Schedule, TimedQuestion
 from flash_vstream.serve.session import StreamSession
 

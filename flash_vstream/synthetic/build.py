@@ -18,7 +18,7 @@ import torch
 from transformers import CLIPModel, LlamaForCausalLM
 
 from flash_vstream.command import run_command
-from flash_vstream.data.extract import default_workers
+from flash_vstream.features.extract import default_workers
 from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.model import (
     FramePreprocessor,

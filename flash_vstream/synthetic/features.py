@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from flash_vstream.data.encoder import FrameEncoder
-from flash_vstream.data.extract import ExtractArguments, extract
+from flash_vstream.features.extract import ExtractArguments, extract
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.model.encoder import FrameEncoder
 from flash_vstream.synthetic.dataset import keep_this_world_only
 
 

@@ -17,11 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from flash_vstream.command import run_command
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model import VStreamConfig, VStreamForConditionalGeneration, VStreamProcessor
-from flash_vstream.model.checkpoint import check_weights, resolve_folder
+from flash_vstream.model.checkpoints.files import check_weights, resolve_folder
+from flash_vstream.model.checkpoints.published import tower_config
+from flash_vstream.model.checkpoints.weights import load_tower
 from flash_vstream.model.processing import FRAMES_FILE, read_frame_preprocessor
-from flash_vstream.model.published import tower_config
 from flash_vstream.model.tokenizer import load_tokenizer
-from flash_vstream.model.weights import load_tower
 from flash_vstream.train.checkpoints import whole_folder
 from flash_vstream.train.model import cast_weights
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flash_vstream.command import run_command
 from flash_vstream.model import load
-from flash_vstream.model.adapters import is_adapter
+from flash_vstream.model.checkpoints.adapters import is_adapter
 from flash_vstream.train.checkpoints import whole_folder
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load
-from flash_vstream.model.adapters import LORA_FILE, PARTS, is_adapter
+from flash_vstream.model.checkpoints.adapters import LORA_FILE, PARTS, is_adapter
 from flash_vstream.train.arguments import ModelArguments, VStreamTrainingArguments
 
 

@@ -22,11 +22,11 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from flash_vstream.command import run_command
 from flash_vstream.data import ConversationCollator, ConversationDataset, MediaFolders, Records
 from flash_vstream.data.check import quick_faults
-from flash_vstream.data.encoder import expected_metadata
 from flash_vstream.data.faults import without_listed
-from flash_vstream.data.features import feature_shape
 from flash_vstream.data.media import FEATURE_SUFFIX, check_encoder
 from flash_vstream.data.ranks import LONGEST_RUN
+from flash_vstream.features.file import feature_shape
+from flash_vstream.model.encoder import expected_metadata
 from flash_vstream.train.arguments import STAGES, DataArguments, ModelArguments, VStreamTrainingArguments
 from flash_vstream.train.checkpoints import PART, explain_failed_writing, last_checkpoint
 from flash_vstream.train.curve import draw_loss

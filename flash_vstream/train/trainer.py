@@ -21,8 +21,8 @@ from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 
 from flash_vstream.data import ConversationDataset, GroupedSampler
 from flash_vstream.model import VStreamProcessor, save_adapter
-from flash_vstream.model.adapters import load_parts
-from flash_vstream.model.zero3 import gather_whole, without_hooks
+from flash_vstream.model.checkpoints.adapters import load_parts
+from flash_vstream.model.checkpoints.zero3 import gather_whole, without_hooks
 from flash_vstream.train.arguments import VStreamTrainingArguments
 from flash_vstream.train.checkpoints import PART, explain_failed_writing, prune, publish
 from flash_vstream.train.model import bare, is_adapter_run, named_trained

@@ -1,7 +1,7 @@
 """Video in, frames with their times out: files (`read_frames`) and live sources (`open_source`, `LiveSource`)."""
 
 from .index import VideoInfo, probe
-from .live import LiveSource
+from .buffer import LiveSource
 from .reader import read_frames
 from .sources import Source, open_source
 

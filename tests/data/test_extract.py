@@ -16,13 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from flash_vstream.data import read_features, write_features
-from flash_vstream.data.decode import Chunk, Decoding, ahead, batches, decode
-from flash_vstream.data.encoder import FrameEncoder, digest_of
-from flash_vstream.data.extract import ExtractArguments, extract, main
-from flash_vstream.data.feature_writer import FeatureWriter
-from flash_vstream.data.sources import Source, find_sources, share
+from flash_vstream.features.decode import Chunk, Decoding, ahead, batches, decode
+from flash_vstream.features.extract import ExtractArguments, extract, main
+from flash_vstream.features.inputs import Source, find_sources, share
+from flash_vstream.features.writer import FeatureWriter
 from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load
+from flash_vstream.model.encoder import FrameEncoder, digest_of
 from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import make_stream
 from flash_vstream.video import read_frames
@@ -176,7 +176,7 @@ def test_where_nothing_more_can_be_written_it_ends_and_leaves_nothing_half(
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_files(media: Path, full: Path, tmp_path: Path) -> None:
     """Killed when some files are there and others half written; in the end not a bit is different."""
-    command = [sys.executable, "-m", "flash_vstream.data.extract", "--input", str(media), "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "flash_vstream.features.extract", "--input", str(media), "--output", str(tmp_path)]
     command += ["--batch_size", "7", "--num_workers", "2", "--device", "cpu"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while not (list(tmp_path.rglob("*.safetensors")) and list(tmp_path.rglob("*.part"))):
@@ -198,7 +198,7 @@ def test_two_ranks_share_the_work_and_wait_for_one_another(media: Path, full: Pa
     (folder / "media").symlink_to(media)
     (folder / "noise.mp4").write_bytes(b"noise")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "flash_vstream.data.extract", "--input", str(folder), "--output", str(output)]
+    command += ["-m", "flash_vstream.features.extract", "--input", str(folder), "--output", str(output)]
     command += ["--batch_size", "7", "--num_workers", "1", "--device", "cpu"]
     assert subprocess.run(command, check=False, capture_output=True).returncode != 0
     reports = [json.loads((output / f"extraction-rank-{rank}-of-2.json").read_text()) for rank in range(2)]

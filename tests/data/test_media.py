@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from flash_vstream.data import ConversationDataset, MediaFolders, read_features, write_features
-from flash_vstream.data.features import feature_shape, frames_before
 from flash_vstream.data.media import read_image, window_of
+from flash_vstream.features.file import feature_shape, frames_before
 from tests.conftest import TinyModel
 from tests.data.files import image_record, record, text_record, write_picture
 from tests.video.clips import number_of, write_clip

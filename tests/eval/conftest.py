@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flash_vstream.eval.prepare import prepare_synthetic
+from flash_vstream.eval.benchmarks.prepare import prepare_synthetic
 from flash_vstream.model import load
 
 N_STREAMS = 2

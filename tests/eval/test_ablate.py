@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from flash_vstream.eval.ablate import SHUFFLED, blind_report, by_template, main, slug, variants
-from flash_vstream.eval.items import Item
-from flash_vstream.eval.judge import Verdict
-from flash_vstream.eval.report import main as report
-from flash_vstream.eval.store import read_rows, read_run
+from flash_vstream.eval.answering.store import read_rows, read_run
+from flash_vstream.eval.judging.judge import Verdict
+from flash_vstream.eval.reporting.report import main as report
+from flash_vstream.eval.sample import Item
 from flash_vstream.memory import MemoryConfig
 from tests.eval.conftest import N_STREAMS
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flash_vstream.eval.benchmarks import (
+from flash_vstream.eval.benchmarks.base import (
     BENCHMARKS,
     find_benchmark,
     find_media,
@@ -14,7 +14,7 @@ from flash_vstream.eval.benchmarks import (
     missing_videos,
     prompt_of,
 )
-from flash_vstream.eval.items import Item
+from flash_vstream.eval.sample import Item
 from flash_vstream.model import VStreamProcessor
 from tests.conftest import TinyModel, byte_tokenizer
 

@@ -8,14 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from flash_vstream.eval import choice
-from flash_vstream.eval.choice import METHODS, lettered_question, named_option, picks, rate_items, right_option, tally
-from flash_vstream.eval.choice_verdicts import by_method
-from flash_vstream.eval.items import Item
-from flash_vstream.eval.likelihood import rate_continuations
-from flash_vstream.eval.predict import PredictSettings, look, plan, shuffled
-from flash_vstream.eval.store import PredictionStore, merge, read_rows
-from flash_vstream.eval.watch import Seen
+from flash_vstream.eval.answering import multiple_choice as choice
+from flash_vstream.eval.answering.generate import PredictSettings, look, plan, shuffled
+from flash_vstream.eval.answering.likelihood import rate_continuations
+from flash_vstream.eval.answering.multiple_choice import (
+    METHODS,
+    lettered_question,
+    named_option,
+    picks,
+    rate_items,
+    right_option,
+    tally,
+)
+from flash_vstream.eval.answering.store import PredictionStore, merge, read_rows
+from flash_vstream.eval.answering.watch import Seen
+from flash_vstream.eval.judging.choice_verdicts import by_method
+from flash_vstream.eval.sample import Item
 from tests.conftest import TinyModel
 from tests.eval.worlds import tiny, write_videos
 

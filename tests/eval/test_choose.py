@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from flash_vstream.eval import choice_sets, choose, judge, report
-from flash_vstream.eval.choice import METHODS
-from flash_vstream.eval.store import read_rows
+from flash_vstream.eval import choose
+from flash_vstream.eval.answering.multiple_choice import METHODS
+from flash_vstream.eval.answering.store import read_rows
+from flash_vstream.eval.benchmarks import choice_sets
+from flash_vstream.eval.judging import judge
+from flash_vstream.eval.reporting import report
 from tests.eval.launch import finish, two_processes
 from tests.eval.worlds import tiny, write_videos
 
@@ -92,7 +95,7 @@ def test_ratings_are_reported_and_compared_afterwards(
     assert (tmp_path / "own" / "report.json").read_bytes() == by_command
     assert [tag["tag"] for tag in json.loads(by_command)["tags"]] == [f"ovo, {method}" for method in METHODS]
     assert judge.main(["--predictions", folders[0], *where]) == 2
-    assert f"needs no judge: python -m flash_vstream.eval.report {folders[0]}\n" in capsys.readouterr().err
+    assert f"needs no judge: python -m flash_vstream.eval.reporting.report {folders[0]}\n" in capsys.readouterr().err
     path = tmp_path / "OVO-Bench" / "ovo_bench_new.json"
     path.write_text(path.read_text().replace('"gt": 1', '"gt": 0'))
     assert report.main([folders[0], *where]) == 2

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from flash_vstream.eval import judge as command
-from flash_vstream.eval.benchmarks import BENCHMARKS, load_items
-from flash_vstream.eval.cache import Reply, ReplyCache
-from flash_vstream.eval.cost import estimate
-from flash_vstream.eval.grading import EndpointSettings, Question
-from flash_vstream.eval.identity import questions_digest
-from flash_vstream.eval.items import Item
-from flash_vstream.eval.judge import (
+from flash_vstream.eval.answering.identity import questions_digest
+from flash_vstream.eval.answering.store import Row
+from flash_vstream.eval.benchmarks.base import BENCHMARKS, load_items
+from flash_vstream.eval.judging import judge as command
+from flash_vstream.eval.judging.cache import Reply, ReplyCache
+from flash_vstream.eval.judging.cost import estimate
+from flash_vstream.eval.judging.exact_match import chosen_option, is_match, normalise
+from flash_vstream.eval.judging.grading import EndpointSettings, Question
+from flash_vstream.eval.judging.judge import (
     NO_PREDICTION,
     Verdict,
     check_ready,
@@ -28,10 +29,9 @@ from flash_vstream.eval.judge import (
     read_verdicts,
     write_verdicts,
 )
-from flash_vstream.eval.judge_prompt import PROMPT_VERSION, messages
-from flash_vstream.eval.judge_settings import JudgeSettings
-from flash_vstream.eval.offline import chosen_option, is_match, normalise
-from flash_vstream.eval.store import Row
+from flash_vstream.eval.judging.prompt import PROMPT_VERSION, messages
+from flash_vstream.eval.judging.settings import JudgeSettings
+from flash_vstream.eval.sample import Item
 
 ENDPOINT = EndpointSettings(model="judge-2026-01-01")
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from flash_vstream import StreamSession, load
-from flash_vstream.eval.likelihood import rate_continuations
-from flash_vstream.eval.watch import EVERYTHING, watch
+from flash_vstream.eval.answering.likelihood import rate_continuations
+from flash_vstream.eval.answering.watch import EVERYTHING, watch
 from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import ROOMS, make_stream
 from flash_vstream.video import read_frames

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from flash_vstream.eval.identity import checkpoint_hash, code_version, default_folder
-from flash_vstream.eval.main import main
-from flash_vstream.eval.predict import generate
+from flash_vstream.eval.answering.generate import generate
+from flash_vstream.eval.answering.identity import checkpoint_hash, code_version, default_folder
+from flash_vstream.eval.answering.store import read_rows, read_run
 from flash_vstream.eval.processes import Process, this_process
-from flash_vstream.eval.store import read_rows, read_run
-from flash_vstream.model.loading import embedded_checkpoint
+from flash_vstream.eval.run import main
+from flash_vstream.model.checkpoints.load import embedded_checkpoint
 from tests.eval.conftest import N_STREAMS
 from tests.eval.launch import finish, kill_all, start, two_processes
 from tests.eval.worlds import write_videos
@@ -101,7 +101,7 @@ def test_ctrl_c_is_one_line_and_what_was_predicted_is_kept(
         return generate(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("flash_vstream.eval.predict.generate", interrupted)
+        patch.setattr("flash_vstream.eval.answering.generate.generate", interrupted)
         assert main(command) == 130
     error = capsys.readouterr().err
     assert error.endswith("\ninterrupted: run it again to go on\n") and "Traceback" not in error

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from flash_vstream.eval.cache import ReplyCache, read_replies
-from flash_vstream.eval.grading import EndpointSettings, Grade, Question
-from flash_vstream.eval.openai_judge import grade_all, retry_after
+from flash_vstream.eval.judging.cache import ReplyCache, read_replies
+from flash_vstream.eval.judging.grading import EndpointSettings, Grade, Question
+from flash_vstream.eval.judging.language_model import grade_all, retry_after
 from tests.eval.endpoint import KEY, MODEL, YES, Endpoint, Sent, prediction_of
 
 QUICK = EndpointSettings(
@@ -342,9 +342,9 @@ def test_replies_survive_kill_9(tmp_path: Path, open_endpoint: Open) -> None:
     path = tmp_path / "cache.jsonl"
     code = f"""
 from pathlib import Path
-from flash_vstream.eval.cache import ReplyCache
-from flash_vstream.eval.grading import EndpointSettings, Question
-from flash_vstream.eval.openai_judge import grade_all
+from flash_vstream.eval.judging.cache import ReplyCache
+from flash_vstream.eval.judging.grading import EndpointSettings, Question
+from flash_vstream.eval.judging.language_model import grade_all
 questions = [Question("What is it?", "a cat", f"prediction {{number}}") for number in range(400)]
 with ReplyCache(Path({str(path)!r})) as cache:
     grade_all(questions, EndpointSettings(model={MODEL!r}, concurrency=2), cache)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from flash_vstream.eval import ovo
-from flash_vstream.eval.benchmarks import find_media
-from flash_vstream.eval.choice import Tally, right_option
+from flash_vstream.eval.answering.multiple_choice import Tally, right_option
+from flash_vstream.eval.benchmarks import ovo
+from flash_vstream.eval.benchmarks.base import find_media
 
 EPM: dict[str, Any] = {
     "id": 7,

@@ -18,11 +18,11 @@ from torch import Tensor
 import flash_vstream
 from flash_vstream import StreamSession, load
 from flash_vstream.data import write_features
-from flash_vstream.eval.benchmarks import prompt_of
-from flash_vstream.eval.items import Item
-from flash_vstream.eval.predict import PredictSettings, predict, shard, shuffled
-from flash_vstream.eval.store import PredictionStore, merge, read_rows
-from flash_vstream.eval.watch import EVERYTHING, check_features, watch
+from flash_vstream.eval.answering.generate import PredictSettings, predict, shard, shuffled
+from flash_vstream.eval.answering.store import PredictionStore, merge, read_rows
+from flash_vstream.eval.answering.watch import EVERYTHING, check_features, watch
+from flash_vstream.eval.benchmarks.base import prompt_of
+from flash_vstream.eval.sample import Item
 from flash_vstream.model import VStreamForConditionalGeneration
 from flash_vstream.video import read_frames
 from tests.conftest import TinyModel, make_tiny_model
@@ -187,7 +187,7 @@ def test_a_finished_run_watches_nothing_again(
     def refuse(*args: Any) -> None:
         raise AssertionError("watched again")
 
-    monkeypatch.setattr("flash_vstream.eval.predict.watch", refuse)
+    monkeypatch.setattr("flash_vstream.eval.answering.generate.watch", refuse)
     assert run(model, make_items()[:2], media, tmp_path) == rows
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from flash_vstream.data import read_features
-from flash_vstream.eval.benchmarks import BENCHMARKS, find_media, load_items
-from flash_vstream.eval.items import Item
-from flash_vstream.eval.prepare import main, prepare, prepare_synthetic
+from flash_vstream.eval.benchmarks.base import BENCHMARKS, find_media, load_items
+from flash_vstream.eval.benchmarks.prepare import main, prepare, prepare_synthetic
+from flash_vstream.eval.sample import Item
 from tests.conftest import TinyModel
 
 ACTIVITYNET_Q = [

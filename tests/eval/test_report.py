@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flash_vstream.eval import report as command
-from flash_vstream.eval.benchmarks import BENCHMARKS, load_items
-from flash_vstream.eval.compare import compare
-from flash_vstream.eval.identity import questions_digest
-from flash_vstream.eval.items import Item
-from flash_vstream.eval.judge import NO_PREDICTION, Verdict, write_verdicts
-from flash_vstream.eval.measures import Group, Report, TagReport, build_report
-from flash_vstream.eval.report import write_report
-from flash_vstream.eval.store import Row
-from flash_vstream.eval.tables import render, render_comparison, table
+from flash_vstream.eval.answering.identity import questions_digest
+from flash_vstream.eval.answering.store import Row
+from flash_vstream.eval.benchmarks.base import BENCHMARKS, load_items
+from flash_vstream.eval.judging.judge import NO_PREDICTION, Verdict, write_verdicts
+from flash_vstream.eval.reporting import report as command
+from flash_vstream.eval.reporting.compare import compare
+from flash_vstream.eval.reporting.markdown import render, render_comparison, table
+from flash_vstream.eval.reporting.metrics import Group, Report, TagReport, build_report
+from flash_vstream.eval.reporting.report import write_report
+from flash_vstream.eval.sample import Item
 
 RUN = {
     "model_path": "ckpt/7b",
@@ -292,7 +292,7 @@ def test_the_command_with_bad_input(folders: tuple[Path, Path], capsys: pytest.C
     (first / "verdicts.jsonl").unlink()
     assert command.main([str(first), *options]) == 2
     captured = capsys.readouterr().err
-    assert "make it with python -m flash_vstream.eval.judge" in captured and captured.count("\n") == 1
+    assert "make it with python -m flash_vstream.eval.judging.judge" in captured and captured.count("\n") == 1
     assert command.main([str(first / "nothing"), *options]) == 2
     assert "is no folder of results" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flash_vstream.eval.statistics import difference_interval, mcnemar, ratio_interval, sums_by_group
+from flash_vstream.eval.reporting.statistics import difference_interval, mcnemar, ratio_interval, sums_by_group
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (0, 1), (1, 1), (3, 9), (10, 2), (7, 7), (40, 61), (900, 1000)])

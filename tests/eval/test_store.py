@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flash_vstream.eval.items import Item
-from flash_vstream.eval.store import PredictionStore, claim, forget_failures, merge, read_rows
+from flash_vstream.eval.answering.store import PredictionStore, claim, forget_failures, merge, read_rows
+from flash_vstream.eval.sample import Item
 
 RUN = {"model_path": "ckpt/a", "checkpoint": "abc", "protocol": "stream", "memory_mode": "star", "tags": ["actnet"]}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flash_vstream.eval import streaming_bench
-from flash_vstream.eval.choice import Tally
+from flash_vstream.eval.answering.multiple_choice import Tally
+from flash_vstream.eval.benchmarks import streaming_bench
 
 QUESTION = {
     "task_type": "Clips Summarize",

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from flash_vstream.eval.items import Item
-from flash_vstream.eval.predict import PredictSettings, predict
-from flash_vstream.eval.store import PredictionStore, Row
+from flash_vstream.eval.answering.generate import PredictSettings, predict
+from flash_vstream.eval.answering.store import PredictionStore, Row
+from flash_vstream.eval.sample import Item
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import make_stream

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load, load_adapter, save_adapter
-from flash_vstream.model.adapters import ADAPTER_FILE
+from flash_vstream.model.checkpoints.adapters import ADAPTER_FILE
 
 from .tiny import MEMORY, features, ids_with_visuals, tiny
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model import VStreamConfig, VStreamForConditionalGeneration, VStreamProcessor, load
-from flash_vstream.model.published import is_published
+from flash_vstream.model.checkpoints.published import is_published
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = json.loads((GOLDEN / "f_cases.json").read_text())

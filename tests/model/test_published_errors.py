@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flash_vstream.model import VStreamConfig, load
-from flash_vstream.model.published import find_tower
+from flash_vstream.model.checkpoints.published import find_tower
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

@@ -25,7 +25,7 @@ from transformers import (
 
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load
-from flash_vstream.model.weights import _spare_small_parts, load_tower
+from flash_vstream.model.checkpoints.weights import _spare_small_parts, load_tower
 
 from .tiny import features, ids_with_visuals, tiny
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flash_vstream.serve import batch
-from flash_vstream.serve.live import AnswerError, Asked, EventLog
+from flash_vstream.serve import plain as batch
+from flash_vstream.serve.loop import AnswerError, Asked, EventLog
 from flash_vstream.serve.questions import Schedule, TimedQuestion
 from flash_vstream.serve.session import StreamSession
 from tests.conftest import TinyModel

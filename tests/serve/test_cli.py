@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flash_vstream.serve import batch, cli
+from flash_vstream.serve import command as cli
+from flash_vstream.serve import plain as batch
 from tests.conftest import TinyModel
 from tests.serve.conftest import FRAMES, start
 from tests.serve.test_session import QUESTION, answer_of, watched
@@ -77,7 +78,7 @@ def test_a_closed_standard_output_is_no_fault(checkpoint: str, pictures: str, tm
     log = tmp_path / "log.jsonl"
     arguments = ["--model_path", checkpoint, "--video_file", pictures, "--play_speed", "inf", "--device", "cpu",
                  "--ask", "3: What?", "--max_new_tokens", "2", "--log_file", str(log)]  # fmt: skip
-    command = ["sh", "-c", 'exec "$0" -m flash_vstream.serve.cli "$@" >&-', sys.executable, *arguments]
+    command = ["sh", "-c", 'exec "$0" -m flash_vstream.serve.command "$@" >&-', sys.executable, *arguments]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
     assert '"event": "answer"' in log.read_text()

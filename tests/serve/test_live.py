@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flash_vstream.serve.batch import PlainScreen
-from flash_vstream.serve.live import MAX_WAITING, Answerer, AnswerError, Asked, EventLog, watch_stream
+from flash_vstream.serve.loop import MAX_WAITING, Answerer, AnswerError, Asked, EventLog, watch_stream
+from flash_vstream.serve.plain import PlainScreen
 from flash_vstream.serve.questions import Schedule, TimedQuestion
 from flash_vstream.serve.session import StreamSession
 from flash_vstream.serve.terminal import PromptScreen

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flash_vstream.memory import MemoryConfig
-from flash_vstream.serve import picture
+from flash_vstream.serve import memory_chart as picture
 from tests.conftest import make_tiny_model
 from tests.serve.test_session import make_frames, watched
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from flash_vstream import StreamSession, load
-from flash_vstream.serve.cli import CLIP, CLIP_QUESTIONS
+from flash_vstream.serve.command import CLIP, CLIP_QUESTIONS
 from flash_vstream.synthetic.recipe import SCORE_SEED
 from flash_vstream.synthetic.render import render_stream
 from flash_vstream.synthetic.world import make_stream
@@ -21,7 +21,7 @@ def normalised(text: str) -> str:
 
 
 def run(*arguments: str) -> str:
-    command = [sys.executable, "-m", "flash_vstream.serve.cli", "--device", "cpu", *arguments]
+    command = [sys.executable, "-m", "flash_vstream.serve.command", "--device", "cpu", *arguments]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout

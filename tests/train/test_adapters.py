@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from flash_vstream.model import VStreamProcessor, load, save_adapter
-from flash_vstream.model.adapters import is_adapter
+from flash_vstream.model.checkpoints.adapters import is_adapter
 from flash_vstream.train import merge
 from flash_vstream.train.arguments import DataArguments, ModelArguments
 from flash_vstream.train.model import open_model

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model import load
-from flash_vstream.model.published import tower_config
-from flash_vstream.model.weights import load_tower
+from flash_vstream.model.checkpoints.published import tower_config
+from flash_vstream.model.checkpoints.weights import load_tower
 from flash_vstream.train import assemble
 from tests.conftest import make_tiny_model
 

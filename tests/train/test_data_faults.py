@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from flash_vstream.data import check, write_features
-from flash_vstream.data.encoder import FrameEncoder, expected_metadata
 from flash_vstream.model import load
+from flash_vstream.model.encoder import FrameEncoder, expected_metadata
 from flash_vstream.train.arguments import DataArguments
 from flash_vstream.train.train import encoder_of, main
 from tests.train.tiny import command, everything, losses, save_data, save_model

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from flash_vstream.data import write_features
-from flash_vstream.model.adapters import is_adapter
-from flash_vstream.model.zero3 import THRESHOLD
+from flash_vstream.model.checkpoints.adapters import is_adapter
+from flash_vstream.model.checkpoints.zero3 import THRESHOLD
 from flash_vstream.recipe_steps import Launch
 from flash_vstream.train.arguments import DataArguments, ModelArguments
 from flash_vstream.train.optimizer import offloaded_adamw

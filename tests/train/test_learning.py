@@ -10,7 +10,7 @@ import torch
 
 from flash_vstream.data import Records
 from flash_vstream.model import load
-from flash_vstream.model.adapters import is_adapter
+from flash_vstream.model.checkpoints.adapters import is_adapter
 from flash_vstream.train.arguments import DataArguments, ModelArguments
 from flash_vstream.train.model import named_trained, open_model
 from flash_vstream.train.train import make_trainer, train

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flash_vstream.memory import MemoryConfig
-from flash_vstream.model.adapters import is_adapter
+from flash_vstream.model.checkpoints.adapters import is_adapter
 from flash_vstream.train.arguments import VStreamTrainingArguments
 from flash_vstream.train.optimizer import MuonWithAdamW
 from flash_vstream.train.trainer import VStreamTrainer

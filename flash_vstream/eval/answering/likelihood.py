@@ -1,0 +1,87 @@
+"""How likely the language model finds given continuations of a prompt, with what it has seen.
+
+The prompt is run once and its cache shared by all continuations, so rating five options costs hardly more than one.
+Knows nothing of benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flash_vstream.eval.answering.watch import Seen
+from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.model.modeling import CACHE
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Of one continuation. log_prob: natural logarithm, summed over its n_tokens; greedy: generation would give it."""
+
+    log_prob: float
+    n_tokens: int
+    greedy: bool
+
+    @property
+    def mean(self) -> float:
+        """Log-probability per token: does not favour short continuations as the sum does."""
+        return self.log_prob / self.n_tokens
+
+
+def joined(prompt: str, continuation: str) -> str:
+    """A prompt and what the model says next; one space between, where the prompt ends in none."""
+    gap = "" if not prompt or prompt[-1].isspace() else " "
+    return prompt + gap + continuation
+
+
+@torch.inference_mode()
+def rate_continuations(
+    model: VStreamForConditionalGeneration,
+    processor: VStreamProcessor,
+    prompt: str,
+    continuations: Sequence[str],
+    seen: Sequence[Seen],
+) -> list[Likelihood]:
+    """The likelihood of each continuation after `prompt`; the end of the answer is not part of it.
+
+    seen: one for each `<image>` in the prompt.
+    Raises ValueError for a continuation without a token, or `<image>` and `seen` that are not equally many.
+    """
+    n_frames = [entry.n_frames for entry in seen]
+    rows = [processor(joined(prompt, text), n_frames)["input_ids"][0].tolist() for text in continuations]
+    # A tokenizer may join the end of the prompt with what follows: then the shared part is shorter than the prompt.
+    shared = _common_length([processor(prompt, n_frames)["input_ids"][0].tolist(), *rows])
+    for text, row in zip(continuations, rows, strict=True):
+        if len(row) == shared:
+            raise ValueError(f"the continuation {text!r} adds nothing to the prompt: give one that is not empty")
+    prompt_ids = torch.tensor([rows[0][:shared]], device=model.device)
+    tokens = [entry.tokens for entry in seen] or None
+    start = model(input_ids=prompt_ids, memory_tokens=tokens, use_cache=True, logits_to_keep=1)
+    cache = start[CACHE]
+    cache.batch_repeat_interleave(len(rows))
+    endings = [torch.tensor(row[shared:], device=model.device) for row in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(endings, batch_first=True)  # [options, longest]
+    # What pads on the right is seen by nothing that counts, so no mask is needed.
+    rest = model(input_ids=padded, use_cache=True, **{CACHE: cache}).logits
+    first = start.logits[:, -1:].expand(len(rows), -1, -1)
+    scores = torch.cat([first, rest[:, :-1]], dim=1).float().log_softmax(dim=-1)  # [options, longest, vocabulary]
+    return [_likelihood(row[: len(ids)], ids) for row, ids in zip(scores, endings, strict=True)]
+
+
+def _likelihood(scores: Tensor, ids: Tensor) -> Likelihood:
+    """scores [tokens, vocabulary], ids [tokens]."""
+    chosen = scores.gather(1, ids[:, None]).double().sum()
+    return Likelihood(float(chosen), len(ids), bool((scores.argmax(dim=-1) == ids).all()))
+
+
+def _common_length(rows: list[list[int]]) -> int:
+    """How many tokens all rows begin with."""
+    length = 0
+    for column in zip(*rows, strict=False):
+        if len(set(column)) > 1:
+            break
+        length += 1
+    return length

@@ -1,0 +1,154 @@
+"""Adapters: what was trained on top of a base model, without the base model's weights.
+
+A folder holds `adapter.safetensors` (projector and memory: all that stage 1 trains) and, where a LoRA was trained,
+PEFT's own `adapter_config.json` and `adapter_model.safetensors` beside it. The files alone decide what is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from flash_vstream.memory import MemoryConfig
+from flash_vstream.model.checkpoints.zero3 import gathered
+from flash_vstream.model.modeling import VStreamForConditionalGeneration
+
+ADAPTER_FILE = "adapter.safetensors"
+LORA_FILE = "adapter_config.json"
+PARTS = ("projector.", "memory.")
+WRAPPED = "base_model.model."  # in front of the names of a PeftModel's weights
+
+
+def save_adapter(
+    model: nn.Module,
+    folder: str | Path,
+    base: str | Path | None = None,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> Path:
+    """Writes the projector, the memory and any LoRA of a model (a PeftModel, if LoRA); returns the adapter file.
+
+    base: folder or hub id of the model it was trained on, noted in the file; default: where the model was loaded from.
+    state_dict: the model's weights where the model itself does not hold them whole (DeepSpeed's ZeRO-3).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    inner = _inner(model)
+    weights = inner.state_dict() if state_dict is None else state_dict
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _parts_of(weights).items()}
+    base = inner.config.name_or_path if base is None else base
+    metadata = {
+        "format": "flash_vstream.adapter",
+        "base": str(base),
+        "memory": json.dumps(inner.config.memory.to_dict()),
+    }
+    if inner is not model:
+        wrapper: Any = model
+        # False: told to find out by itself, peft asks the hub about the base model.
+        wrapper.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state_dict)
+    save_file(tensors, folder / ADAPTER_FILE, metadata=metadata)
+    return folder / ADAPTER_FILE
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Whether a folder holds an adapter and no whole model."""
+    return (Path(folder) / ADAPTER_FILE).is_file() and not (Path(folder) / "config.json").is_file()
+
+
+def read_metadata(folder: str | Path) -> tuple[str, MemoryConfig]:
+    """The base an adapter was trained on, and its memory configuration. Raises ValueError for any other file."""
+    file = Path(folder) / ADAPTER_FILE
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is missing or not a whole safetensors file ({error}): copy it again") from error
+    if metadata.get("format") != "flash_vstream.adapter":
+        raise ValueError(f"{file} is not an adapter of this project: give a folder that save_adapter wrote")
+    return metadata["base"], MemoryConfig.from_dict(json.loads(metadata["memory"]))
+
+
+def load_adapter(model: VStreamForConditionalGeneration, folder: str | Path, merge_lora: bool = True) -> Any:
+    """Puts an adapter on its base, in place, and returns the model.
+
+    merge_lora: False keeps a LoRA apart, to train it on; a PeftModel is then returned. Raises ValueError, naming
+    the tensor, unless the adapter fits the model exactly.
+    """
+    folder = Path(folder)
+    _, memory = read_metadata(folder)
+    load_parts(model, folder)
+    model.set_memory(memory)
+    return _with_lora(model, folder, merge_lora) if (folder / LORA_FILE).is_file() else model
+
+
+def load_parts(model: nn.Module, folder: str | Path) -> None:
+    """Puts the projector and the memory of an adapter into a model (a PeftModel, if LoRA), in place. ValueError."""
+    file = Path(folder) / ADAPTER_FILE
+    with safe_open(file, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+    inner = _inner(model)
+    parameters = {name: parameter for name, parameter in inner.named_parameters() if name.startswith(PARTS)}
+    with gathered(parameters.values(), change=True), torch.no_grad():
+        places = _parts_of(inner.state_dict())
+        for name in sorted(set(places) ^ set(tensors)):
+            where = f"is missing from {file}" if name in places else f"in {file} has no place in the model"
+            raise ValueError(f"{name} {where}: the adapter belongs to another base model")
+        for name, place in places.items():
+            if place.shape != tensors[name].shape:
+                raise ValueError(
+                    f"{name} has shape {list(tensors[name].shape)} in {file}, but {list(place.shape)} in the model:"
+                    " the adapter belongs to another base model"
+                )
+        for name, place in places.items():
+            place.copy_(tensors[name])
+
+
+def _with_lora(model: VStreamForConditionalGeneration, folder: Path, merge: bool) -> Any:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ValueError(f"{folder} holds a LoRA, which needs peft: install it (pip install peft)") from error
+    try:
+        with_lora = PeftModel.from_pretrained(model, str(folder), is_trainable=not merge)
+    except torch.OutOfMemoryError:
+        raise
+    except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        # PEFT hands on what the readers of either format raise, and torch's list of tensors that do not fit.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"the LoRA in {folder} cannot be put on its base model ({reason}): copy it again, or give the base that it"
+            " was trained on"
+        ) from error
+    return with_lora.merge_and_unload() if merge else with_lora
+
+
+def _inner(model: nn.Module) -> VStreamForConditionalGeneration:
+    """The model itself, out of its PEFT wrapper if it has one."""
+    if isinstance(model, VStreamForConditionalGeneration):
+        return model
+    wrapper: Any = model
+    inner = wrapper.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(inner, VStreamForConditionalGeneration):
+        raise ValueError(
+            f"adapters are of VStreamForConditionalGeneration or a PeftModel of it, not {type(model).__name__}"
+        )
+    return inner
+
+
+def _parts_of(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of a model's weights those that an adapter file holds, by their name in the bare model."""
+    bare = {name.removeprefix(WRAPPED): tensor for name, tensor in weights.items()}
+    parts = {name: tensor for name, tensor in bare.items() if name.startswith(PARTS)}
+    wrapped = [name for name in parts if ".base_layer." in name or ".lora_" in name or ".modules_to_save." in name]
+    if wrapped:
+        raise ValueError(
+            f"{wrapped[0]}: the projector and the memory are trained whole; let the LoRA target the language model"
+            r" only, such as target_modules=r'language_model\..*_proj'"
+        )
+    return parts
