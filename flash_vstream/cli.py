@@ -68,6 +68,7 @@ def run(words: Sequence[str]) -> int | None:
         raise ValueError(f"{asked}: use one of {', '.join(COMMANDS)} (`flash-vstream --help` explains them)")
     name, *arguments = words
     command = COMMANDS[name]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn when data workers are forked
     # Ctrl-C during imports, which take seconds, can surface as a misleading ImportError: let it end the process.
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     module = importlib.import_module(command.module)

@@ -27,7 +27,9 @@ class CommandParser(argparse.ArgumentParser):
         renamed: Renamed options of this command: old name -> new name, or a sentence that says what to do instead.
     """
 
-    def __init__(self, name: str, description: str | None, renamed: Mapping[str, str] | None = None, **more: Any) -> None:
+    def __init__(
+        self, name: str, description: str | None, renamed: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
         super().__init__(
             prog=f"flash-vstream {name}",
             description=description,

@@ -133,7 +133,7 @@ class Launch:
             numbers[name] = int(text)
         if numbers["NNODES"] > 1 and ("MASTER_ADDR" not in os.environ or "NODE_RANK" not in os.environ):
             raise ValueError(
-                f"NNODES is {numbers['NNODES']}: set MASTER_ADDR to the address of the first machine on each machine, and"
+                f"NNODES is {numbers['NNODES']}: set on each of them MASTER_ADDR to the address of the first, and"
                 " NODE_RANK to 0 on the first and 1, 2, ... on the others"
             )
         master = f"{os.environ.get('MASTER_ADDR', '127.0.0.1')}:{os.environ.get('MASTER_PORT', '29500')}"

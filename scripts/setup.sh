@@ -4,10 +4,10 @@
 #   source scripts/setup.sh            what the package itself needs
 #   source scripts/setup.sh dev        with an extra of pyproject.toml (several: dev,eval)
 #
-# Quiet and quick when there is nothing to do: pip runs only when pyproject.toml has changed, an extra is new, or the
-# package no longer imports. Two set-ups at once wait for one another. PYTHON names the interpreter to build .venv with
-# (3.11 or later; by default the first one found). On a machine without a GPU a CPU build of torch is taken where the
-# configured package index offers one: the bound in pyproject.toml sees to it, nothing is named here.
+# pip runs only if pyproject.toml has changed, an extra is new, or the package cannot be imported; otherwise this prints
+# nothing. Of two set-ups at the same time the second waits. PYTHON names the interpreter to make .venv with (3.11 or
+# later; default: the first one found). On a machine without a GPU, pip takes a CPU build of torch if the configured
+# package index offers one; the upper bound of torch in pyproject.toml makes that possible.
 
 _vstream_python() {
   local candidate
@@ -21,7 +21,7 @@ _vstream_python() {
   return 1
 }
 
-# One line for every extra ("" is the package itself) that is installed from the present pyproject.toml.
+# Prints the extras that are not installed yet from the present pyproject.toml ("base" is the package itself).
 _vstream_missing() { # $1 the root, $2 the extras -> the extras still to install; fails where there are none
   local python="$1/.venv/bin/python" stamp="$1/.venv/installed.txt" sum extra missing=""
   sum=$(cksum <"$1/pyproject.toml")
@@ -38,7 +38,7 @@ _vstream_missing() { # $1 the root, $2 the extras -> the extras still to install
 _vstream_install() { # $1 the root, $2 the extras, space-separated, "base" for none
   local root="$1" extras extra python log="$1/.venv/setup.log"
   extras=$(tr ' ' '\n' <<<"$2" | grep -vxE 'base|' | paste -sd, -)
-  # Not whether there is a python: a making that failed or was interrupted leaves one without pip.
+  # Test for pip, not for python: an interrupted `python -m venv` leaves an environment without pip.
   if ! "$root/.venv/bin/python" -m pip --version >/dev/null 2>&1; then
     python=$(_vstream_python) || return 1
     echo "set-up: making .venv with $("$python" --version 2>&1)" >&2
@@ -65,13 +65,13 @@ _vstream_setup() { # $1 the extras, comma-separated
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   if missing=$(_vstream_missing "$root" "${1:-}"); then
     (
-      # The lock goes when this subshell ends, however it ends. Systems without flock do without it.
+      # The lock ends with this subshell. Systems without flock run without it.
       exec 9>"$root/.setup.lock"
       if command -v flock >/dev/null && ! flock -n 9; then
         echo "set-up: waiting for another set-up of this folder to finish" >&2
         flock 9
       fi
-      # Whoever held the lock may have done the work.
+      # The other set-up may have installed everything.
       if missing=$(_vstream_missing "$root" "${1:-}"); then _vstream_install "$root" "$missing" 9>&-; fi
     ) || return 1
   fi
