@@ -39,7 +39,9 @@ class CommandParser(argparse.ArgumentParser):
         )
         self.renamed = {**RENAMED, **(renamed or {})}
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         """As argparse does, after a look for renamed options."""
         own = {option for action in self._actions for option in action.option_strings}
         for word in args or ():

@@ -12,7 +12,10 @@ import pytest
 
 from flash_vstream import __version__, cli
 
-CONTRACT = "live train merge extract check eval choose judge report ablate prepare assemble".split()
+CONTRACT = (
+    *("live", "train", "merge", "extract", "check", "eval"),
+    *("choose", "judge", "report", "ablate", "prepare", "assemble"),
+)
 
 
 def raising(error: BaseException) -> Callable[[], None]:

@@ -31,9 +31,13 @@ def test_a_file_appears_with_its_folder_and_replaces_the_old_one(tmp_path: Path)
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"n": 1})
-    with pytest.raises(KeyError, match="x"), atomic(path) as partial:
+
+    def fail_halfway(partial: Path) -> None:
         partial.write_text("half")
         raise KeyError("x")
+
+    with pytest.raises(KeyError), atomic(path) as partial:
+        fail_halfway(partial)
     assert json.loads(path.read_text()) == {"n": 1}
     assert names(tmp_path) == ["a.json"]
 
