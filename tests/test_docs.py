@@ -70,7 +70,8 @@ def test_every_command_is_in_the_readme() -> None:
 
 def test_the_tree_of_the_readme_names_what_is_there() -> None:
     tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Layout")[2].split("```")[1]
-    package, top = set(), set()
+    package: set[str] = set()
+    top: set[str] = set()
     for line in tree.strip().splitlines()[1:]:
         (package if line.startswith("  ") else top).update(re.split(r" {2,}", line.strip())[0].split())
     folders = {f"{path.name}/" for path in (ROOT / "flash_vstream").iterdir() if (path / "__init__.py").exists()}
