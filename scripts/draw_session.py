@@ -1,7 +1,9 @@
-"""Draws what a command printed as a picture of a terminal.
+"""Draw the output of a command as a picture of a terminal.
 
-`bash scripts/realtime_cli.sh --play_speed inf | python docs/draw_session.py --output docs/session.png`
+bash scripts/realtime_cli.sh --play_speed inf < /dev/null | python scripts/draw_session.py --output docs/session.png
 """
+
+from __future__ import annotations
 
 import argparse
 import sys
@@ -16,7 +18,7 @@ COLOURS = {"question:": (120, 190, 255), "answer:": (150, 220, 140)}
 
 
 def draw(text: str, output: Path) -> None:
-    """Write `text` to a PNG, one line below the other; questions and answers in colour."""
+    """Write `text` to a PNG file; lines with a question or an answer in colour."""
     font = ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSansMono.ttf"), SIZE)
     lines = text.expandtabs().splitlines() or [""]
     width = round(max(font.getlength(line) for line in lines)) + 2 * MARGIN
@@ -30,9 +32,10 @@ def draw(text: str, output: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    draw(sys.stdin.read(), parser.parse_args().output)
+    """Read the text from standard input and draw it."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--output", type=Path, required=True, metavar="FILE", help="PNG file to write")
+    draw(sys.stdin.read(), options.parse_args().output)
 
 
 if __name__ == "__main__":
