@@ -20,8 +20,8 @@ from tests.conftest import TinyModel, make_tiny_model
 
 MEMORY = MemoryConfig(spatial_size=4, temporal_length=6, temporal_size=2, abstract_length=5, retrieved_length=2)
 SETTINGS = PredictSettings(batch_size=3, max_new_tokens=12)
-MOMENTS = (20.0, 0.5, 7.5, 40.0)  # out of order, as a file may have them
-N_FRAMES = 60  # of each video, at one a second
+MOMENTS = (20.0, 0.5, 7.5, 24.0)  # out of order, as a file may have them
+N_FRAMES = 30  # of each video, at one a second
 RUN = {"checkpoint": "random", "protocol": "stream"}
 
 
