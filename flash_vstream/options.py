@@ -24,7 +24,7 @@ class CommandParser(argparse.ArgumentParser):
     Args:
         name: The command, as in `flash-vstream NAME`.
         description: Usually the docstring of the command's module.
-        renamed: Renamed options of this command: old name -> new name, or a sentence that says what to do instead.
+        renamed: Earlier options of this command: old name -> new name, or what to do instead of a removed option.
     """
 
     def __init__(
@@ -47,7 +47,9 @@ class CommandParser(argparse.ArgumentParser):
         for word in args or ():
             option = word.split("=", 1)[0]
             if option in self.renamed and option not in own:
-                raise ValueError(f"{option} was renamed: use {self.renamed[option]}")
+                instead = self.renamed[option]
+                change = f"renamed: use {instead}" if instead.startswith("--") else f"removed: {instead}"
+                raise ValueError(f"{option} was {change}")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -52,7 +52,7 @@ def code_version(folders: Iterable[str] = ()) -> Record:
     """The version of this package, and of some of its folders.
 
     Args:
-        folders: Folders of the package, such as "eval/answering", whose Python files decide the result.
+        folders: Folders of the package, such as "eval/answering", whose Python files decide the result; or single files.
 
     Returns:
         `version`, the package's; `revision` and `edited`, of the git checkout that the package lies in (None outside
@@ -61,7 +61,8 @@ def code_version(folders: Iterable[str] = ()) -> Record:
     record: Record = {"version": flash_vstream.__version__, **_git_state(PACKAGE.parent)}
     names = list(folders)
     if names:
-        files = [file for name in names for file in sorted((PACKAGE / name).rglob("*.py"))]
+        paths = [PACKAGE / name for name in names]
+        files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))]
         record["digest"] = digest_of(file.read_bytes() for file in files)
     return record
 

@@ -1,68 +1,66 @@
-"""What each part of the memory buys: one model on the synthetic world with the whole memory, without each of its
-parts, with the controls of the same token budget, and with another video's memory.
+"""Scores one model with the whole memory, without each of its parts, and with controls of the same token budget.
 
-`python -m flash_vstream.eval.ablate` prints the table, and for the whole memory the accuracy of each template of
-questions. Each variant has a results folder of its own, which `python -m flash_vstream.eval.reporting.report A --compare B`
-takes; killed and run again, it goes on where it was.
+The difference between two rows of the table is what a part contributes; in the last row the memory is another video's.
+The questions are the synthetic world's. A second table has the accuracy of each template of questions.
+Each variant has a results folder of its own, which `flash-vstream report A --compare B` takes. The same command resumes
+after a kill.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from flash_vstream.command import run_command
-from flash_vstream.eval.answering.generate import PredictSettings, predict, shuffled
+from flash_vstream import files
 from flash_vstream.eval.answering.identity import default_folder, describe_run
-from flash_vstream.eval.answering.store import PredictionStore, Row
-from flash_vstream.eval.benchmarks.base import find_benchmark, read_rows
-from flash_vstream.eval.benchmarks.prepare import DATA_ROOT, SYNTHETIC_STREAMS
-from flash_vstream.eval.judging.judge import Verdict, judge
+from flash_vstream.eval.answering.predict import PredictSettings, predict, shuffled
+from flash_vstream.eval.answering.store import PredictionStore, merge
+from flash_vstream.eval.benchmarks import DEFAULT_TAG, find_benchmark
+from flash_vstream.eval.benchmarks.rows import read_rows
+from flash_vstream.eval.inputs import Model, load_questions, make_files, open_model
+from flash_vstream.eval.judging.judge import judge
 from flash_vstream.eval.judging.settings import JudgeSettings
-from flash_vstream.eval.processes import Process, this_process
 from flash_vstream.eval.reporting.markdown import number, table
 from flash_vstream.eval.reporting.metrics import Group, Report, build_report, measure, split_of
 from flash_vstream.eval.reporting.report import write_report
-from flash_vstream.eval.run import SYNTHETIC, Model, conclude, make_synthetic, open_model
-from flash_vstream.eval.sample import Item
-from flash_vstream.files import write_whole
+from flash_vstream.eval.results import write_verdicts
+from flash_vstream.eval.sample import Prediction, Sample
 from flash_vstream.memory import MemoryConfig
+from flash_vstream.options import CommandParser, add_data_root, add_device, add_model, positive_int
+from flash_vstream.process import Process
 
 WHOLE = "star"
 SHUFFLED = "star, another stream's memory"
 COLUMNS = ("now", "back then", "now, yes/no", "back then, yes/no")
 BLIND = "the commonest answer"
-BLIND_NOTE = f"{BLIND}: a guess that sees nothing, the right answer most often for its kind of question."
+BLIND_NOTE = f"{BLIND}: a guess without the video, the answer that is most often right for its kind of question."
 JUDGE = JudgeSettings("offline")
+Templates = Mapping[str, str]  # id of a sample -> the template of its question
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="ablate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = CommandParser("ablate", __doc__)
     add, default = parser.add_argument, PredictSettings()
-    add("--model_path", metavar="DIR", help="checkpoint folder or hub id; default: the shipped tiny model")
-    add("--data_root", type=Path, default=DATA_ROOT, metavar="DIR", help="where the benchmarks lie (%(default)s)")
-    add("--output_dir", type=Path, metavar="DIR", help="default: one of its own under results/")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; default: this process's GPU if there is one")
-    add("--streams", type=int, default=SYNTHETIC_STREAMS, metavar="N", help="held-out streams (%(default)s)")
-    add("--batch_size", type=int, default=default.batch_size, metavar="N", help="questions (%(default)s)")
-    add("--limit", type=int, metavar="N", help="only the first N questions, to see that it works")
+    add_model(parser)
+    add_data_root(parser)
+    add("--output_dir", type=Path, metavar="DIR", help="default: one for each run, in results/")
+    add_device(parser)
+    add("--streams", type=positive_int, metavar="N", help="held-out streams; default: 24")
+    add("--batch_size", type=positive_int, default=default.batch_size, metavar="N", help="questions (%(default)s)")
+    add("--limit", type=positive_int, metavar="N", help="only the first N questions, for a quick try")
     add("--only", nargs="+", metavar="NAME", help="only these rows of the table")
-    return run_command(lambda: ablate(parser.parse_args(argv)))
+    return parser
 
 
 def variants(memory: MemoryConfig) -> dict[str, MemoryConfig]:
     """The memories that are compared, by the names of their rows: the modes, and star without each part.
 
-    What is retrieved comes from the temporal part, so that the one cannot stay without the other.
+    Retrieved frames come from the temporal part: without it there are none.
     """
     star = replace(memory, mode="star")
     return {
@@ -78,96 +76,71 @@ def variants(memory: MemoryConfig) -> dict[str, MemoryConfig]:
     }
 
 
-def ablate(options: argparse.Namespace) -> None:
-    """Predict every variant with all processes; the first of them judges and prints the table."""
-    for name in ("streams", "limit"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise ValueError(f"--{name} is {value}: give at least 1")
-    process, settings = this_process(), PredictSettings(batch_size=options.batch_size)
-    model = open_model(options.model_path, process.device(options.device), None)
+def run(options: argparse.Namespace) -> None:
+    """Predict with every variant in all processes; rank 0 judges and prints the table."""
+    process, settings, benchmark = (
+        Process.current(),
+        PredictSettings(batch_size=options.batch_size),
+        find_benchmark(DEFAULT_TAG),
+    )
+    model = open_model(options.model_path, process.device(options.device))
     chosen = choose(variants(model[0].config.memory), options.only)
-    found = make_synthetic(model, options.data_root, options.streams, options.limit, process)
-    items, media = found[SYNTHETIC]
-    whole = describe_run(model[0], options.model_path, [SYNTHETIC], items, settings, limit=options.limit)
+    make_files(benchmark, options.data_root, model, options.streams, process)
+    _, samples, media = load_questions(benchmark, options.data_root, options.limit)
+    templates = {str(row["id"]): row["template"] for row in read_rows(benchmark.questions_file(options.data_root))}
+    whole = describe_run(model[0], options.model_path, samples, {DEFAULT_TAG: settings}, limit=options.limit)
     folder = options.output_dir or default_folder({**whole, "tags": ["ablation"]})
-    others = shuffled(media) if SHUFFLED in chosen else media  # before the hours, for it may have too few videos
-    rows = read_rows(find_benchmark(SYNTHETIC).questions_file(options.data_root))[: options.limit]
-    reports = {BLIND: blind_report(items, rows, whole)}
-    templates: list[Group] = []
+    others = shuffled(media) if SHUFFLED in chosen else media  # before the hours: there may be too few videos
+    reports = {BLIND: build_report(judge(blind_guesses(samples, templates), JUDGE), whole)}
+    of_templates: list[Group] = []
     for name, memory in chosen.items():
-        if process.rank == 0:
+        if process.is_main:
             print(f"== {name}", flush=True)
         is_shuffled = name == SHUFFLED
-        changes = {"memory_mode": memory.mode, "memory": memory.to_dict(), "shuffle_videos": is_shuffled}
-        shown = others if is_shuffled else media
-        found_out = run_variant(
-            model, memory, items, shown, settings, folder / slug(name), {**whole, **changes}, process
-        )
-        if found_out is not None:
-            reports[name], verdicts = found_out
-            if name == WHOLE:
-                templates = by_template(items, rows, verdicts)
-    if process.rank == 0:
-        print_tables(reports, templates, whole, folder)
+        record = {**whole, "memory_mode": memory.mode, "memory": memory.to_dict(), "shuffle_videos": is_shuffled}
+        set_memory(model, memory)
+        with PredictionStore(folder / slug(name), record, process.rank) as store:
+            predict(*model, samples, others if is_shuffled else media, store, settings, process)
+        process.barrier()
+        if process.is_main:
+            judged = judge(merge(folder / slug(name), samples), JUDGE)
+            write_verdicts(folder / slug(name), judged)
+            reports[name] = build_report(judged, record)
+            write_report(reports[name], folder / slug(name))
+            of_templates = by_template(judged, templates) if name == WHOLE else of_templates
+    if process.is_main:
+        print_tables(reports, of_templates, whole, folder)
 
 
-def choose(known: Mapping[str, MemoryConfig], names: Sequence[str] | None) -> dict[str, MemoryConfig]:
-    """The variants of these names, or all. Raises ValueError for an unknown one."""
-    if unknown := [name for name in names or () if name not in known]:
-        raise ValueError(f"variant {unknown[0]!r} is unknown: choose from {'; '.join(known)}")
-    return {name: memory for name, memory in known.items() if not names or name in names}
-
-
-def run_variant(
-    model: Model,
-    memory: MemoryConfig,
-    items: Sequence[Item],
-    media: Mapping[str, Path],
-    settings: PredictSettings,
-    folder: Path,
-    run: dict[str, Any],
-    process: Process,
-) -> tuple[Report, list[Verdict]] | None:
-    """Predict with another memory on the same weights; what was found, in the first process only."""
+def set_memory(model: Model, memory: MemoryConfig) -> None:
+    """Give a model another memory, with the same weights."""
     network, processor = model
     network.set_memory(memory)
     processor.memory = memory
-    with PredictionStore(folder, run, process.rank) as store:
-        predict(network, processor, items, media, store, settings, process.rank, process.world_size)
-    process.wait()
-    if process.rank > 0:
-        return None
-    report, verdicts = conclude(folder, items, run, JUDGE)
-    write_report(report, folder)
-    return report, verdicts
 
 
-def blind_report(items: Sequence[Item], rows: list[dict[str, Any]], run: dict[str, Any]) -> Report:
-    """The numbers of the best guess that sees nothing. rows: of the questions file, in the order of the items."""
-    guesses: list[Row] = [
-        {"tag": item.tag, "id": item.id, "prediction": guess, "error": None}
-        for item, guess in zip(items, commonest(rows), strict=True)
-    ]
-    return build_report(items, guesses, judge(items, guesses, JUDGE), run)
+def choose(known: Mapping[str, MemoryConfig], names: Sequence[str] | None) -> dict[str, MemoryConfig]:
+    """The variants of these names; all without names. Raises ValueError for an unknown name."""
+    if unknown := [name for name in names or () if name not in known]:
+        raise ValueError(f"--only {unknown[0]!r} is unknown: choose from {'; '.join(known)}")
+    return {name: memory for name, memory in known.items() if not names or name in names}
 
 
-def commonest(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The best blind guess: for each template of questions the answer that is right most often."""
+def blind_guesses(samples: Sequence[Sample], templates: Templates) -> list[Sample]:
+    """The samples with the best guess without the video: the answer that is most often right for their template."""
     answers: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        answers[row["template"]][row["answer"]] += 1
-    return [answers[row["template"]].most_common(1)[0][0] for row in rows]
+    for sample in samples:
+        answers[templates[sample.id]][sample.answer] += 1
+    commonest = {template: counts.most_common(1)[0][0] for template, counts in answers.items()}
+    return [replace(sample, prediction=Prediction(commonest[templates[sample.id]], None, 0, 0.0)) for sample in samples]
 
 
-def by_template(items: Sequence[Item], rows: Sequence[dict[str, Any]], verdicts: Sequence[Verdict]) -> list[Group]:
-    """The numbers of each template of questions in each column. All three go together, in the same order."""
-    places: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for place, (item, row) in enumerate(zip(items, rows, strict=True)):
-        places[COLUMNS.index(split_of(item)), row["template"]].append(place)
-    return [
-        measure(f"{COLUMNS[column]}: {template}", [items[n] for n in chosen], [verdicts[n] for n in chosen])
-        for (column, template), chosen in sorted(places.items())
-    ]
+def by_template(samples: Sequence[Sample], templates: Templates) -> list[Group]:
+    """The numbers of each template of questions in each column of the table."""
+    groups: dict[tuple[int, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[COLUMNS.index(split_of(sample)), templates[sample.id]].append(sample)
+    return [measure(f"{COLUMNS[column]}: {template}", group) for (column, template), group in sorted(groups.items())]
 
 
 def print_tables(reports: Mapping[str, Report], templates: Sequence[Group], run: dict[str, Any], folder: Path) -> None:
@@ -183,10 +156,10 @@ def print_tables(reports: Mapping[str, Report], templates: Sequence[Group], run:
         lines += table(["questions", "number", "%"], [[g.name, str(g.n_questions), _cell(g)] for g in templates])
     text = "\n".join([*lines, "", notes])
     print(f"\n{text}\n")
-    write_whole(folder / "ablation.md", text + "\n")
+    files.write_text(folder / "ablation.md", text + "\n")
     values = {name: {column: asdict(own[column]) for column in counts} for name, own in groups.items()}
     content = {"run": run, "variants": values, "templates": {group.name: asdict(group) for group in templates}}
-    write_whole(folder / "ablation.json", json.dumps(content, indent=1) + "\n")
+    files.write_json(folder / "ablation.json", content)
     print(f"written: {folder / 'ablation.md'}, {folder / 'ablation.json'}")
 
 
@@ -197,7 +170,3 @@ def _cell(group: Group) -> str:
 def slug(name: str) -> str:
     """A variant's name as the name of a folder."""
     return "-".join("".join(letter if letter.isalnum() else " " for letter in name).split())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,9 @@
 """The plug-in for lmms-eval: `lmms-eval --model flash_vstream --tasks ...` (extra `lmms`).
 
 lmms-eval finds `manifest` through the entry-point group `lmms_eval.models`. Model arguments: pretrained (a checkpoint;
-without it the embedded tiny model), base, memory (its mode), fps, dtype. Every video goes through the memory as a live
-session's would and is watched to its end; a picture is a video of one frame. Nothing else of this project imports this
-file, so that lmms-eval need not be there.
+default: the embedded tiny model), base, memory (its mode), fps, dtype. Every video is watched to its end by the memory
+of a live session; a picture is a video of one frame. Nothing else in this project imports this file, because lmms-eval
+need not be installed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from flash_vstream.model.prompts import VISUAL_TOKEN
 from flash_vstream.serve.session import DEFAULT_MAX_NEW_TOKENS
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-Asked = tuple[str, list[Seen]]  # a prompt and what is seen at each of its placeholders
+Prompt = tuple[str, list[Seen]]  # a text and the memory of each of its placeholders
 
 
 def manifest() -> ModelManifest:
-    """What the entry point gives. One class for all: lmms-eval's "chat" classes cannot rate given options."""
+    """The model of the entry point. It has one class, because lmms-eval's "chat" classes cannot rate given options."""
     return ModelManifest("flash_vstream", simple_class_path=f"{__name__}.FlashVStream", aliases=("flash-vstream",))
 
 
@@ -41,7 +41,18 @@ class FlashVStream(lmms):
     """A checkpoint of this project behind lmms-eval's interface.
 
     Several processes (accelerate launch, torchrun) each take a share of the questions and the GPU of their local rank.
-    Raises ValueError for a checkpoint, device or visual that cannot be used.
+
+    Args:
+        pretrained: Checkpoint folder or hub id; default: the embedded tiny model.
+        base: The base model of an adapter.
+        memory: Another memory mode than the checkpoint's.
+        fps: Frames for each second of video.
+        dtype: Of the weights.
+        batch_size: Questions that are answered together.
+        device: Where the model runs.
+
+    Raises:
+        ValueError: A checkpoint, device or visual cannot be used.
     """
 
     is_simple = True
@@ -68,24 +79,25 @@ class FlashVStream(lmms):
 
     @property
     def device(self) -> torch.device:
+        """Where the model runs."""
         return self.model.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """The reply to each request, cut before the first of its `until`. Greedy unless the task asks for sampling."""
+        """The reply to each request, cut before the first of its `until`; greedy unless the task asks for sampling."""
         replies: list[str] = []
         with self._progress(requests, "answering") as progress:
             for options, group in groupby(requests, key=lambda request: request.args[1]):
                 for batch in _batches(list(group), self.batch_size):
-                    asked = []
+                    prompts = []
                     for request in batch:
                         context, _, to_visual, doc_id, task, split = request.args
-                        asked.append(self._asked(context, to_visual(self.task_dict[task][split][doc_id])))
-                    replies += self._answer(asked, options)
+                        prompts.append(self._prompt(context, to_visual(self.task_dict[task][split][doc_id])))
+                    replies += self._answer(prompts, options)
                     progress.update(len(batch))
         return replies
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[list[str]]:
-        """All replies of each request: after each the task says what comes next, until it says that this was all."""
+        """All replies of each request: after each reply the task gives the next question or ends the conversation."""
         with self._progress(requests, "answering in rounds") as progress:
             conversations = []
             for request in requests:
@@ -104,20 +116,20 @@ class FlashVStream(lmms):
         split: str,
     ) -> list[str]:
         doc = self.task_dict[task][split][doc_id]
-        visuals, told, number, is_over = to_visual(doc), None, 0, False
+        visuals, info, number, is_over = to_visual(doc), None, 0, False
         replies: list[str] = []
         while not is_over:
-            replies = [*replies, *self._answer([self._asked(context, visuals)], options)]
+            replies = [*replies, *self._answer([self._prompt(context, visuals)], options)]
             number += 1
-            visuals, context, is_over, replies, told = to_text(
-                doc, previous_output=replies, round_idx=number, previous_round_info=told
+            visuals, context, is_over, replies, info = to_text(
+                doc, previous_output=replies, round_idx=number, previous_round_info=info
             )
         return list(replies)
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """For each request the loss of its continuation (its mean over the tokens), and whether greedy search gives it.
+        """For each request the loss of its continuation (mean over tokens), and whether greedy decoding gives it.
 
-        A loss, less being likelier, because that is what lmms-eval takes here, for all that the method's name says.
+        In spite of the method's name lmms-eval expects a loss here: the lowest is the most likely.
         """
         rated: list[Likelihood] = []
         with self._progress(requests, "rating") as progress:
@@ -126,25 +138,25 @@ class FlashVStream(lmms):
                 context, _, to_visual, doc_id, task, split = options[0].args
                 doc = self.task_dict[task][split][doc_id]
                 texts = [target(doc) if callable(target) else target for _, target, *_ in (o.args for o in options)]
-                prompt, seen = self._asked(context, to_visual(doc))
+                prompt, seen = self._prompt(context, to_visual(doc))
                 texts = [str(text).strip() for text in texts]
                 rated += rate_continuations(self.model, self.processor, prompt, texts, seen)
                 progress.update(len(options))
-        # Wrapped, because lmms-eval 0.7 turns a bare pair into a string, which its own scoring then cannot read.
+        # lmms-eval 0.7 turns a bare pair into a string, which its own scoring cannot read: hence GenerationResult.
         return [GenerationResult((-rating.mean, rating.greedy)) for rating in rated]
 
     def _progress(self, requests: Sequence[Instance], label: str) -> tqdm:
         return tqdm(total=len(requests), desc=label, unit="request", disable=self.rank != 0)
 
-    def _asked(self, context: str, visuals: Any) -> Asked:
-        """The prompt of a request and what is seen in its visuals: these stand in front, unless it places them."""
+    def _prompt(self, context: str, visuals: Any) -> Prompt:
+        """The prompt of a request and the memory of each visual; visuals come first unless the text places them."""
         seen = [self._see(visual) for visual in _flat(visuals)]
         if seen and VISUAL_TOKEN not in context:
             context = f"{VISUAL_TOKEN}\n" * len(seen) + context
         return self.processor.prompt(context, with_visual=False), seen
 
     def _see(self, visual: Any) -> Seen:
-        """A video or picture file, or a PIL picture, through the memory. The last video is kept for what follows."""
+        """The memory of a video file, a picture file or a PIL picture. That of the last video is cached."""
         if isinstance(visual, str | Path) and not str(visual).lower().endswith(PICTURE_ENDINGS):
             if self._last_video is None or self._last_video[0] != str(visual):
                 [(_, seen)] = watch(self.model, self.processor, Path(visual), [EVERYTHING], self.fps)
@@ -163,9 +175,9 @@ class FlashVStream(lmms):
             return Seen(1, self.model.memory.consolidate(features))
 
     @torch.inference_mode()
-    def _answer(self, asked: Sequence[Asked], options: dict[str, Any]) -> list[str]:
-        prompts, seen = [prompt for prompt, _ in asked], [entry for _, entries in asked for entry in entries]
-        batch = self.processor(prompts, [entry.n_frames for entry in seen], padding_side="left").to(self.device)
+    def _answer(self, prompts: Sequence[Prompt], options: dict[str, Any]) -> list[str]:
+        texts, seen = [text for text, _ in prompts], [entry for _, entries in prompts for entry in entries]
+        batch = self.processor(texts, [entry.n_frames for entry in seen], padding_side="left").to(self.device)
         output = self.model.generate(
             **batch, memory_tokens=[entry.tokens for entry in seen] or None, **_generation(options)
         )
@@ -174,11 +186,11 @@ class FlashVStream(lmms):
 
 
 def _generation(options: dict[str, Any]) -> dict[str, Any]:
-    """A task's generation_kwargs -> those of `generate`; a temperature above 0 means sampling, as elsewhere there."""
+    """The arguments of `generate` for a task's generation_kwargs; a temperature above 0 means sampling."""
     known = {"max_new_tokens", "temperature", "top_p", "num_beams", "do_sample", "until"}
     if unknown := set(options) - known:
         raise ValueError(
-            f"the task asks for {', '.join(sorted(unknown))} in its generation_kwargs: this model has none"
+            f"the task has {', '.join(sorted(unknown))} in its generation_kwargs, which this model does not support"
         )
     temperature = options.get("temperature") or 0.0
     chosen: dict[str, Any] = {
@@ -202,13 +214,13 @@ def _cut(text: str, until: str | Sequence[str]) -> str:
 def _question_of(request: Instance) -> tuple[Any, ...]:
     """What the options of one multiple-choice question have in common."""
     if len(request.args) != 6:
-        raise ValueError("the task scores options without their question (acc_mutual_info): take that metric out of it")
+        raise ValueError("the task scores options without their question (acc_mutual_info): remove that metric")
     context, _, _, doc_id, task, split = request.args
     return context, doc_id, task, split
 
 
 def _flat(visuals: Any) -> list[Any]:
-    """What a task gives as visuals, None, one or lists of lists, as one list."""
+    """A task's visuals (None, one, or lists of lists) as one list."""
     if visuals is None:
         return []
     if not isinstance(visuals, list | tuple):

@@ -1,16 +1,22 @@
 """One question of a benchmark on its whole way: asked, then answered, then judged.
 
-A `Sample` is loaded by a benchmark without a prediction, gains one from `answering` and a verdict from `judging`, and is
-counted by `reporting`. Nothing is joined by key in between.
+A benchmark loads a `Sample` without a prediction; `answering` adds the prediction, `judging` adds the verdict, and
+`reporting` counts it. Nothing is joined by key in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import json
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from flash_vstream.run_record import digest_of
+
 Key = tuple[str, str]
+NO_PREDICTION = "no prediction"  # `Verdict.failure` of a sample without an answer: not the judge's failure
+LETTERS = string.ascii_uppercase
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,16 @@ class Sample:
         """(tag, id), which names a sample."""
         return self.tag, self.id
 
+    @property
+    def reply(self) -> str | None:
+        """The text of the prediction; None if there is no answer."""
+        return None if self.prediction is None or self.prediction.error is not None else self.prediction.text
+
+    @property
+    def is_lettered(self) -> bool:
+        """Whether this is multiple choice whose answer is the letter of an option."""
+        return len(self.answer) == 1 and self.answer in LETTERS[: len(self.options)]
+
 
 def by_tag(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     """The samples of each tag, tags in order of appearance."""
@@ -93,3 +109,15 @@ def by_tag(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     for sample in samples:
         groups.setdefault(sample.tag, []).append(sample)
     return groups
+
+
+def question_fields(sample: Sample) -> dict[str, Any]:
+    """The fields of a sample without prediction and verdict, as plain JSON values."""
+    fields = asdict(replace(sample, prediction=None, verdict=None))
+    del fields["prediction"], fields["verdict"]
+    return fields
+
+
+def questions_digest(samples: Sequence[Sample]) -> str:
+    """A digest of the questions, answers and times, in their order: a corrected answer makes another set."""
+    return digest_of([json.dumps([question_fields(sample) for sample in samples]).encode()])

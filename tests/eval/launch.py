@@ -5,36 +5,35 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import flash_vstream
+from flash_vstream.process import Launch
 
 ROOT = Path(flash_vstream.__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def two_processes(module: str, arguments: Sequence[str]) -> list[str]:
-    """The command line that runs a module in two processes."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return [*launcher, "-m", module, *arguments]
+def two_processes(name: str, arguments: Sequence[str]) -> list[str]:
+    """The command line that runs `flash-vstream NAME` in two processes."""
+    return Launch(processes=2).command(name, arguments)
 
 
 def finish(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run to the end, which must be a good one."""
+    """Run a command, which must succeed."""
     result = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result
 
 
 def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Begin, to be killed later."""
+    """Start a command, to be killed later."""
     return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL a launcher and the processes that it has started, so that none can tidy up."""
+    """SIGKILL a launcher and the processes that it has started, so that none can clean up."""
     tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
     children = [int(number) for task in tasks for number in task.read_text().split()]
     for number in (process.pid, *children):

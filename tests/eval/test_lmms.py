@@ -148,8 +148,8 @@ def test_pictures_text_and_until(model: FlashVStream, tmp_path: Path) -> None:
     requests = [(QUESTIONS[0], options, lambda doc, own=own: own, 0, "t", "test") for own in visuals]
     none, one, from_file, two = model.generate_until(instances("generate_until", *requests))
     assert one == from_file
-    assert model._asked(QUESTIONS[0], visuals[3])[0].count("<image>") == 2
-    assert model._asked(QUESTIONS[0], None)[0].count("<image>") == 0
+    assert model._prompt(QUESTIONS[0], visuals[3])[0].count("<image>") == 2
+    assert model._prompt(QUESTIONS[0], None)[0].count("<image>") == 0
     assert all(isinstance(reply, str) for reply in (none, two))
     cut = {**options, "until": [one[1:3]]}
     [short] = model.generate_until(

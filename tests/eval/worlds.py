@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from flash_vstream.eval.answering.generate import PredictSettings, predict
-from flash_vstream.eval.answering.store import PredictionStore, Row
-from flash_vstream.eval.sample import Item
+from flash_vstream.eval.answering.predict import PredictSettings, predict
+from flash_vstream.eval.answering.store import PredictionStore
+from flash_vstream.eval.sample import Sample
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import make_stream
@@ -20,8 +20,8 @@ from tests.conftest import TinyModel, make_tiny_model
 
 MEMORY = MemoryConfig(spatial_size=4, temporal_length=6, temporal_size=2, abstract_length=5, retrieved_length=2)
 SETTINGS = PredictSettings(batch_size=3, max_new_tokens=12)
-MOMENTS = (20.0, 0.5, 7.5, 40.0)  # out of order, as a file may have them
-N_FRAMES = 60  # of each video, at one a second
+MOMENTS = (20.0, 0.5, 7.5, 24.0)  # out of order, as a file may have them
+N_FRAMES = 30  # of each video, at one a second
 RUN = {"checkpoint": "random", "protocol": "stream"}
 
 
@@ -37,10 +37,10 @@ def write_videos(folder: Path, n_videos: int = 2) -> dict[str, Path]:
     return media
 
 
-def make_items(n_videos: int = 2) -> list[Item]:
+def make_samples(n_videos: int = 2) -> list[Sample]:
     """Two questions at each moment of each video, the videos taking turns."""
     return [
-        Item("synthetic", f"{video}-{moment:g}-{number}", video, question, "kitchen", end_time=moment)
+        Sample("synthetic", f"{video}-{moment:g}-{number}", video, question, "kitchen", end_time=moment)
         for number, question in enumerate(("Which room is shown now?", "Why?"))
         for moment in MOMENTS
         for video in (f"v{number}" for number in range(n_videos))
@@ -50,15 +50,15 @@ def make_items(n_videos: int = 2) -> list[Item]:
 class SlowStore(PredictionStore):
     """Leaves time for a kill after each batch."""
 
-    def append(self, rows: Iterable[Row]) -> None:
-        super().append(rows)
+    def append(self, samples: Iterable[Sample]) -> None:
+        super().append(samples)
         time.sleep(5)
 
 
 def main(folder: Path) -> None:
     model, processor = tiny()
     with SlowStore(folder, RUN) as store:
-        predict(model, processor, make_items(), write_videos(folder), store, SETTINGS)
+        predict(model, processor, make_samples(), write_videos(folder), store, SETTINGS)
 
 
 if __name__ == "__main__":

@@ -1,83 +1,91 @@
-"""What a run was made with, as it stands in run.json and in every report: checkpoint hash, code version and more."""
+"""What decides the predictions of a run, as it stands in run.json and in every report: checkpoint, code, settings."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-import flash_vstream
-from flash_vstream.eval.answering.generate import PredictSettings
-from flash_vstream.eval.sample import Item
+from flash_vstream import run_record
+from flash_vstream.eval.answering.predict import PredictSettings
+from flash_vstream.eval.answering.store import RESULTS_ROOT
+from flash_vstream.eval.sample import Sample, questions_digest
 from flash_vstream.model import VStreamForConditionalGeneration
 from flash_vstream.model.checkpoints.adapters import is_adapter, read_metadata
 from flash_vstream.model.checkpoints.files import resolve_folder, weight_files
 from flash_vstream.model.checkpoints.load import embedded_checkpoint
 from flash_vstream.model.checkpoints.weights import read_config
+from flash_vstream.run_record import digest_of
 
-RESULTS_ROOT = Path("results")  # where results folders go that nobody has named
 EMBEDDED = "embedded"  # the name of the model that ships with the package
-# What decides a prediction: other code may change between the predictions and the report.
-DECIDING_CODE = (
-    *("memory", "model", "video", "features/file.py"),
-    *("eval/answering",),
-)
-DIGITS = 16  # of each hash: enough that no two checkpoints anybody has are taken for one
+# All code that decides a prediction lies here (a test holds the imports against it). Judging and reporting may change
+# between a prediction and its report.
+DECIDING_CODE = ("memory", "model", "video", "features", "eval/answering", "eval/benchmarks", "eval/sample.py")
 
 
 def describe_run(
     model: VStreamForConditionalGeneration,
     model_path: str | None,
-    tags: Sequence[str],
-    items: Sequence[Item],
-    settings: PredictSettings,
+    samples: Sequence[Sample],
+    settings: Mapping[str, PredictSettings],
     shuffle_videos: bool = False,
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides the predictions of a run. The size of batches and the number of processes do not."""
+    """Everything that decides the predictions of a run. The batch size and the number of processes do not.
+
+    Args:
+        model: The model.
+        model_path: Where it was opened; None: the embedded model.
+        samples: All samples.
+        settings: How they are asked, by tag.
+        shuffle_videos: Whether every question is asked about another video.
+        limit: Number of samples of each tag, if it was limited.
+    """
+    lengths = {tag: each.max_new_tokens for tag, each in settings.items()}
+    first = next(iter(settings.values()))  # protocol and fps are those of all
     return {
         "model_path": model_path or EMBEDDED,
         "checkpoint": checkpoint_hash(model_path),
         "code_version": code_version(),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "protocol": settings.protocol,
+        "protocol": first.protocol,
         "memory_mode": model.config.memory.mode,
         "shuffle_videos": shuffle_videos,
-        "tags": list(tags),
+        "tags": list(settings),
         "limit": limit,
-        "questions": questions_digest(items),
-        "fps": settings.fps,
-        "max_new_tokens": settings.max_new_tokens,
+        "questions": questions_digest(samples),
+        "fps": first.fps,
+        "max_new_tokens": lengths if len(set(lengths.values())) > 1 else first.max_new_tokens,
     }
 
 
-def questions_digest(items: Sequence[Item]) -> str:
-    """Of all that the items say, in their order: a mended answer, too, makes another set."""
-    return _digest([json.dumps([asdict(item) for item in items]).encode()])
+def code_version() -> str:
+    """The version of the package and a digest of `DECIDING_CODE`."""
+    code = run_record.code_version(DECIDING_CODE)
+    return f"{code['version']}+{code['digest'][:8]}"
 
 
 def default_folder(run: dict[str, Any]) -> Path:
-    """Where a run goes that is told nothing: no two different runs share it."""
+    """The results folder of a run without --output_dir; different runs have different folders."""
     name = Path(run["model_path"]).name
     words = [*run["tags"], run["protocol"], run["memory_mode"], *(["shuffled"] if run["shuffle_videos"] else [])]
-    decisive = {key: value for key, value in run.items() if key != "model_path"}
-    digest = _digest([json.dumps(decisive, sort_keys=True).encode()])[:8]
+    deciding = {key: value for key, value in run.items() if key != "model_path"}
+    digest = digest_of([json.dumps(deciding, sort_keys=True).encode()])[:8]
     return RESULTS_ROOT / name / "-".join([*words, digest])
 
 
 def checkpoint_hash(model_path: str | None) -> str:
-    """sha256, cut short, of all files that the model is read from: configuration, weights, adapter and its base."""
+    """A digest of all files that the model is read from: configuration, weights, adapter and its base."""
     folder = embedded_checkpoint() if model_path is None else resolve_folder(model_path)
     parts = []
-    for file in tqdm(_files(folder), desc="checkpoint hash", unit="file", leave=False):
-        with open(file, "rb") as opened:
-            parts.append(hashlib.file_digest(opened, "sha256").digest())
-    return _digest(parts)
+    for path in tqdm(_files(folder), desc="checkpoint hash", unit="file", leave=False):
+        with path.open("rb") as file:
+            parts.append(hashlib.file_digest(file, "sha256").digest())
+    return digest_of(parts)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -87,18 +95,3 @@ def _files(folder: Path) -> list[Path]:
     tower = read_config(folder).vision_tower_path
     of_tower = [] if tower is None else weight_files(resolve_folder(tower))
     return [folder / "config.json", *weight_files(folder), *of_tower]
-
-
-def code_version() -> str:
-    """The package's version and a hash of the code that decides predictions."""
-    root = Path(flash_vstream.__file__).resolve().parent
-    files = [file for part in DECIDING_CODE for file in sorted([*(root / part).rglob("*.py")] or [root / part])]
-    return f"{flash_vstream.__version__}+{_digest([file.read_bytes() for file in files])[:8]}"
-
-
-def _digest(parts: Sequence[bytes]) -> str:
-    """A short sha256 of some byte strings and of where each ends."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()[:DIGITS]

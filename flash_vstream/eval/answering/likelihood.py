@@ -1,7 +1,7 @@
-"""How likely the language model finds given continuations of a prompt, with what it has seen.
+"""How likely the language model finds given continuations of a prompt, with the memory of its videos.
 
-The prompt is run once and its cache shared by all continuations, so rating five options costs hardly more than one.
-Knows nothing of benchmarks.
+The prompt is run once and its cache shared by all continuations, so rating five options costs little more than rating
+one. Knows nothing of benchmarks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from flash_vstream.model.modeling import CACHE
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Of one continuation. log_prob: natural logarithm, summed over its n_tokens; greedy: generation would give it."""
+    """The likelihood of one continuation.
+
+    Attributes:
+        log_prob: Natural logarithm, summed over the tokens.
+        n_tokens: Number of tokens.
+        greedy: Whether greedy decoding gives this continuation.
+    """
 
     log_prob: float
     n_tokens: int
@@ -32,7 +38,7 @@ class Likelihood:
 
 
 def joined(prompt: str, continuation: str) -> str:
-    """A prompt and what the model says next; one space between, where the prompt ends in none."""
+    """A prompt and its continuation, with a space between them unless the prompt ends in one."""
     gap = "" if not prompt or prompt[-1].isspace() else " "
     return prompt + gap + continuation
 
@@ -45,10 +51,17 @@ def rate_continuations(
     continuations: Sequence[str],
     seen: Sequence[Seen],
 ) -> list[Likelihood]:
-    """The likelihood of each continuation after `prompt`; the end of the answer is not part of it.
+    """The likelihood of each continuation after `prompt`; the end-of-answer token is not included.
 
-    seen: one for each `<image>` in the prompt.
-    Raises ValueError for a continuation without a token, or `<image>` and `seen` that are not equally many.
+    Args:
+        model: The model.
+        processor: Its processor.
+        prompt: The prompt.
+        continuations: The texts to rate.
+        seen: The memory for each `<image>` in the prompt.
+
+    Raises:
+        ValueError: A continuation has no token, or the prompt has more or fewer `<image>` than `seen` has entries.
     """
     n_frames = [entry.n_frames for entry in seen]
     rows = [processor(joined(prompt, text), n_frames)["input_ids"][0].tolist() for text in continuations]
@@ -64,7 +77,7 @@ def rate_continuations(
     cache.batch_repeat_interleave(len(rows))
     endings = [torch.tensor(row[shared:], device=model.device) for row in rows]
     padded = torch.nn.utils.rnn.pad_sequence(endings, batch_first=True)  # [options, longest]
-    # What pads on the right is seen by nothing that counts, so no mask is needed.
+    # No mask is needed: the padding is on the right, where no rated token attends to it.
     rest = model(input_ids=padded, use_cache=True, **{CACHE: cache}).logits
     first = start.logits[:, -1:].expand(len(rows), -1, -1)
     scores = torch.cat([first, rest[:, :-1]], dim=1).float().log_softmax(dim=-1)  # [options, longest, vocabulary]
@@ -72,13 +85,13 @@ def rate_continuations(
 
 
 def _likelihood(scores: Tensor, ids: Tensor) -> Likelihood:
-    """scores [tokens, vocabulary], ids [tokens]."""
+    """Likelihood of token ids [tokens], given the log-probabilities at their places, [tokens, vocabulary]."""
     chosen = scores.gather(1, ids[:, None]).double().sum()
     return Likelihood(float(chosen), len(ids), bool((scores.argmax(dim=-1) == ids).all()))
 
 
 def _common_length(rows: list[list[int]]) -> int:
-    """How many tokens all rows begin with."""
+    """Number of tokens with which all rows begin."""
     length = 0
     for column in zip(*rows, strict=False):
         if len(set(column)) > 1:

@@ -1,4 +1,4 @@
-"""One video through the memory, as a live session watches it: each frame once, read out at every moment asked about.
+"""Watches a video as a live session does: each frame goes through the memory once; each question reads the memory.
 
 T frames, P patches a frame, D vision features, N memory tokens.
 """
@@ -6,7 +6,7 @@ T frames, P patches a frame, D vision features, N memory tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,25 +15,28 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from tqdm import tqdm
 
-from flash_vstream.data.media import check_encoder
 from flash_vstream.features.file import KEY, read_features
-from flash_vstream.memory.pooling import grid_side, pool_grid
+from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.video import open_source, read_frames
 
 FEATURE_ENDING = ".safetensors"
-BLOCK = 32  # frames that are read, encoded and remembered at once: bounds the memory for a video of any length
+BLOCK = 32  # frames that are read and encoded at once, so that a video of any length needs little memory
 EVERYTHING = math.inf  # the moment after the last frame
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is remembered at one moment of a video."""
+    """The memory at one moment of a video.
+
+    Attributes:
+        n_frames: Frames watched until then.
+        tokens: The memory's tokens, [N, D].
+    """
 
     n_frames: int
-    tokens: Tensor  # [N, D]
+    tokens: Tensor
 
 
 def watch(
@@ -43,17 +46,25 @@ def watch(
     moments: Sequence[float],
     fps: float,
 ) -> Iterator[tuple[float, Seen]]:
-    """Fold a video, or its feature file, into the memory, and give what is remembered at each moment.
+    """Watch a video, or its feature file, and read the memory at each moment.
 
-    moments: numbers of frames, distinct and rising; `EVERYTHING` for all there are. A moment after the end of the video
-    is given what there was at its end. What follows the last moment is not read.
+    Args:
+        model: The model.
+        processor: Its processor.
+        path: A feature file, a video or a folder of pictures.
+        moments: Numbers of frames, distinct and rising; `EVERYTHING` is the end of the video. Nothing after the last
+            moment is read.
+        fps: Frames for each second of video.
+
+    Yields:
+        (moment, memory at that moment); for a moment after the end of the video the memory at its end.
 
     Raises:
-        ValueError: the file cannot be read or holds no frame; moments before the fault have been given by then.
+        ValueError: The file cannot be read or holds no frame; moments before the fault have been yielded by then.
     """
     blocks = _blocks(model, processor, path, moments, fps)
     if model.config.memory.mode == "published":
-        assert list(moments) == [EVERYTHING]  # an offline memory: predict() refuses anything else
+        assert list(moments) == [EVERYTHING]  # an offline memory: `predict` refuses anything else
         yield EVERYTHING, _consolidated(model, blocks)
         return
     waiting = list(moments)
@@ -70,46 +81,13 @@ def watch(
         yield moment, _read(model, state)
 
 
-def check_features(
-    paths: Sequence[Path],
-    model: VStreamForConditionalGeneration,
-    encoder: Mapping[str, str],
-    fps: float,
-    show_progress: bool = False,
-) -> None:
-    """See that feature files fit the model, as far as they say what they are; videos among `paths` are passed over.
-
-    encoder: the model's, as `FrameEncoder.expected` gives it.
-
-    Raises:
-        ValueError: a file of another encoder, frame rate, width or grid: its answers would be noise.
-    """
-    width, side = model.config.vision_config.hidden_size, model.config.memory.spatial_size
-    files = [path for path in paths if path.suffix == FEATURE_ENDING]
-    for path in tqdm(files, desc="looking into features", unit="file", leave=False, disable=not show_progress):
-        try:
-            first, metadata = read_features(path, 0, 1)
-        except ValueError:
-            continue  # a file that cannot be read is a failure of its own questions, not of the run
-        check_encoder(path, metadata, encoder)
-        if not math.isclose(float(metadata.get("fps", fps)), fps, rel_tol=1e-3):
-            fault = f"has {metadata['fps']} frames a second, not {fps:g}"
-        elif first.shape[2] != width:
-            fault = f"has features of width {first.shape[2]}, not the model's {width}"
-        elif grid_side(first.shape[1]) % side:
-            fault = f"has {first.shape[1]} patches a frame, which do not pool to the memory's {side} x {side}"
-        else:
-            continue
-        raise ValueError(f"feature file {path} {fault}: extract the features with this model, or move them away")
-
-
 def _read(model: VStreamForConditionalGeneration, state: Any) -> Seen:
     with torch.no_grad():
         return Seen(state.n_frames, model.memory.read(state))
 
 
 def _consolidated(model: VStreamForConditionalGeneration, blocks: Iterator[Tensor]) -> Seen:
-    """The published memory of a whole video; its random start is the same for every video and every run."""
+    """The published memory of a whole video. Its random start is the same for every video and every run."""
     side = model.config.memory.spatial_size
     features = torch.cat([pool_grid(block, side) for block in blocks])
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -124,7 +102,7 @@ def _blocks(
     moments: Sequence[float],
     fps: float,
 ) -> Iterator[Tensor]:
-    """Features [T, P, D] in the model's dtype, T at most BLOCK; a block ends at each moment."""
+    """Features [T, P, D] in the model's dtype, T at most `BLOCK`; a block ends at each moment."""
     device = model.memory.q_proj.weight.device
     if path.suffix == FEATURE_ENDING:
         length = _length(path)
@@ -135,7 +113,7 @@ def _blocks(
         return
     frames = _frames(path, moments[-1], fps)
     for start, stop in _spans(moments):
-        # One by one, for the pictures of a folder need not all be of one size.
+        # One by one: the pictures of a folder may differ in size.
         pixels = [processor.frames_to_pixels(frame[None]) for frame, _ in islice(frames, stop - start)]
         if not pixels:
             return
@@ -144,14 +122,14 @@ def _blocks(
 
 
 def _frames(path: Path, last: float, fps: float) -> Iterator[tuple[Any, float]]:
-    """Of a video up to the moment `last`, or the pictures of a folder, one after the other at `fps`."""
+    """The frames of a video up to the moment `last`, or the pictures of a folder, at `fps`."""
     if path.is_dir():
         return open_source(path, fps, play_speed=math.inf)
     return read_frames(path, fps, end=None if last == EVERYTHING else last / fps)
 
 
 def _spans(moments: Sequence[float]) -> Iterator[tuple[int, int]]:
-    """(start, stop) of one block after the other up to the last moment, none of them across a moment."""
+    """(start, stop) of each block up to the last moment; no block crosses a moment."""
     start = 0
     for moment in moments:
         while start < moment:
@@ -162,7 +140,7 @@ def _spans(moments: Sequence[float]) -> Iterator[tuple[int, int]]:
 
 def _length(path: Path) -> int:
     """Frames in a feature file."""
-    read_features(path, 0, 1)  # for its errors
+    read_features(path, 0, 1)  # raises for a missing or damaged file
     with safe_open(path, framework="pt") as file:
         shape = file.get_slice(KEY).get_shape()
     return shape[0] if len(shape) == 3 else 1

@@ -1,8 +1,8 @@
-"""OVO-Bench (arXiv 2501.05510): its annotation file as items, and its score.
+"""OVO-Bench (arXiv 2501.05510): multiple choice about streams.
 
-Backward and real-time tasks are multiple choice, asked at `realtime`. Forward tasks are probed: the same question is
-put at every time in `test_info`, and the right reply changes as the stream goes on. The questions of probes and the
-request for a letter are in this project's words, not in the benchmark's, so compare only what was run here.
+Backward and real-time tasks are asked at `realtime`. Forward tasks are probed: the same question is asked at every time
+in `test_info`, and the right reply changes while the stream runs. The questions of probes and the request for a letter
+are worded by this project, not by the benchmark: compare only with results of this project.
 """
 
 from __future__ import annotations
@@ -11,83 +11,74 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flash_vstream.eval.answering.multiple_choice import LETTERS, Tally, lettered_question
-from flash_vstream.eval.benchmarks.base import Benchmark, read_rows, read_text
-from flash_vstream.eval.sample import Item
+from flash_vstream.eval.benchmarks.base import Benchmark, checked_video
+from flash_vstream.eval.benchmarks.choice import MAX_NEW_TOKENS, lettered_question
+from flash_vstream.eval.benchmarks.rows import read_rows, read_text
+from flash_vstream.eval.sample import LETTERS, Sample
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "backward": ("EPM", "ASI", "HLD"),
     "real-time": ("OCR", "ACR", "ATR", "STU", "FPD", "OJR"),
     "forward": ("REC", "SSR", "CRR"),
 }
-OVO = Benchmark(
-    "ovo",
-    "OVO-Bench",
-    ("OVO-Bench",),
-    None,  # the file's rows are fewer than its questions: a forward row holds many
-    644,
-    realtime=True,
-    score="exact",
-    questions="ovo_bench_new.json",
-    videos=("videos", "src_videos"),
-)
 YES_NO = ("Yes", "No")
 
 
-def load(path: Path) -> list[Item]:
-    """The questions of an annotation file, in its order; a forward row gives one for each of its times.
+def read(benchmark: Benchmark, path: Path) -> list[Sample]:
+    """Read an annotation file, in its order; a forward row gives one sample for each of its times.
 
-    The ids of those are "<id>_<number>", from 0. answer_type is the task.
-    Raises ValueError, naming the row, for a malformed one or an id that occurs twice.
+    The ids of those are "<id>_<number>", from 0. `answer_type` is the task.
+
+    Raises:
+        ValueError: A row is malformed or repeats an id; the row is named.
     """
     rows = read_rows(path)
-    most = _largest_count(rows)
-    items: dict[str, Item] = {}
+    highest = _highest_count(rows)
+    samples: dict[str, Sample] = {}
     for number, row in enumerate(rows, start=1):
         where = f"row {number} of {path}"
-        for item in _items(row, where, most):
-            if item.id in items:
-                raise ValueError(f"{where} has the id {item.id!r} of an earlier row: an id may occur only once")
-            items[item.id] = item
-    return list(items.values())
+        for sample in _samples(benchmark.tag, row, where, highest):
+            if sample.id in samples:
+                raise ValueError(f"{where} has the id {sample.id!r} of an earlier row: each id may occur once")
+            samples[sample.id] = sample
+    return list(samples.values())
 
 
-def scores(tallies: Mapping[str, Tally], method: str) -> dict[str, float]:
-    """Accuracy of each group, the mean of its tasks; and "overall", the mean of the three groups, if all are there."""
-    groups = {}
+def task_scores(accuracies: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, float]:
+    """The mean accuracy of each group's tasks; and "overall", the mean of the three groups if all are there."""
+    scores = {}
     for group, tasks in GROUPS.items():
-        present = [tallies[task].accuracy(method) for task in tasks if task in tallies]
+        present = [accuracies[task] for task in tasks if task in accuracies]
         if present:
-            groups[group] = sum(present) / len(present)
-    if len(groups) == len(GROUPS):
-        groups["overall"] = sum(groups.values()) / len(groups)
-    return groups
+            scores[group] = sum(present) / len(present)
+    if len(scores) == len(GROUPS):
+        scores["overall"] = sum(scores.values()) / len(scores)
+    return scores
 
 
-def _items(row: Any, where: str, most: int) -> list[Item]:
+def _samples(tag: str, row: Any, where: str, highest: int) -> list[Sample]:
     task = _task_of(row)
     if not any(task in tasks for tasks in GROUPS.values()):
         known = ", ".join(task for tasks in GROUPS.values() for task in tasks)
         raise ValueError(f"{where} has the task {task!r}: OVO-Bench has {known}")
     row_id = read_text(row, "id", where)
     where = f"{where} (id {row_id})"
-    video = PurePosixPath(read_text(row, "video", where))
-    if video.is_absolute() or ".." in video.parts:
-        raise ValueError(f"{where} has the video {str(video)!r}: it must lie inside the folder of the videos")
-    video_id = str(video.with_suffix(""))
+    video = checked_video(read_text(row, "video", where), where)
+    video_id = str(PurePosixPath(video).with_suffix(""))
     if task not in GROUPS["forward"]:
         question, answer, options = _choice(row, where)
-        return [_item(task, row_id, video_id, question, answer, options, _seconds(row, where))]
-    items = []
+        return [Sample(tag, row_id, video_id, question, answer, task, _seconds(row, where), options)]
+    samples = []
     for number, test in enumerate(_tests(row, where)):
-        at = f"{where}, test {number}"
-        question, answer, options = _probe(row, test, task, at, most)
-        items.append(_item(task, f"{row_id}_{number}", video_id, question, answer, options, _seconds(test, at)))
-    return items
+        place = f"{where}, test {number}"
+        question, answer, options = _probe(row, test, task, place, highest)
+        asked_at = _seconds(test, place)
+        samples.append(Sample(tag, f"{row_id}_{number}", video_id, question, answer, task, asked_at, options))
+    return samples
 
 
-def _largest_count(rows: list[Any]) -> int:
-    """Of all REC rows; what is malformed is passed over here, to be named when its row is read."""
+def _highest_count(rows: list[Any]) -> int:
+    """The highest count in all REC rows. Malformed rows are skipped here; reading them raises the error."""
     tests = [
         test
         for row in rows
@@ -96,12 +87,6 @@ def _largest_count(rows: list[Any]) -> int:
     ]
     counts = [test.get("count") for test in tests if isinstance(test, dict)]
     return max((count for count in counts if isinstance(count, int)), default=0)
-
-
-def _item(
-    task: str, item_id: str, video_id: str, question: str, answer: str, options: tuple[str, ...], end_time: float
-) -> Item:
-    return Item(OVO.tag, item_id, video_id, question, answer, answer_type=task, end_time=end_time, options=options)
 
 
 def _choice(row: dict[str, Any], where: str) -> tuple[str, str, tuple[str, ...]]:
@@ -116,11 +101,14 @@ def _choice(row: dict[str, Any], where: str) -> tuple[str, str, tuple[str, ...]]
 
 
 def _probe(
-    row: dict[str, Any], test: dict[str, Any], task: str, where: str, most: int
+    row: dict[str, Any], test: dict[str, Any], task: str, where: str, highest: int
 ) -> tuple[str, str, tuple[str, ...]]:
-    """Question, answer and options of one time. most: the largest count of the file, so that no row tells its own."""
+    """Question, answer and options of one time.
+
+    `highest` is the highest count of the file: options up to a row's own highest count would give its answer away.
+    """
     if task == "REC":
-        numbers = tuple(map(str, range(most + 1)))
+        numbers = tuple(map(str, range(highest + 1)))
         activity = read_text(row, "activity", where)
         question = (
             f"Count how often this has been done so far, by anybody in the video: {activity}. Each time it is completed"
@@ -164,3 +152,20 @@ def _seconds(fields: dict[str, Any], where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise ValueError(f"{where} has the realtime {value!r}: give the seconds at which it is asked")
     return float(value)
+
+
+BENCHMARKS = (
+    Benchmark(
+        "ovo",
+        "OVO-Bench",
+        ("OVO-Bench",),
+        n_videos=644,  # a forward row holds many questions, so the number of rows is not that of the questions
+        realtime=True,
+        scorer="choice",
+        max_new_tokens=MAX_NEW_TOKENS,
+        questions=("ovo_bench_new.json",),
+        videos=("videos", "src_videos"),
+        read=read,
+        task_scores=task_scores,
+    ),
+)

@@ -1,8 +1,8 @@
-"""StreamingBench (arXiv 2411.03628): its question files as items, and its score.
+"""StreamingBench (arXiv 2411.03628): multiple choice about streams.
 
-Read are the multiple-choice parts, questions_real.json, questions_omni.json and questions_sqa.json (and their
-`_stream` forms). Each question is asked at its time_stamp on all that was seen until then. Nothing is heard here: of
-the omni-source tasks only what can be seen is answered. Proactive output is no multiple choice and is not supported.
+Reads the multiple-choice parts, questions_real.json, questions_omni.json and questions_sqa.json (and their `_stream`
+forms). A question is asked at its time_stamp, on everything seen until then. There is no sound here: of the omni-source
+tasks only what can be seen is answered. Proactive output is not multiple choice and is not supported.
 """
 
 from __future__ import annotations
@@ -12,46 +12,39 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flash_vstream.eval.answering.multiple_choice import LETTERS, Tally, lettered_question
-from flash_vstream.eval.benchmarks.base import Benchmark, read_rows, read_text
-from flash_vstream.eval.sample import Item
+from flash_vstream.eval.benchmarks.base import Benchmark
+from flash_vstream.eval.benchmarks.choice import MAX_NEW_TOKENS, lettered_question
+from flash_vstream.eval.benchmarks.rows import read_rows, read_text
+from flash_vstream.eval.sample import LETTERS, Sample
 
-STREAMING_BENCH = Benchmark(
-    "streaming_bench",
-    "StreamingBench",
-    ("StreamingBench",),
-    None,
-    None,
-    realtime=True,
-    score="exact",
-    questions="questions_real.json",
-)
 SEQUENTIAL = "Sequential Question Answering"
 _LETTERED = re.compile(r"([A-Z])\.\s*(\S.*)", re.DOTALL)
 
 
-def load(path: Path) -> list[Item]:
-    """The questions of one file, in its order; the ids count the questions of a video from 0: "<video>_<number>".
+def read(benchmark: Benchmark, path: Path) -> list[Sample]:
+    """Read one file, in its order; the ids number the questions of a video from 0: "<video>_<number>".
 
-    A sequential question comes with the earlier ones about its video and their answers, as in the benchmark.
-    Raises ValueError, naming record and question, for a malformed one.
+    As in the benchmark, a sequential question is preceded by the earlier ones about its video and their answers.
+
+    Raises:
+        ValueError: A question is malformed; record and question are named.
     """
-    items: list[Item] = []
+    samples: list[Sample] = []
     counts: dict[str, int] = {}
-    told: dict[str, list[str]] = {}
+    history: dict[str, list[str]] = {}
     for row, video_path, where in _questions(read_rows(path), path):
         video = PurePosixPath(video_path.replace("\\", "/")).stem
         number = counts[video] = counts.get(video, -1) + 1
-        item, told_by_it = _item(row, f"{video}_{number}", video, told.get(video, []), where)
-        items.append(item)
-        told.setdefault(video, []).append(told_by_it)
-    return items
+        earlier = history.setdefault(video, [])
+        sample, sentence = _sample(benchmark.tag, row, f"{video}_{number}", video, earlier, where)
+        samples.append(sample)
+        earlier.append(sentence)
+    return samples
 
 
-def scores(tallies: Mapping[str, Tally], method: str) -> dict[str, float]:
-    """ "overall": the share of right ones among all questions, as the benchmark computes it."""
-    n_items = sum(counts.n_items for counts in tallies.values())
-    return {"overall": sum(counts.accuracy(method) * counts.n_items for counts in tallies.values()) / n_items}
+def task_scores(accuracies: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, float]:
+    """One score, "overall": the share of correct ones among all questions, as the benchmark computes it."""
+    return {"overall": sum(accuracies[task] * counts[task] for task in accuracies) / sum(counts.values())}
 
 
 def _questions(rows: list[Any], path: Path) -> Iterator[tuple[dict[str, Any], str, str]]:
@@ -67,8 +60,10 @@ def _questions(rows: list[Any], path: Path) -> Iterator[tuple[dict[str, Any], st
             yield question, video_path, f"{where}, question {place}"
 
 
-def _item(row: dict[str, Any], item_id: str, video: str, told: list[str], where: str) -> tuple[Item, str]:
-    """An item, and the sentence that tells its question and answer to later ones."""
+def _sample(
+    tag: str, row: dict[str, Any], sample_id: str, video: str, earlier: list[str], where: str
+) -> tuple[Sample, str]:
+    """A sample, and the sentence that repeats its question and answer for later ones."""
     task = read_text(row, "task_type", where)
     if "options" not in row:
         raise ValueError(f"{where} ({task}) has no options: only multiple choice is supported, leave out that file")
@@ -79,20 +74,20 @@ def _item(row: dict[str, Any], item_id: str, video: str, told: list[str], where:
             f"{where} has the answer {row['answer']!r}: give a letter from A to {LETTERS[len(options) - 1]}"
         )
     stamp = read_text(row, "time_stamp", where)
-    asked = question
-    if task == SEQUENTIAL and told:
-        asked = "\n".join(["Asked and answered before:", *told, f"Now: {question}"])
-    item = Item(
-        tag=STREAMING_BENCH.tag,
-        id=item_id,
+    text = question
+    if task == SEQUENTIAL and earlier:
+        text = "\n".join(["Asked and answered before:", *earlier, f"Now: {question}"])
+    sample = Sample(
+        tag=tag,
+        id=sample_id,
         video_id=video,
-        question=lettered_question(asked, options),
+        question=lettered_question(text, options),
         answer=answer,
         answer_type=task,
         end_time=seconds(stamp, where),
         options=options,
     )
-    return item, f"At {stamp}: {question} {options[LETTERS.index(answer)]}"
+    return sample, f"At {stamp}: {question} {options[LETTERS.index(answer)]}"
 
 
 def _options(value: Any, where: str) -> tuple[str, ...]:
@@ -101,17 +96,19 @@ def _options(value: Any, where: str) -> tuple[str, ...]:
         raise ValueError(f"{where} has the options {value!r}: give a list of at least two texts")
     texts = tuple(option.strip() for option in value)
     if not all(texts):
-        raise ValueError(f"{where} has an empty option among {value!r}: mend it")
+        raise ValueError(f"{where} has an empty option among {value!r}: fill it in")
     if not texts[0].startswith("A."):
         return texts
     found = [_LETTERED.fullmatch(text) for text in texts]
     if [match and match[1] for match in found] != list(LETTERS[: len(texts)]):
-        raise ValueError(f"{where} has options that do not go A. B. C. in order: {value!r}; join what was cut in two")
+        raise ValueError(
+            f"{where} has options that do not go A. B. C. in order: {value!r}; join the one that was cut in two"
+        )
     return tuple(match[2] for match in found if match)
 
 
 def seconds(stamp: str, where: str) -> float:
-    """ "HH:MM:SS" or "MM:SS" -> seconds. Raises ValueError, naming `where`, for anything else."""
+    """Seconds of "HH:MM:SS" or "MM:SS". Raises ValueError, naming `where`, for anything else."""
     parts = stamp.split(":")
     if not 2 <= len(parts) <= 3 or not all(part.strip().isdigit() for part in parts):
         raise ValueError(f"{where} has the time_stamp {stamp!r}: give HH:MM:SS")
@@ -119,3 +116,18 @@ def seconds(stamp: str, where: str) -> float:
     for part in parts:
         total = 60 * total + int(part)
     return float(total)
+
+
+BENCHMARKS = (
+    Benchmark(
+        "streaming_bench",
+        "StreamingBench",
+        ("StreamingBench",),
+        realtime=True,
+        scorer="choice",
+        max_new_tokens=MAX_NEW_TOKENS,
+        questions=("questions_real.json", "questions_omni.json", "questions_sqa.json"),
+        read=read,
+        task_scores=task_scores,
+    ),
+)

@@ -1,0 +1,1 @@
+"""Judging: which predictions are right, by exact match, multiple choice or a language model."""

@@ -1,65 +1,61 @@
-"""What judging would cost, without asking anybody: questions, tokens and dollars for each tag."""
+"""What judging would cost, without asking anybody: requests, tokens and dollars for each tag."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from math import ceil
 
-from flash_vstream.eval.answering.store import Row
-from flash_vstream.eval.judging.cache import Asked, Reply, read_replies
+from flash_vstream.eval.judging.cache import JudgeRequest, read_replies
 from flash_vstream.eval.judging.exact_match import NAME
-from flash_vstream.eval.judging.grading import EndpointSettings, Question, is_settled
+from flash_vstream.eval.judging.judge import request_of
 from flash_vstream.eval.judging.prompt import RESPONSE_FORMATS, messages
+from flash_vstream.eval.judging.replies import must_be_asked
 from flash_vstream.eval.judging.settings import JudgeSettings
-from flash_vstream.eval.reporting.pairing import by_tag, match_rows, questions_of
-from flash_vstream.eval.sample import Item
+from flash_vstream.eval.sample import Sample, by_tag
 
-# Dollars for a million tokens sent and received: the list price when this was written. --judge_input_price overrides.
+# Dollars for a million tokens sent and received: the list price when this was written.
 PRICES = {"gpt-4.1-mini-2025-04-14": (0.40, 1.60)}
-BYTES_A_TOKEN = 4.0  # a rule of thumb for English; what was really used stands in the cache afterwards
+BYTES_A_TOKEN = 4.0  # a rule of thumb for English; the cache holds what was really used
 FRAME_TOKENS = 10  # that a conversation has around its texts
 REPLY_TOKENS = 15
 
 
-def tokens_of(question: Question, settings: EndpointSettings) -> int:
-    """About how many tokens are sent to ask one question."""
-    texts = [message["content"] for message in messages(*question)]
-    wire_format = RESPONSE_FORMATS[settings.formats()[0]]
-    if wire_format is not None:
-        texts.append(json.dumps(wire_format))
+def tokens_of(request: JudgeRequest) -> int:
+    """About how many tokens are sent to ask one request, in the strictest response format."""
+    texts = [message["content"] for message in messages(*request)]
+    texts.append(json.dumps(next(iter(RESPONSE_FORMATS.values()))))
     return FRAME_TOKENS + ceil(sum(len(text.encode()) for text in texts) / BYTES_A_TOKEN)
 
 
-def estimate(items: Sequence[Item], predictions: Sequence[Row], settings: JudgeSettings) -> str:
+def estimate(samples: Sequence[Sample], settings: JudgeSettings) -> str:
     """A line for each tag and a total. What is in the cache, or asked for another tag already, costs nothing."""
-    texts = match_rows(items, predictions)
-    replies: dict[Asked, Reply] = read_replies(settings.cache)
-    asked: set[Question] = set()
+    replies = read_replies(settings.cache)
+    known: set[JudgeRequest] = set()
     lines, n_asked, sent = [], 0, 0
-    for tag, group in by_tag(items).items():
+    for tag, group in by_tag(samples).items():
         if settings.is_offline(group):
             lines.append(f"{tag}: {len(group)} questions, {NAME}: nothing to pay")
             continue
-        questions = questions_of(group, texts)
-        distinct = set(questions.values()) - asked
-        unsettled = [question for question in distinct if not is_settled(question, settings.endpoint, replies)]
-        tokens = sum(tokens_of(question, settings.endpoint) for question in unsettled)
-        asked |= distinct
-        n_asked, sent = n_asked + len(unsettled), sent + tokens
+        requests = [request for sample in group if (request := request_of(sample)) is not None]
+        new = set(requests) - known
+        asked = [request for request in new if must_be_asked(request, settings.endpoint, replies)]
+        tokens = sum(map(tokens_of, asked))
+        known |= new
+        n_asked, sent = n_asked + len(asked), sent + tokens
         lines.append(
-            f"{tag}: {len(group)} questions, {len(group) - len(questions)} without a prediction,"
-            f" {len(distinct)} new distinct ones, {len(distinct) - len(unsettled)} of them in the cache,"
-            f" {len(unsettled)} to ask {settings.endpoint.model}: about {tokens:,} tokens sent"
+            f"{tag}: {len(group)} questions, {len(group) - len(requests)} without a prediction, {len(new)} new distinct"
+            f" ones, {len(new) - len(asked)} of them in the cache, {len(asked)} to ask {settings.endpoint.model}: about"
+            f" {tokens:,} tokens sent"
         )
-    return "\n".join([*lines, _total(n_asked, sent, settings.endpoint)])
+    return "\n".join([*lines, _total(n_asked, sent, settings.endpoint.model)])
 
 
-def _total(n_asked: int, sent: int, settings: EndpointSettings) -> str:
+def _total(n_asked: int, sent: int, model: str) -> str:
     received = n_asked * REPLY_TOKENS
-    listed = PRICES.get(settings.model, (None, None))
-    input_price = listed[0] if settings.input_price is None else settings.input_price
-    output_price = listed[1] if settings.output_price is None else settings.output_price
-    if input_price is None or output_price is None:
-        cost = "the price is not known, give --judge_input_price and --judge_output_price"
+    if model in PRICES:
+        price_in, price_out = PRICES[model]
+        cost = f"about {(sent * price_in + received * price_out) / 1e6:.2f} dollars"
     else:
-        cost = f"about {(sent * input_price + received * output_price) / 1e6:.2f} dollars"
+        cost = f"the price of {model} is not known here"
     return f"total: {n_asked} to ask, about {sent:,} tokens sent and {received:,} received, {cost}"

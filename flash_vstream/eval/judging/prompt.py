@@ -1,10 +1,10 @@
-"""The judge's prompt and the strict reading of its replies: the protocol of Video-ChatGPT in this project's words."""
+"""The judge's prompt and the strict parsing of its replies: the protocol of Video-ChatGPT in this project's words."""
 
 import ast
 import json
 from typing import Any
 
-PROMPT_VERSION = "1"  # a new one for every change of the words below: replies to other words are other measurements
+PROMPT_VERSION = "1"  # to be raised with every change of the words below: replies to other words are other measurements
 LONGEST_REPLY = 2000  # characters; a verdict is one short object
 
 _SYSTEM = (

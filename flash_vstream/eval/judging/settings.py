@@ -1,23 +1,74 @@
-"""Which judge a run has; every default of judging stands here and in EndpointSettings."""
+"""The settings of judging, with their defaults, and the command-line options that set them."""
 
+from __future__ import annotations
+
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flash_vstream.eval.answering.identity import RESULTS_ROOT
-from flash_vstream.eval.benchmarks.base import BENCHMARKS
-from flash_vstream.eval.judging.grading import EndpointSettings
-from flash_vstream.eval.sample import Item
+from flash_vstream.eval.answering.store import RESULTS_ROOT
+from flash_vstream.eval.benchmarks import find_benchmark
+from flash_vstream.eval.judging.prompt import PROMPT_VERSION
+from flash_vstream.eval.sample import Sample
+from flash_vstream.options import positive_int
 
 JUDGES = ("auto", "offline", "openai")
+_CLIENT = "leave it out: the openai client retries by itself and follows Retry-After"
+REMOVED = {
+    "--judge_attempts": _CLIENT,
+    "--judge_first_wait_s": _CLIENT,
+    "--judge_longest_wait_s": _CLIENT,
+    "--judge_timeout_s": "leave it out: a reply may take 60 s, then the request is retried",
+    "--judge_stop_after": "leave it out: 20 failures in a row end the run",
+    "--judge_reply_format": "leave it out: the strictest format that the endpoint accepts is used",
+    "--judge_input_price": "leave it out: --dry_run prints the numbers of tokens",
+    "--judge_output_price": "leave it out: --dry_run prints the numbers of tokens",
+}
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    """A language model as the judge, behind an OpenAI-compatible endpoint.
+
+    Attributes:
+        model: The model's dated name; its replies must carry the same name.
+        returned_model: The name that its replies carry, if the endpoint uses another one.
+        temperature: Of sampling; None leaves it out of the request, for models that refuse it.
+        max_tokens: Longest reply.
+        concurrency: Requests under way at the same time.
+        ask_again: Also ask again if the cached reply cannot be used.
+        timeout_s: Seconds to wait for a reply before the client retries.
+        max_retries: Retries of one request by the client.
+        stop_after: This many failures in a row end the run.
+    """
+
+    model: str = "gpt-4.1-mini-2025-04-14"
+    returned_model: str | None = None
+    temperature: float | None = 0.0
+    max_tokens: int = 200
+    concurrency: int = 8
+    ask_again: bool = False
+    timeout_s: float = 60.0
+    max_retries: int = 5
+    stop_after: int = 20
+
+    @property
+    def judge_name(self) -> str:
+        """The judge's name, which stands in every result."""
+        return f"{self.model} (prompt {PROMPT_VERSION})"
 
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """judge: "offline"; "openai"; or "auto", offline for the tags whose answers allow it.
+    """Which judge a run has.
 
-    cache: where the replies of "openai" are kept, one file for all results: two runs that give the same answer to the
-    same question, such as two memories, pay for it once. max_failures: the share of judge failures that is borne.
+    Attributes:
+        judge: "offline"; "openai"; or "auto": offline for the benchmarks whose answers allow it.
+        cache: The file of the language model's replies. All results share it by default, so that the same prediction
+            for the same question is paid for once.
+        max_failures: The largest share of judge failures, 0 to 1, with which results may be quoted.
+        endpoint: The language model.
     """
 
     judge: str = "auto"
@@ -27,13 +78,74 @@ class JudgeSettings:
 
     def __post_init__(self) -> None:
         if self.judge not in JUDGES:
-            raise ValueError(f"judge {self.judge!r} is unknown: choose one of {', '.join(JUDGES)}")
+            raise ValueError(f"--judge {self.judge}: choose one of {', '.join(JUDGES)}")
         if not 0 <= self.max_failures <= 1:
-            raise ValueError(f"the share of failures that is borne is {self.max_failures}: give 0 to 1")
+            raise ValueError(f"--max_judge_failures must be between 0 and 1, got {self.max_failures}")
 
-    def is_offline(self, items: Sequence[Item]) -> bool:
-        """Whether the items of one tag are judged without a language model."""
-        if self.judge != "auto":
-            return self.judge == "offline"
-        benchmark = BENCHMARKS.get(items[0].tag)
-        return all(item.options for item in items) or (benchmark is not None and benchmark.score == "exact")
+    def is_offline(self, samples: Sequence[Sample]) -> bool:
+        """Whether the samples of one tag are judged without a language model; multiple choice always is."""
+        scorer = find_benchmark(samples[0].tag).scorer
+        if self.judge == "auto" or scorer == "choice":
+            return scorer != "judge" or all(sample.options for sample in samples)
+        return self.judge == "offline"
+
+
+def add_judge(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that judges. The key is no option: it comes from OPENAI_API_KEY."""
+    add, default = parser.add_argument_group("judge").add_argument, JudgeSettings()
+    endpoint = default.endpoint
+    add("--judge", choices=JUDGES, default=default.judge, help="auto: offline where the answers allow it")
+    add("--judge_model", default=endpoint.model, metavar="NAME", help="language model, by a dated name (%(default)s)")
+    add("--judge_returned_model", metavar="NAME", help="the name that its replies carry, if it is another one")
+    add(
+        "--judge_temperature",
+        type=_temperature,
+        default=endpoint.temperature,
+        metavar="N",
+        help="none: leave it out, for models that refuse it (%(default)s)",
+    )
+    add(
+        "--judge_max_tokens",
+        type=positive_int,
+        default=endpoint.max_tokens,
+        metavar="N",
+        help="longest reply (%(default)s)",
+    )
+    add(
+        "--judge_concurrency",
+        type=positive_int,
+        default=endpoint.concurrency,
+        metavar="N",
+        help="requests at the same time (%(default)s)",
+    )
+    add("--judge_ask_again", action="store_true", help="ask again if the cached reply cannot be used")
+    add("--judge_cache", type=Path, default=default.cache, metavar="FILE", help="file of the replies (%(default)s)")
+    add_max_failures(parser)
+
+
+def add_max_failures(parser: argparse.ArgumentParser) -> None:
+    """--max_judge_failures: from which share of judge failures on a command ends with exit code 1."""
+    parser.add_argument(
+        "--max_judge_failures",
+        type=float,
+        default=JudgeSettings.max_failures,
+        metavar="SHARE",
+        help="exit with 1 if the judge failed on a larger share of the predictions (%(default)s)",
+    )
+
+
+def judge_settings(options: argparse.Namespace) -> JudgeSettings:
+    """The settings that the options of `add_judge` give."""
+    endpoint = EndpointSettings(
+        model=options.judge_model,
+        returned_model=options.judge_returned_model,
+        temperature=options.judge_temperature,
+        max_tokens=options.judge_max_tokens,
+        concurrency=options.judge_concurrency,
+        ask_again=options.judge_ask_again,
+    )
+    return JudgeSettings(options.judge, options.judge_cache, options.max_judge_failures, endpoint)
+
+
+def _temperature(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)

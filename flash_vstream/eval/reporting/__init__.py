@@ -1,0 +1,1 @@
+"""Reporting: numbers with intervals, comparisons of two runs, tables and pictures."""

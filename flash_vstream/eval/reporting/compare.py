@@ -1,28 +1,38 @@
-"""Puts two runs on the same questions side by side, with paired tests: is the difference more than luck?"""
+"""Compares two runs on the same questions, with paired tests: is the difference larger than chance explains?"""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flash_vstream.eval.answering.store import key_of
-from flash_vstream.eval.judging.judge import Verdict
-from flash_vstream.eval.reporting.metrics import Measured, match_verdicts
-from flash_vstream.eval.reporting.pairing import by_tag, check_same
+from flash_vstream.eval.benchmarks import find_benchmark
+from flash_vstream.eval.reporting.metrics import Measured, by_method, verdict_of
 from flash_vstream.eval.reporting.statistics import difference_interval, mcnemar, sums_by_group
-from flash_vstream.eval.sample import Item
+from flash_vstream.eval.results import check_same_keys
+from flash_vstream.eval.sample import Sample, by_tag
 
-Result = tuple[Sequence[Item], Sequence[Verdict], dict[str, Any]]  # items, verdicts, run
+Result = tuple[dict[str, Any], Sequence[Sample]]  # run record, judged samples
 
 
 @dataclass(frozen=True)
 class Paired:
-    """One tag under two runs, on n_questions of it; accuracies and their difference (second less first) in per cent.
+    """One tag under two runs; of multiple choice, by one method of scoring. Accuracies are in per cent.
 
-    only_first, only_second: how many questions only that run got right. p: McNemar's exact test.
+    Attributes:
+        tag: The benchmark, and the method of scoring of multiple choice.
+        over: "judged": the questions judged in both runs; "all": the others count as not right.
+        n_questions: Number of these questions.
+        first: Accuracy of the first run.
+        second: Accuracy of the second run.
+        difference: Second less first, in points.
+        only_first: Questions that only the first run got right.
+        only_second: Questions that only the second run got right.
+        p: McNemar's exact test.
     """
 
     tag: str
-    over: str  # "judged": the questions judged in both; "all": the others count as not right
+    over: str
     n_questions: int
     first: float | None
     second: float | None
@@ -34,7 +44,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs: their names, where they differ, and the tags."""
+    """Two runs: their names, the fields in which their run records differ, and the tags."""
 
     names: tuple[str, str]
     differences: dict[str, tuple[Any, Any]]
@@ -42,35 +52,40 @@ class Comparison:
 
 
 def compare(first: Result, second: Result, names: tuple[str, str]) -> Comparison:
-    """The paired comparison. Raises ValueError where the runs are not of the same questions, or not of one judge."""
-    items, _, first_run = first
-    check_same({key_of(item) for item in items}, {key_of(item) for item in second[0]}, names[0], names[1])
-    found = [match_verdicts(result[0], result[1]) for result in (first, second)]
+    """The paired comparison. Raises ValueError if the runs have not the same questions, or not the same judges."""
+    (first_run, first_samples), (second_run, second_samples) = first, second
+    check_same_keys(first_samples, {sample.key for sample in second_samples}, names[0], names[1])
+    others = {sample.key: sample for sample in second_samples}
     tags = []
-    for tag, group in by_tag(items).items():
-        verdicts = [[mine[key_of(item)] for item in group] for mine in found]
-        judges = [sorted({verdict.judge for verdict in mine}) for mine in verdicts]
+    for tag, group in by_tag(first_samples).items():
+        pair = (group, [others[sample.key] for sample in group])
+        judges = [", ".join(sorted({verdict_of(sample).judge for sample in each})) for each in pair]
         if judges[0] != judges[1]:
             raise ValueError(
-                f"{tag} was judged by {', '.join(judges[0])} in {names[0]} and by {', '.join(judges[1])} in {names[1]}:"
-                " judges differ by more than models do, judge both with the same"
+                f"{tag} was judged by {judges[0]} in {names[0]} and by {judges[1]} in {names[1]}: judges differ by more"
+                " than models do, judge both with the same"
             )
-        tags += [_paired(tag, over, group, verdicts[0], verdicts[1]) for over in ("judged", "all")]
-    second_run = second[2]
-    keys = [*first_run, *(key for key in second_run if key not in first_run)]
+        if find_benchmark(tag).scorer == "choice":
+            scored = [by_method(each) for each in pair]
+            rows = {f"{tag}, {method}": (scored[0][method], scored[1][method]) for method in scored[0]}
+        else:
+            rows = {tag: pair}
+        tags += [_paired(name, over, *each) for name, each in rows.items() for over in ("judged", "all")]
     differences = {
-        key: (first_run.get(key), second_run.get(key)) for key in keys if first_run.get(key) != second_run.get(key)
+        key: (first_run.get(key), second_run.get(key))
+        for key in dict.fromkeys([*first_run, *second_run])
+        if first_run.get(key) != second_run.get(key)
     }
     return Comparison(names, differences, tuple(tags))
 
 
-def _paired(tag: str, over: str, items: list[Item], first: list[Verdict], second: list[Verdict]) -> Paired:
-    pairs = list(zip(items, first, second, strict=True))
+def _paired(tag: str, over: str, first: Sequence[Sample], second: Sequence[Sample]) -> Paired:
+    pairs = [(verdict_of(a).correct, verdict_of(b).correct, a.video_id) for a, b in zip(first, second, strict=True)]
     if over == "judged":
-        pairs = [pair for pair in pairs if pair[1].correct is not None and pair[2].correct is not None]
-    videos = [item.video_id for item, _, _ in pairs]
-    right_first = [float(verdict.correct is True) for _, verdict, _ in pairs]
-    right_second = [float(verdict.correct is True) for _, _, verdict in pairs]
+        pairs = [pair for pair in pairs if pair[0] is not None and pair[1] is not None]
+    videos = [video for *_, video in pairs]
+    right_first = [float(correct is True) for correct, _, _ in pairs]
+    right_second = [float(correct is True) for _, correct, _ in pairs]
     only_first = sum(a > b for a, b in zip(right_first, right_second, strict=True))
     only_second = sum(a < b for a, b in zip(right_first, right_second, strict=True))
     n_questions = len(pairs)

@@ -1,16 +1,24 @@
-"""Reports as text: one form that is aligned in a terminal and a table in Markdown."""
+"""Reports as text: Markdown whose tables are also aligned in a terminal."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from flash_vstream.eval.judging.judge import NO_PREDICTION
 from flash_vstream.eval.reporting.compare import Comparison, Paired
-from flash_vstream.eval.reporting.metrics import Group, Measured, Report, TagReport
+from flash_vstream.eval.reporting.metrics import CHANCE, Choice, Group, Measured, Report, TagReport
+from flash_vstream.eval.sample import NO_PREDICTION
 
 INTERVALS = (
-    "In brackets: 95 % bootstrap intervals, whole videos resampled. Over all: what has no prediction or no verdict"
-    " counts as not right."
+    "In brackets: 95 % bootstrap intervals, whole videos resampled. Over all: questions without a prediction or a"
+    " verdict count as not right."
+)
+
+CHOICE_NOTE = (
+    "Accuracy in per cent of all questions. sum, mean: of the log-probabilities of the tokens of a letter or of an"
+    " option's text. chance: a blind guess. In bold: the benchmark's own scores. Prompts are worded by this project:"
+    " compare with what was run here."
 )
 
 
@@ -31,14 +39,31 @@ def _render_tag(tag: TagReport) -> str:
         f" {_failures(tag)}",
         "",
     ]
-    header = ["questions", "videos", "number", "judged", "accuracy over judged, %", "accuracy over all, %", "score"]
-    lines += table(header, [_row(group) for group in tag.groups])
+    if tag.choice is None:
+        header = ["questions", "videos", "number", "judged", "accuracy over judged, %", "accuracy over all, %", "score"]
+        lines += table(header, [_row(group) for group in tag.groups])
+    else:
+        lines += _choice_lines(tag.choice)
     if tag.published:
         lines.append("")
     for published in tag.published:
         score = "" if published.score is None else f", score {published.score:g}"
         lines.append(f"- published: {published.accuracy:g} %{score}; judge: {published.judge}")
     return "\n".join(lines)
+
+
+def _choice_lines(choice: Choice) -> list[str]:
+    """A column for each method of scoring; below the groups the benchmark's own scores."""
+    rows = []
+    for groups in zip(*choice.methods.values(), strict=True):
+        name, accuracies = groups[0].name, [number(group.accuracy_over_all, 1) for group in groups]
+        counts = [f"{groups[0].n_videos:,}", f"{groups[0].n_questions:,}"]
+        rows.append([name, *counts, *accuracies, f"{choice.chance[name]:.1f}"])
+    for name in choice.task_scores.get(CHANCE, {}):
+        scores = [choice.task_scores[method][name] for method in (*choice.methods, CHANCE)]
+        rows.append([f"**{name}**", "", "", *(f"{score:.1f}" for score in scores)])
+    lines = table(["questions", "videos", "number", *choice.methods, CHANCE], rows)
+    return [*lines, "", f"{choice.n_unclear} generated replies named no option. {CHOICE_NOTE}"]
 
 
 def title(tag: TagReport) -> str:
@@ -67,7 +92,7 @@ def _row(group: Group) -> list[str]:
 
 
 def number(measured: Measured, digits: int, sign: str = "") -> str:
-    """ "51.9 [50.1, 53.6]", without brackets where there is no interval, "-" where there is no number."""
+    """As "51.9 [50.1, 53.6]"; without brackets if there is no interval, "-" if there is no number."""
     if measured.value is None:
         return "-"
     text = f"{measured.value:{sign}.{digits}f}"
@@ -98,8 +123,8 @@ def render_comparison(comparison: Comparison) -> str:
     lines += table(header, [_pair_row(paired) for paired in comparison.tags])
     lines += [
         "",
-        "B - A in points, with a 95 % paired bootstrap interval, whole videos resampled. McNemar's test takes questions"
-        " for independent, which those about one video are not: where the two disagree, believe the interval.",
+        "B - A in points, with a 95 % paired bootstrap interval, whole videos resampled. McNemar's test assumes"
+        " independent questions, and questions about one video are not: if the two disagree, trust the interval.",
     ]
     return "\n".join(lines)
 

@@ -1,26 +1,27 @@
 """The numbers of a run: accuracies and scores with intervals, of all questions of a tag and of each kind of them."""
 
+from __future__ import annotations
+
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from flash_vstream.eval.answering.store import Key, Row, key_of
-from flash_vstream.eval.benchmarks.base import BENCHMARKS, Published
-from flash_vstream.eval.judging.judge import NO_PREDICTION, Verdict
-from flash_vstream.eval.reporting.pairing import by_tag, check_same, match_rows
+from flash_vstream.eval.benchmarks import find_benchmark
+from flash_vstream.eval.benchmarks.base import Benchmark, Published
+from flash_vstream.eval.judging.multiple_choice import GENERATED, METHODS, picks, verdict_by
 from flash_vstream.eval.reporting.statistics import ratio_interval, sums_by_group
-from flash_vstream.eval.sample import Item
+from flash_vstream.eval.sample import Sample, Verdict, by_tag
 
-NEXT_LETTERS = {"C": "C (causal)", "T": "T (temporal)", "D": "D (descriptive)"}
 WITHOUT_TYPE = "(no type)"
+CHANCE = "chance"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A number with its 95 % interval; None where there is none: nothing judged, or fewer than two videos."""
+    """A number with its 95 % interval; None if there is none: nothing judged, or fewer than two videos."""
 
     value: float | None
     low: float | None
@@ -29,7 +30,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Group:
-    """Some questions of a tag. Accuracies are in per cent, the score is the mean of 0 to 5 over what is judged."""
+    """Some questions of a tag. Accuracies are in per cent; the score is the mean of 0 to 5 over what is judged."""
 
     name: str
     n_videos: int
@@ -42,8 +43,36 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The numbers of multiple choice, in per cent.
+
+    Attributes:
+        n_unclear: Generated replies that name no option, and count as wrong.
+        chance: Accuracy of a blind guess, by group.
+        methods: The groups by each method of scoring.
+        task_scores: The benchmark's own scores by method, and by chance.
+    """
+
+    n_unclear: int
+    chance: dict[str, float]
+    methods: dict[str, tuple[Group, ...]]
+    task_scores: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
 class TagReport:
-    """One benchmark. groups: all questions first. n_known: questions of the whole set, None where it has no size."""
+    """The numbers of one benchmark.
+
+    Attributes:
+        tag: The benchmark.
+        name: Its name in reports.
+        judge: The judge of all verdicts.
+        n_known: Questions of the whole set; None if it has no fixed size.
+        groups: All questions first, then those of each kind; of multiple choice, by the generated reply.
+        failures: Number of failures by reason.
+        published: Published results.
+        choice: Further numbers of multiple choice; None for other benchmarks.
+    """
 
     tag: str
     name: str
@@ -52,97 +81,123 @@ class TagReport:
     groups: tuple[Group, ...]
     failures: dict[str, int]
     published: tuple[Published, ...]
+    choice: Choice | None
 
 
 @dataclass(frozen=True)
 class Report:
-    """All tags of a run, and the run: checkpoint, protocol, memory, code version and whatever else decided it."""
+    """All tags of a run, and the run record: checkpoint, protocol, memory, code version and what else decided it."""
 
     run: dict[str, Any]
     tags: tuple[TagReport, ...]
 
 
-def build_report(
-    items: Sequence[Item], predictions: Sequence[Row], verdicts: Sequence[Verdict], run: dict[str, Any]
-) -> Report:
-    """The numbers of a run. Raises ValueError unless items, predictions and verdicts belong together one to one."""
-    texts = match_rows(items, predictions)
-    found = match_verdicts(items, verdicts)
-    if stale := [key for key, text in texts.items() if (text is None) != (found[key].failure == NO_PREDICTION)]:
-        raise ValueError(f"{' '.join(stale[0])} has been predicted again since it was judged: judge again")
-    tags = [_report_tag(tag, group, [found[key_of(item)] for item in group]) for tag, group in by_tag(items).items()]
-    return Report(run, tuple(tags))
+def build_report(samples: Sequence[Sample], run: dict[str, Any]) -> Report:
+    """The numbers of judged samples. Raises ValueError if the samples of a tag have more than one judge."""
+    return Report(run, tuple(_report_tag(tag, group) for tag, group in by_tag(samples).items()))
 
 
-def match_verdicts(items: Sequence[Item], verdicts: Sequence[Verdict]) -> dict[Key, Verdict]:
-    """(tag, id) -> verdict. Raises ValueError unless every item has exactly one."""
-    found = {(verdict.tag, verdict.id): verdict for verdict in verdicts}
-    if len(found) != len(verdicts):
-        raise ValueError(f"{len(verdicts) - len(found)} questions have more than one verdict: judge again")
-    check_same({key_of(item) for item in items}, set(found), "questions", "verdicts")
-    return found
+def verdict_of(sample: Sample) -> Verdict:
+    """The verdict of a judged sample."""
+    assert sample.verdict is not None
+    return sample.verdict
 
 
-def _report_tag(tag: str, items: list[Item], verdicts: list[Verdict]) -> TagReport:
-    judges = sorted({verdict.judge for verdict in verdicts})
-    if len(judges) > 1:
-        raise ValueError(f"{tag} has verdicts of more than one judge ({', '.join(judges)}): judge again with one")
-    benchmark = BENCHMARKS.get(tag)
-    return TagReport(
-        tag=tag,
-        name=benchmark.name if benchmark else tag,
-        judge=judges[0],
-        n_known=benchmark.n_items if benchmark else None,
-        groups=tuple(_groups(tag, items, verdicts)),
-        failures=dict(Counter(verdict.failure for verdict in verdicts if verdict.failure is not None).most_common()),
-        published=benchmark.published if benchmark else (),
-    )
+def by_method(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """The samples of one multiple-choice tag with their verdicts by each method of scoring."""
+    return {method: [replace(each, verdict=verdict_by(method, each)) for each in samples] for method in METHODS}
 
 
-def _groups(tag: str, items: list[Item], verdicts: list[Verdict]) -> Iterator[Group]:
-    """All questions, then those of each split, first letter (NExT-QA) and answer type, where the set has them."""
-    yield measure("all", items, verdicts)
-    ways: list[Callable[[Item], str]] = []
-    if any(item.split for item in items):
-        ways.append(split_of)
-    if tag == "nextoe":
-        ways.append(lambda item: NEXT_LETTERS.get(item.answer_type[:1], WITHOUT_TYPE))
-    if any(item.answer_type for item in items):
-        ways.append(lambda item: item.answer_type or WITHOUT_TYPE)
-    for name_of in ways:
-        names = [name_of(item) for item in items]
-        for name in sorted(set(names)):
-            chosen = [place for place, other in enumerate(names) if other == name]
-            yield measure(name, [items[place] for place in chosen], [verdicts[place] for place in chosen])
+def split_of(sample: Sample) -> str:
+    """The split of a sample. Yes/no questions are half right by chance, so they are a split of their own."""
+    return sample.split + (", yes/no" if sample.answer.lower() in ("yes", "no") else "")
 
 
-def split_of(item: Item) -> str:
-    """The split of an item. Yes/no questions are half right by chance, so they stand apart."""
-    return item.split + (", yes/no" if item.answer.lower() in ("yes", "no") else "")
-
-
-def measure(name: str, items: Sequence[Item], verdicts: Sequence[Verdict]) -> Group:
-    """The numbers of some items of one tag and their verdicts, in the same order."""
-    videos = [item.video_id for item in items]
+def measure(name: str, samples: Sequence[Sample]) -> Group:
+    """The numbers of some judged samples of one tag."""
+    videos = [sample.video_id for sample in samples]
+    verdicts = [verdict_of(sample) for sample in samples]
     right = [float(verdict.correct is True) for verdict in verdicts]
     judged = [float(verdict.correct is not None) for verdict in verdicts]
     scored = [float(verdict.score is not None) for verdict in verdicts]
     scores = [verdict.score or 0.0 for verdict in verdicts]
-    everything = [1.0] * len(items)
     return Group(
         name=name,
         n_videos=len(set(videos)),
-        n_questions=len(items),
+        n_questions=len(samples),
         n_judged=int(sum(judged)),
         n_right=int(sum(right)),
         accuracy_over_judged=_measured(videos, right, judged, 100),
-        accuracy_over_all=_measured(videos, right, everything, 100),
+        accuracy_over_all=_measured(videos, right, [1.0] * len(samples), 100),
         score=_measured(videos, scores, scored, 1),
     )
 
 
+def _report_tag(tag: str, samples: list[Sample]) -> TagReport:
+    benchmark = find_benchmark(tag)
+    verdicts = [verdict_of(sample) for sample in samples]
+    judges = sorted({verdict.judge for verdict in verdicts})
+    if len(judges) > 1:
+        raise ValueError(f"{tag} has verdicts of more than one judge ({', '.join(judges)}): judge again with one")
+    return TagReport(
+        tag=tag,
+        name=benchmark.name,
+        judge=judges[0],
+        n_known=benchmark.n_questions,
+        groups=_groups(samples, benchmark),
+        failures=dict(Counter(verdict.failure for verdict in verdicts if verdict.failure is not None).most_common()),
+        published=benchmark.published,
+        choice=_choice(samples, benchmark) if benchmark.scorer == "choice" else None,
+    )
+
+
+def _groups(samples: list[Sample], benchmark: Benchmark) -> tuple[Group, ...]:
+    return tuple(measure(name, group) for name, group in _partitions(samples, benchmark))
+
+
+def _partitions(samples: list[Sample], benchmark: Benchmark) -> list[tuple[str, list[Sample]]]:
+    """All samples, then those of each split, each group of the benchmark and each answer type, where there are any."""
+    ways: list[Callable[[Sample], str]] = []
+    if any(sample.split for sample in samples):
+        ways.append(split_of)
+    if benchmark.group_of is not None:
+        ways.append(benchmark.group_of)
+    if any(sample.answer_type for sample in samples):
+        ways.append(_type_of)
+    parts = [("all", samples)]
+    for name_of in ways:
+        names = sorted({name_of(sample) for sample in samples})
+        parts += [(name, [sample for sample in samples if name_of(sample) == name]) for name in names]
+    return parts
+
+
+def _type_of(sample: Sample) -> str:
+    return sample.answer_type or WITHOUT_TYPE
+
+
+def _choice(samples: list[Sample], benchmark: Benchmark) -> Choice:
+    parts = _partitions(samples, benchmark)
+    chance = {name: 100 * sum(1 / len(each.options) for each in part) / len(part) for name, part in parts}
+    methods = {method: _groups(judged, benchmark) for method, judged in by_method(samples).items()}
+    task_scores: dict[str, dict[str, float]] = {}
+    if benchmark.task_scores is not None:
+        tasks = {sample.answer_type for sample in samples}
+        counts = {name: len(part) for name, part in parts if name in tasks}
+        for method, groups in methods.items():
+            accuracies = {group.name: group.n_right / group.n_questions for group in groups if group.name in tasks}
+            task_scores[method] = _per_cent(benchmark.task_scores(accuracies, counts))
+        guessed = {task: chance[task] / 100 for task in counts}
+        task_scores[CHANCE] = _per_cent(benchmark.task_scores(guessed, counts))
+    n_unclear = sum(picks(sample)[GENERATED] is None for sample in samples if sample.reply is not None)
+    return Choice(n_unclear, chance, methods, task_scores)
+
+
+def _per_cent(shares: dict[str, float]) -> dict[str, float]:
+    return {name: 100 * share for name, share in shares.items()}
+
+
 def _measured(videos: list[str], values: list[float], counts: list[float], scale: float) -> Measured:
-    """scale * sum(values) / sum(counts), with an interval over the videos that count."""
+    """The ratio scale * sum(values) / sum(counts), with an interval over the videos whose counts are above 0."""
     numerators, denominators = sums_by_group(videos, values), sums_by_group(videos, counts)
     counting = denominators > 0
     if not counting.any():

@@ -1,4 +1,4 @@
-"""Draws a report: for each benchmark its accuracies with their intervals, and the published numbers as lines."""
+"""Draws a report: the accuracies of each benchmark with their intervals, and the published numbers as lines."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from flash_vstream.eval.reporting.markdown import title
 from flash_vstream.eval.reporting.metrics import Measured, Report, TagReport
 
 ROW_INCHES = 0.28
-OURS, OVER_ALL = "tab:blue", "tab:orange"
+COLOURS = ("tab:blue", "tab:orange", "tab:olive", "tab:cyan", "tab:brown")
+MARKERS = ("o", "s", "^", "v", "D")
 PUBLISHED_COLOURS = ("dimgrey", "tab:red", "tab:green", "tab:purple")
 
 
@@ -25,9 +26,12 @@ def draw(report: Report, path: Path) -> None:
 
 
 def _draw_tag(panel: Axes, tag: TagReport) -> None:
-    for row, group in enumerate(tag.groups):
-        _point(panel, group.accuracy_over_judged, row - 0.12, OURS, "o", "over judged" if row == 0 else None)
-        _point(panel, group.accuracy_over_all, row + 0.12, OVER_ALL, "s", "over all" if row == 0 else None)
+    series = _series(tag)
+    step = 0.24 if len(series) == 2 else 0.7 / len(series)
+    for place, (label, numbers) in enumerate(series.items()):
+        offset = step * (place - (len(series) - 1) / 2)
+        for row, measured in enumerate(numbers):
+            _point(panel, measured, row + offset, COLOURS[place], MARKERS[place], label if row == 0 else None)
     for published, colour in zip(tag.published, PUBLISHED_COLOURS, strict=False):
         label = f"published {published.accuracy:g} %, judge: {published.judge}"
         panel.axvline(published.accuracy, color=colour, linestyle="--", linewidth=1, label=label)
@@ -39,6 +43,16 @@ def _draw_tag(panel: Axes, tag: TagReport) -> None:
     panel.tick_params(labelsize=8)
     panel.grid(axis="x", alpha=0.3)
     panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.35 / len(tag.groups) - 0.12), ncols=2)
+
+
+def _series(tag: TagReport) -> dict[str, list[Measured]]:
+    """The accuracies of each group that are drawn, by label."""
+    if tag.choice is None:
+        return {
+            "over judged": [group.accuracy_over_judged for group in tag.groups],
+            "over all": [group.accuracy_over_all for group in tag.groups],
+        }
+    return {name: [group.accuracy_over_all for group in groups] for name, groups in tag.choice.methods.items()}
 
 
 def _point(panel: Axes, measured: Measured, row: float, colour: str, marker: str, label: str | None) -> None:

@@ -1,6 +1,6 @@
-"""How far a number can be trusted: bootstrap intervals over videos, and paired tests between two runs.
+"""Bootstrap intervals over videos, and paired tests between two runs.
 
-Questions about one video are not independent, so what is resampled is videos, with all their questions.
+Questions about one video are not independent, so whole videos are resampled, with all their questions.
 """
 
 import numpy as np
@@ -26,8 +26,14 @@ def ratio_interval(
 ) -> Interval | None:
     """Percentile bootstrap interval (95 %) of sum(numerators) / sum(denominators), whole videos resampled.
 
-    numerators, denominators [V]: sums over the questions of each video. The same seed gives the same interval. None
-    where there is no saying: fewer than two videos, or resamples in which nothing is left to divide by.
+    Args:
+        numerators: Sums over the questions of each video `[V]`.
+        denominators: Likewise `[V]`.
+        resamples: Number of resamples.
+        seed: The same seed gives the same interval.
+
+    Returns:
+        None for fewer than two videos, or if the denominators of a resample sum to 0.
     """
     if len(numerators) < 2:
         return None
@@ -49,7 +55,12 @@ def difference_interval(
 ) -> Interval | None:
     """Paired bootstrap interval (95 %) of the second run's mean less the first's, on the same resampled videos.
 
-    first, second [V]: what each run scored in each video; counts [V]: how many questions the video has.
+    Args:
+        first: The first run's sum of scores in each video `[V]`.
+        second: The second run's `[V]`.
+        counts: Number of questions of each video `[V]`.
+        resamples: Number of resamples.
+        seed: As in `ratio_interval`.
     """
     return ratio_interval(second - first, counts, resamples, seed)
 
@@ -63,12 +74,12 @@ def _percentiles(values: Values) -> Interval:
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided p of McNemar's exact test, given how many questions only the one and only the other run got right.
 
-    Under the null hypothesis each of these is a fair coin. p is 1 where the runs disagree nowhere.
+    Under the null hypothesis each of these is a fair coin toss. p is 1 if the runs never disagree.
     """
     if only_first < 0 or only_second < 0:
         raise ValueError(f"counts cannot be negative: {only_first}, {only_second}")
     total = only_first + only_second
-    term = tail = 1  # whole numbers: exact, and quick enough for all of MSRVTT-QA
+    term = tail = 1  # integers: exact, and fast enough for all of MSRVTT-QA
     for number in range(min(only_first, only_second)):
         term = term * (total - number) // (number + 1)
         tail += term

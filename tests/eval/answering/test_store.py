@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flash_vstream.eval.answering.store import PredictionStore, claim, forget_failures, merge, read_rows
-from flash_vstream.eval.sample import Item
+from flash_vstream.eval.answering.store import PredictionStore, claim, forget_failures, merge, read_predictions
+from flash_vstream.eval.sample import Prediction, Sample
 
 RUN = {"model_path": "ckpt/a", "checkpoint": "abc", "protocol": "stream", "memory_mode": "star", "tags": ["actnet"]}
 
 
-def item(number: int) -> Item:
-    return Item("actnet", f"q{number}", "v1", "What?", "this")
+def sample(number: int, **prediction: Any) -> Sample:
+    """A question with a prediction."""
+    given = Prediction(**{"text": "that", "error": None, "frames_seen": 3, "seconds": 0.5, **prediction})
+    return Sample("actnet", f"q{number}", "v1", "What?", "this", prediction=given)
 
 
-def row(number: int, **changes: Any) -> dict[str, Any]:
+def row(number: int) -> dict[str, Any]:
+    """Its line in a file."""
     values = {"tag": "actnet", "id": f"q{number}", "video_id": "v1", "prediction": "that", "error": None}
-    return {**values, "frames_seen": 3, "seconds": 0.5, **changes}
+    return {**values, "frames_seen": 3, "seconds": 0.5}
+
+
+def samples(*numbers: int) -> list[Sample]:
+    return [sample(number) for number in numbers]
 
 
 def fill(folder: Path, numbers: range, rank: int = 0) -> None:
     with PredictionStore(folder, RUN, rank) as store:
-        store.append(row(number) for number in numbers)
+        store.append(samples(*numbers))
 
 
 @pytest.mark.parametrize("cut", [1, 20, 100])
@@ -34,26 +42,38 @@ def test_a_line_that_was_torn_is_asked_again_and_no_other(tmp_path: Path, cut: i
     path = tmp_path / "predictions.0.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
     with PredictionStore(tmp_path, RUN) as store:
-        there = [("actnet", f"q{number}") in store for number in range(3)]
-        assert there == [True, True, False]
-        store.append([row(2)])
-    assert [value["id"] for value in merge(tmp_path, [item(n) for n in range(3)])] == ["q0", "q1", "q2"]
+        assert [each in store for each in samples(0, 1, 2)] == [True, True, False]
+        store.append(samples(2))
+    assert merge(tmp_path, samples(0, 1, 2)) == samples(0, 1, 2)
 
 
 def test_the_merge_holds_all_processes_in_the_order_of_the_questions(tmp_path: Path) -> None:
     fill(tmp_path, range(0, 3), rank=0)
     fill(tmp_path, range(3, 5), rank=1)
-    items = [item(number) for number in (4, 0, 3, 1, 2)]
-    assert [value["id"] for value in merge(tmp_path, items)] == ["q4", "q0", "q3", "q1", "q2"]
-    assert read_rows(tmp_path / "predictions.jsonl") == merge(tmp_path, items)
+    order = samples(4, 0, 3, 1, 2)
+    assert merge(tmp_path, [replace(each, prediction=None) for each in order]) == order
+    assert list(read_predictions(tmp_path / "predictions.jsonl")) == [each.key for each in order]
     with PredictionStore(tmp_path, RUN, rank=0) as store:  # a run on fewer processes knows the work of the others
-        assert ("actnet", "q4") in store
+        assert sample(4) in store
+
+
+def test_lines_are_plain_and_read_back(tmp_path: Path) -> None:
+    rating = {"log_prob": -1.5, "n_tokens": 2, "greedy": False}
+    rated = sample(1, ratings={"letters": [rating], "texts": [rating]})
+    failed = sample(2, text=None, error="video v1 is missing")
+    with PredictionStore(tmp_path, RUN) as store:
+        store.append([sample(0), rated, failed])
+    lines = [json.loads(line) for line in (tmp_path / "predictions.0.jsonl").read_text().splitlines()]
+    assert lines[0] == row(0)
+    assert lines[1]["prediction"] == {"reply": "that", "letters": [rating], "texts": [rating]}
+    assert (lines[2]["prediction"], lines[2]["error"]) == (None, "video v1 is missing")
+    assert merge(tmp_path, [sample(0), rated, failed]) == [sample(0), rated, failed]
 
 
 def test_the_merge_names_what_is_missing(tmp_path: Path) -> None:
     fill(tmp_path, range(2))
-    with pytest.raises(ValueError, match=r"2 of 4 questions have no prediction .*actnet q2, actnet q3; run the same"):
-        merge(tmp_path, [item(number) for number in range(4)])
+    with pytest.raises(ValueError, match=r"2 of 4 questions .*actnet q2, actnet q3"):
+        merge(tmp_path, samples(0, 1, 2, 3))
     assert not (tmp_path / "predictions.jsonl").exists()
 
 
@@ -62,16 +82,16 @@ def test_the_merge_does_not_count_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "predictions.0.jsonl"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"1 of 2 questions .*actnet q1"):
-        merge(tmp_path, [item(0), item(1)])
+        merge(tmp_path, samples(0, 1))
 
 
 def test_the_merge_refuses_doubles_and_strangers(tmp_path: Path) -> None:
     fill(tmp_path, range(2))
-    with pytest.raises(ValueError, match=r"1 predictions .*belong to no question: actnet q1"):
-        merge(tmp_path, [item(0)])
+    with pytest.raises(ValueError, match=r"1 predictions .*actnet q1"):
+        merge(tmp_path, samples(0))
     (tmp_path / "predictions.1.jsonl").write_text(json.dumps(row(1)) + "\n")
-    with pytest.raises(ValueError, match=r"two predictions for actnet q1, the second in predictions.1.jsonl"):
-        merge(tmp_path, [item(0), item(1)])
+    with pytest.raises(ValueError, match=r"actnet q1.*predictions\.1\.jsonl"):
+        merge(tmp_path, samples(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +100,7 @@ def test_the_merge_refuses_doubles_and_strangers(tmp_path: Path) -> None:
 )
 def test_a_folder_of_another_run_is_refused_by_the_field_that_differs(tmp_path: Path, name: str, value: Any) -> None:
     claim(tmp_path, RUN)
-    with pytest.raises(ValueError, match=f"another run: {name} is .* there and .* here; give another --output_dir"):
+    with pytest.raises(ValueError, match=f"{name} was .*--output_dir"):
         PredictionStore(tmp_path, {**RUN, name: value})
 
 
@@ -92,7 +112,7 @@ def test_the_same_weights_in_another_place_are_the_same_run(tmp_path: Path) -> N
 def test_predictions_without_their_run_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, range(1))
     (tmp_path / "run.json").unlink()
-    with pytest.raises(ValueError, match=r"holds predictions but no run.json"):
+    with pytest.raises(ValueError, match=r"run\.json.*--output_dir"):
         claim(tmp_path, RUN)
 
 
@@ -102,20 +122,25 @@ def test_two_processes_cannot_write_one_file(tmp_path: Path) -> None:
     fill(tmp_path, range(1))  # the lock has gone with the store
 
 
-@pytest.mark.parametrize("line", ["{not json", "[]", '{"id": "q1"}', ""])
+@pytest.mark.parametrize("line", ["{not json", "[]", '{"id": "q1"}', "", json.dumps(row(0))])
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     fill(tmp_path, range(1))
     with (tmp_path / "predictions.0.jsonl").open("a") as file:
         file.write(line + "\n" + json.dumps(row(2)) + "\n")
-    with pytest.raises(ValueError, match=r"predictions.0.jsonl line 2 is no prediction: delete that line"):
+    with pytest.raises(ValueError, match=r"predictions\.0\.jsonl line 2 "):
         PredictionStore(tmp_path, RUN)
 
 
 def test_failures_can_be_tried_again(tmp_path: Path) -> None:
+    failed = sample(1, text=None, error="video v1 is missing")
     with PredictionStore(tmp_path, RUN) as store:
-        store.append([row(0), row(1, prediction=None, error="video v1 is missing")])
+        store.append([sample(0), failed])
         with pytest.raises(ValueError, match="another process is writing"):
-            forget_failures(tmp_path)
-    assert forget_failures(tmp_path) == 1
+            forget_failures(tmp_path, RUN)
+    before = (tmp_path / "predictions.0.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="protocol"):  # of another run nothing is removed
+        forget_failures(tmp_path, {**RUN, "protocol": "release"})
+    assert (tmp_path / "predictions.0.jsonl").read_bytes() == before
+    assert forget_failures(tmp_path, RUN) == 1
     with PredictionStore(tmp_path, RUN) as store:
-        assert ("actnet", "q0") in store and ("actnet", "q1") not in store
+        assert sample(0) in store and failed not in store
