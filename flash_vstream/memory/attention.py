@@ -34,19 +34,9 @@ def _project(layer: nn.Module, values: Tensor) -> Tensor:
 
 
 def attend(memory: Tensor, entries: Tensor, q_proj: nn.Module, k_proj: nn.Module, ratio: float) -> Tensor:
-    """One update of the abstract memory by a block of entries.
+    """One update of the memory [N, S, D] by a block of entries [n, S, D]; `ratio` is r. Returns a new float32 tensor.
 
     Attention runs over all tokens of all entries. Gradients reach q, k and the memory before the update.
-
-    Args:
-        memory: [N, S, D].
-        entries: [n, S, D].
-        q_proj: Query projection, D -> d.
-        k_proj: Key projection, D -> d.
-        ratio: r above, the share of the update.
-
-    Returns:
-        The new memory [N, S, D], float32.
     """
     dim = memory.shape[-1]
     with torch.autocast(memory.device.type, enabled=False):

@@ -48,19 +48,15 @@ class Memory(nn.Module, ABC):
 
     @abstractmethod
     def update(self, state: State, features: Tensor, times: Times = None) -> State:
-        """Add frames to a stream.
+        """Add frames to a stream; the given state stays valid and unchanged.
 
         Args:
-            state: The stream so far; it stays valid and unchanged.
+            state: The stream so far.
             features: The new frames [T, P, D] of any float dtype, the same throughout a stream.
             times: Their stream times.
 
-        Returns:
-            The state after these frames.
-
         Raises:
-            ValueError: The state is of another mode or configuration, the features do not fit the configuration or are
-                not finite, or the times are not finite or decrease.
+            ValueError: State, features or times do not fit; the message names what is wrong.
         """
 
     @abstractmethod
@@ -93,11 +89,7 @@ class Memory(nn.Module, ABC):
 def check_features(features: Tensor, config: MemoryConfig, feature_dim: int, dtype: torch.dtype | None = None) -> None:
     """Raise ValueError unless `features` are [T, P, D] of a float dtype with a patch grid that fits the configuration.
 
-    Args:
-        features: The frames to check, T >= 1.
-        config: Its `spatial_size` must divide the side of the patch grid.
-        feature_dim: The expected D.
-        dtype: The dtype of the stream so far; None before its first frame.
+    `dtype` is that of the stream so far, None before its first frame.
     """
     if not isinstance(features, Tensor):
         raise ValueError(f"features must be a torch tensor [T, P, D], not {type(features).__name__}")
@@ -121,11 +113,9 @@ def check_features(features: Tensor, config: MemoryConfig, feature_dim: int, dty
 
 
 def check_finite(features: Tensor, probe: Tensor) -> None:
-    """Raise ValueError, naming the first such frame, if `features` hold NaN or infinite values.
+    """Raise ValueError, naming the first such frame, if `features` [T, P, D] hold NaN or infinite values.
 
-    Args:
-        features: The frames [T, P, D].
-        probe: A sum over all of them [], which is cheap to check: it is not finite if one value is not.
+    `probe` is any sum over all features, which is cheap to check: it is not finite if one of them is not.
     """
     if not bool(torch.isfinite(probe)):
         finite = torch.isfinite(features).flatten(1).all(1)
@@ -135,19 +125,9 @@ def check_finite(features: Tensor, probe: Tensor) -> None:
 
 
 def check_times(times: Times, n_frames: int, start: int, last: float) -> list[float]:
-    """The stream times of new frames, checked.
+    """The stream times of `n_frames` new frames after `start` older ones, the last of which was at `last`.
 
-    Args:
-        times: The given times; None for the frame index.
-        n_frames: Number of new frames.
-        start: Number of frames before them.
-        last: Time of the last of those.
-
-    Returns:
-        One time for each new frame.
-
-    Raises:
-        ValueError: The times are not `n_frames`, not finite, or decrease.
+    Raises ValueError unless the times are as many as the frames, finite and not decreasing.
     """
     if times is None:
         values = [float(start + n) for n in range(n_frames)]

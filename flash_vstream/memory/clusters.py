@@ -34,13 +34,9 @@ ARRAYS = ("weights", "times", "first_times", "last_times", "measured_weights", "
 
 
 class Clusters:
-    """The centroids and their bookkeeping. Only `add` changes an object; call it on a `copy` that nobody else holds.
+    """At most `capacity` centroids of `width` numbers, with `budget` member frames in all (0: none).
 
-    Args:
-        capacity: Number of centroids.
-        budget: Number of member frames kept in all; 0: none.
-        width: Length of a centroid's vector.
-        device: Where the centroids are held.
+    Only `add` changes an object; call it on a `copy` that nobody else holds.
     """
 
     def __init__(self, capacity: int, budget: int, width: int, device: torch.device) -> None:
@@ -73,12 +69,8 @@ class Clusters:
     def add(self, frame: Frame, scratch: Tensor | None = None) -> None:
         """Add one frame as a centroid; past capacity, merge the two centroids with the least cost.
 
-        Args:
-            frame: The frame, newer than all before.
-            scratch: Buffer for differences [capacity + 1, width] float32, for a caller who adds many frames.
-
-        Raises:
-            FloatingPointError: A distance is not finite.
+        `scratch` is a buffer for differences [capacity + 1, width] float32, for a caller who adds many frames. Raises
+        FloatingPointError for a distance that is not finite.
         """
         slot = self.free
         distances = self._measure(frame, scratch)

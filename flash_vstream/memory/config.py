@@ -83,11 +83,7 @@ class MemoryConfig:
         return (self.budget - self.spatial_length * self.spatial_size**2) // self.temporal_size**2
 
     def num_tokens(self, n_frames: float) -> int:
-        """The number of tokens after `n_frames` frames; `math.inf` frames give the largest number.
-
-        Raises:
-            ValueError: `n_frames` is negative or NaN.
-        """
+        """The number of tokens after `n_frames` frames; `math.inf` gives the largest. Raises ValueError below 0."""
         if not n_frames >= 0:
             raise ValueError(f"n_frames={n_frames} must be 0 or more")
         if self.mode in ("star", "published"):

@@ -28,18 +28,10 @@ def grid_side(n_tokens: int) -> int:
 
 
 def pool_grid(features: Tensor, size: int) -> Tensor:
-    """Average features over square windows.
+    """Average features [T, P, D] over square windows to [T, size * size, D]; returns `features` itself at that size.
 
-    Args:
-        features: [T, P, D], P a square.
-        size: Side of the resulting grid; must divide the side of the given one.
-
-    Returns:
-        [T, size * size, D] in the dtype of `features`, summed in float32 (float64 for float64); `features` itself if it
-        has that size.
-
-    Raises:
-        ValueError: The grid is not square or cannot be divided into whole windows.
+    The sum runs in float32 (float64 for float64); the result has the dtype of `features`. Raises ValueError unless the
+    grid is square and divides into whole windows.
     """
     side = grid_side(features.shape[1])
     if side == size:

@@ -107,11 +107,7 @@ class StarMemory(Memory):
         return self.read_digest(digest(self.config, features, times))
 
     def read_digest(self, digested: Digest) -> Tensor:
-        """The tokens [N, D] of a clip from its digest. Gradients reach `q_proj` and `k_proj`.
-
-        Raises:
-            ValueError: The digest is of another feature width.
-        """
+        """The tokens [N, D] of a clip from its digest. Raises ValueError for one of another feature width."""
         entries, tokens = digested
         if {entries.shape[-1], tokens.shape[-1]} != {self.feature_dim}:
             raise ValueError(
@@ -160,18 +156,9 @@ class StarMemory(Memory):
 
 
 def digest(config: MemoryConfig, features: Tensor, times: Times = None) -> Digest:
-    """The part of a whole clip's memory that needs no trained weights.
+    """The part of the memory of a whole clip [T, P, D] that needs no trained weights; `read_digest` adds them.
 
-    Args:
-        config: Sizes of the memory.
-        features: The clip [T, P, D].
-        times: Stream times of its frames.
-
-    Returns:
-        What `StarMemory.read_digest` turns into the clip's tokens.
-
-    Raises:
-        ValueError: As `StarMemory.update`.
+    Raises ValueError as `StarMemory.update` does.
     """
     width = features.shape[-1] if isinstance(features, Tensor) and features.ndim else 0
     state = _Fold(StarState(config, width), attend=None).add_all(features, times)

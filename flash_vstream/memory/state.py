@@ -30,7 +30,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class State(ABC):
-    """The state of one stream, whatever the memory mode. Times are stream times, weights are numbers of frames."""
+    """The state of one stream in any memory mode. Times are stream times, weights are numbers of frames."""
 
     config: MemoryConfig
     feature_dim: int

@@ -72,17 +72,10 @@ class FramePreprocessor:
         return self.size if self.crop_size is None else self.crop_size
 
     def __call__(self, frames: Tensor | np.ndarray, pad: bool = False) -> Tensor:
-        """Turn frames into pixels.
+        """Frames uint8 RGB [T, H, W, 3] -> pixels float32 [T, 3, S, S], on the device of the frames.
 
-        Args:
-            frames: uint8 RGB [T, H, W, 3].
-            pad: First put each picture on a square canvas of the mean colour, so that the crop removes nothing.
-
-        Returns:
-            float32 [T, 3, S, S], on the device of the frames.
-
-        Raises:
-            ValueError: The frames have another dtype or shape.
+        `pad` first puts each picture on a square canvas of the mean colour, so that the crop removes nothing. Raises
+        ValueError for another dtype or shape.
         """
         images = _checked(frames).permute(0, 3, 1, 2)  # [T, 3, H, W], channels last in memory
         height, width = images.shape[-2:]
@@ -120,10 +113,9 @@ class FramePreprocessor:
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> FramePreprocessor:
-        """Read the contents of a `preprocessor_config.json` (CLIP, SigLIP, DINOv2 and similar).
+        """From the contents of a `preprocessor_config.json` (CLIP, SigLIP, DINOv2 and similar).
 
-        Raises:
-            ValueError: A setting, named in the message, is not supported here.
+        Raises ValueError, naming the setting, for one that is not supported here.
         """
         if not config.get("do_resize", True):
             raise ValueError("do_resize is false in the preprocessor config: pictures of any size must be resized here")
@@ -182,15 +174,14 @@ def _side(config: Mapping[str, Any], name: str, default: int) -> tuple[int, bool
 
 def _checked(frames: Tensor | np.ndarray) -> Tensor:
     """The frames as a uint8 tensor [T, H, W, 3]. Raises ValueError that says what was given instead."""
+    if not isinstance(frames, Tensor | np.ndarray):
+        raise ValueError(f"frames are a {type(frames).__name__}: give a tensor or array, uint8 [T, H, W, 3]")
+    dtype = str(frames.dtype).removeprefix("torch.")
+    if dtype != "uint8":
+        raise ValueError(f"frames are {dtype}: give uint8 levels 0 to 255; the scale of other types is not guessed")
     if isinstance(frames, np.ndarray):
-        if frames.dtype != np.uint8:
-            raise ValueError(_wrong_dtype(str(frames.dtype)))
         # Copies what torch cannot share: a flipped view or a read-only array.
         frames = torch.from_numpy(np.require(frames, requirements=["C", "W"]))
-    elif not isinstance(frames, Tensor):
-        raise ValueError(f"frames are a {type(frames).__name__}: give a tensor or array, uint8 [T, H, W, 3]")
-    if frames.dtype != torch.uint8:
-        raise ValueError(_wrong_dtype(str(frames.dtype).removeprefix("torch.")))
     if frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"frames have shape {list(frames.shape)}: give RGB [T, H, W, 3] (one frame: [1, H, W, 3])")
     height, width = frames.shape[1:3]
@@ -199,10 +190,6 @@ def _checked(frames: Tensor | np.ndarray) -> Tensor:
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise ValueError(f"a frame is {width} x {height}: crop it, one side is over {MAX_ASPECT_RATIO} times the other")
     return frames
-
-
-def _wrong_dtype(dtype: str) -> str:
-    return f"frames are {dtype}: give uint8 levels 0 to 255; the scale of other types is not guessed"
 
 
 def _resize(images: Tensor, shape: tuple[int, int], mode: str) -> Tensor:

@@ -76,19 +76,10 @@ class VStreamProcessor(ProcessorMixin):
         padding_side: str = "right",
         **kwargs: Any,
     ) -> BatchFeature:
-        """Tokenize texts, each `<image>` as the placeholders of one visual.
+        """Texts and the number of frames of each of their `<image>`, in order -> input_ids and attention_mask [B, L].
 
-        Args:
-            text: One text or several.
-            n_frames: Number of frames of each `<image>`, in order over all texts.
-            padding_side: "left" or "right".
-            **kwargs: Refused; transformers passes unknown options here.
-
-        Returns:
-            input_ids and attention_mask [B, L]; the mask is 0 on padding.
-
-        Raises:
-            ValueError: `n_frames` has not one number for each `<image>`, or an option is unknown.
+        The mask is 0 on padding. Raises ValueError unless `n_frames` has one number for each `<image>`, and for options
+        that are not known.
         """
         if kwargs:
             raise ValueError(f"the processor takes text, n_frames and padding_side, not {', '.join(kwargs)}")
@@ -128,22 +119,11 @@ class VStreamProcessor(ProcessorMixin):
         conversation: str | None = None,
         max_length: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Tokenize answered turns for training.
+        """Answered turns -> (input_ids [L], labels [L]): labels are the ids of the answers, and -100 elsewhere.
 
-        An answer is learnt with its end token ("plain": the caption with its newline). If the conversation exceeds
-        `max_length` tokens, whole turns are dropped from its end, so that neither a visual nor an answer is cut.
-
-        Args:
-            turns: (question, answer) pairs.
-            n_frames: Number of frames of each visual.
-            conversation: Style; default: the processor's.
-            max_length: Largest number of tokens; default: unlimited.
-
-        Returns:
-            input_ids [L] and labels [L]: the ids of the answers, -100 elsewhere.
-
-        Raises:
-            ValueError: No answer remains to be learnt, or the first turn alone exceeds `max_length`.
+        An answer is learnt with its end token ("plain": the caption with its newline). Past `max_length` tokens, whole
+        turns are dropped from the end, so that neither a visual nor an answer is cut. Raises ValueError if no answer
+        remains, or if the first turn alone exceeds `max_length`.
         """
         turns = list(turns)
         while True:
@@ -232,17 +212,10 @@ class VStreamProcessor(ProcessorMixin):
         memory_mode: str | None = None,
         **kwargs: Any,
     ) -> VStreamProcessor:
-        """Open the processor of a native or published checkpoint.
+        """Open the processor of a native or published checkpoint, a folder or hub id.
 
-        Args:
-            pretrained_model_name_or_path: Folder or hub id.
-            *args: Ignored; for transformers' Auto classes.
-            memory: Replaces the checkpoint's memory configuration.
-            memory_mode: Replaces its mode only.
-            **kwargs: `revision` of a hub id.
-
-        Raises:
-            ValueError: A file is missing or damaged; the message names it.
+        `memory` replaces the checkpoint's memory configuration, `memory_mode` only its mode. Raises ValueError, naming
+        the file, for one that is missing or damaged.
         """
         folder = resolve_folder(Path(pretrained_model_name_or_path), kwargs.get("revision"))
         file = folder / PROCESSOR_FILE

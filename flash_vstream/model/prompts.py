@@ -34,21 +34,11 @@ def write(
     end_of_answer: str = "</s>",
     apply_chat_template: Callable[..., str] | None = None,
 ) -> Conversation:
-    """Write turns in a style, with the visuals in front of the first question.
+    """Write turns in a style, with `n_visuals` visuals in front of the first question.
 
-    Args:
-        turns: (question, answer) pairs; only the last answer may be None. Where they already contain `<image>`, those
-            stay in place and none are added.
-        style: One of STYLES.
-        n_visuals: Number of visuals.
-        end_of_answer: The tokenizer's end token ("v1" only).
-        apply_chat_template: The tokenizer's method ("chat_template" only).
-
-    Returns:
-        The text and the spans of its answers.
-
-    Raises:
-        ValueError: The style is unknown, there are no turns, a question is empty, or an earlier answer is missing.
+    `<image>` already in the turns stay where they are, and none are added. `end_of_answer` is the tokenizer's end token
+    ("v1" only). Raises ValueError for an unknown style, no turns, an empty question, or a missing answer before the
+    last.
     """
     if style not in STYLES:
         raise ValueError(f"conversation style {style!r} is unknown: choose one of {', '.join(STYLES)}")

@@ -17,11 +17,7 @@ SPACE = "\u2581"  # sentencepiece's mark for a space
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a checkpoint folder; `tokenizer.model` is read only without a `tokenizer.json`.
-
-    Raises:
-        ValueError: The folder has no readable tokenizer.
-    """
+    """The tokenizer in a folder; `tokenizer.model` is read only without a `tokenizer.json`. Raises ValueError."""
     folder = Path(folder)
     try:
         if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():

@@ -68,11 +68,7 @@ class Build:
         self.stage2 = work / "stage2"
 
     def run(self) -> None:
-        """Run all steps.
-
-        Raises:
-            ValueError: The work folder holds results of another recipe or world.
-        """
+        """Run all steps. Raises ValueError if the work folder holds results of another recipe or world."""
         self.check_same_recipe()
         for step in (
             self.build_tokenizer,
@@ -216,13 +212,7 @@ class Build:
         self._train(self.stage1, self.stage2, "finetune", self.recipe.batch, self.recipe.stage2_rate, conversation="v1")
 
     def _train(
-        self,
-        start: Path,
-        folder: Path,
-        records: str,
-        batch: int,
-        rate: float,
-        conversation: str = "plain",
+        self, start: Path, folder: Path, records: str, batch: int, rate: float, conversation: str = "plain"
     ) -> None:
         """One run of the Trainer; unlike Vicuna, this language model has to learn in stage 1 too: to look things up."""
         if is_trained(folder):

@@ -56,11 +56,8 @@ def story(stream: Stream, until: float) -> str:
     """What was seen in [0, until): one caption for each settled scene, in order."""
     captions = []
     for visit in stream.visits:
-        changes = {
-            visit.start,
-            *(a.start for a in visit.actors if a.enters),
-            *(a.end for a in visit.actors if a.leaves),
-        }
+        entered = {actor.start for actor in visit.actors if actor.enters}
+        changes = {visit.start} | entered | {actor.end for actor in visit.actors if actor.leaves}
         captions += [caption(visit, change) for change in sorted(changes) if change < until]
     return ". ".join(captions)
 

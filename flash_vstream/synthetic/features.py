@@ -13,10 +13,7 @@ def extract_features(
 ) -> None:
     """Encode every video that has no features of this encoder yet; those of another encoder or world are replaced.
 
-    The features are [L, P, D] float16, pooled to the memory's spatial size.
-
-    Raises:
-        ValueError: A video cannot be read.
+    The features are [L, P, D] float16, pooled to the memory's spatial size. Raises ValueError for an unreadable video.
     """
     remove_other_worlds(features, "*.safetensors")
     arguments = ExtractArguments(str(videos), str(features), pooled=True, overwrite=True)

@@ -25,11 +25,7 @@ LISTED = 0.4  # share of the visits whose objects are listed: only the room's na
 def notes(stream: Stream, until: float, rng: random.Random, checked: float = CHECKED) -> str:
     """Statements, in any order, about what was seen in [0, until]: objects, the order of rooms, the scene in view.
 
-    Args:
-        stream: The stream.
-        until: The moment in stream seconds.
-        rng: Source of randomness.
-        checked: Share of statements that say whether something is so.
+    `checked` is the share of statements that say whether something is so.
     """
     seen = [visit for visit in stream.visits if visit.start <= until]
     names = [actor.name for visit in seen for actor in visit.actors if actor.start <= until]

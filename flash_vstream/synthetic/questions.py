@@ -88,16 +88,11 @@ def choose(
     used: Counter[tuple[str, str]],
     known: set[str] | None = None,
 ) -> list[Question]:
-    """Pick questions, templates in turn, each time with the answer that was used least.
+    """Pick at most `count` questions, templates in turn, each time with the answer that was used least.
 
-    Args:
-        questions: The questions to pick from.
-        count: The largest number to pick.
-        rng: Source of randomness.
-        used: Counts (template, answer) over a whole data set; updated. It keeps any answer of a template from becoming
-            a good guess.
-        known: Facts of the conversation's earlier turns; updated. No picked question shares a fact with them or with
-            another, so that no turn can be answered from the words of another. Default: no such check.
+    `used` counts (template, answer) over a whole data set and is updated; it keeps any answer of a template from
+    becoming a good guess. `known`, for the turns of one conversation, holds facts and is updated: no picked question
+    shares a fact with them or another, so that no turn can be answered from the words of another.
     """
     by_template: dict[str, list[Question]] = {}
     for question in rng.sample(questions, len(questions)):

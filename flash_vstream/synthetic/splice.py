@@ -50,18 +50,10 @@ def splice(
     rooms: tuple[int, int] = (2, len(ROOMS)),
     brief: bool = False,
 ) -> list[Spliced]:
-    """Splice streams from the visits of others. The same arguments give the same streams.
+    """`count` streams made of visits of the sources; the same arguments give the same streams.
 
-    Args:
-        sources: Rendered streams.
-        first_seed: Seed of the first stream; the others follow.
-        count: Number of streams.
-        longest_s: A stream ends before the visit that would exceed this length, in seconds.
-        rooms: Smallest and largest number of visits of a stream.
-        brief: Whether to take a few seconds without change from each visit.
-
-    Raises:
-        ValueError: No source shows one of the rooms.
+    `rooms` are the smallest and largest number of visits; a stream ends before the visit that would exceed `longest_s`.
+    `brief` takes a few seconds without change of each visit. Raises ValueError if no source shows one of the rooms.
     """
     by_room: dict[str, list[tuple[Stream, Visit]]] = {room: [] for room in ROOMS}
     for source in sources:

@@ -12,17 +12,10 @@ LEAST_VARIANCE = 1e-2  # relative to the mean variance: directions below it are 
 
 @torch.no_grad()
 def whiten(layer: nn.Linear, features: Tensor) -> None:
-    """Put the whitening of its inputs into a layer, in place.
+    """Put the whitening of its inputs into a layer, in place, from samples of them [n, D].
 
-    Its weight then meets inputs of mean 0 with equal variance in all directions; the bias gives the output mean 0, and
-    the scale variance 1.
-
-    Args:
-        layer: A linear layer with D inputs.
-        features: Samples of its inputs [n, D].
-
-    Raises:
-        ValueError: n < D, so that the variances of some directions are unknown.
+    Its weight then meets inputs of mean 0 with equal variance in all directions; the output has mean 0, by the bias,
+    and variance 1. Raises ValueError for n < D, where the variances of some directions are unknown.
     """
     if len(features) < features.shape[1]:
         raise ValueError(f"{len(features)} features of {features.shape[1]} numbers are too few to whiten: give more")

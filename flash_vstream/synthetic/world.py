@@ -28,7 +28,7 @@ ALONE = 0.7  # share of a slide show's frames with one object; the others have t
 
 @dataclass(frozen=True)
 class Actor:
-    """One object during one visit: its look, its place, and its times (stream seconds)."""
+    """One object during one visit: appearance, place, and times (stream seconds)."""
 
     colour: str
     shape: str
@@ -123,18 +123,8 @@ def _draw_actors(
     actors = []
     for index, (colour, shape) in enumerate(chosen):
         enters, leaves = index == 0 and event == "enter", index == 0 and event == "leave"
-        actors.append(
-            Actor(
-                colour,
-                shape,
-                rng.choice(ACTIVITIES),
-                spots[index],
-                change if enters else start,
-                change if leaves else end,
-                enters,
-                leaves,
-            )
-        )
+        seen = (change if enters else start, change if leaves else end)
+        actors.append(Actor(colour, shape, rng.choice(ACTIVITIES), spots[index], *seen, enters, leaves))
     if event == "leave":
         gone.append(chosen[0])
     return tuple(actors)

@@ -86,18 +86,10 @@ def read_metadata(folder: str | Path) -> tuple[str, MemoryConfig]:
 
 
 def load_adapter(model: VStreamForConditionalGeneration, folder: str | Path, merge_lora: bool = True) -> Any:
-    """Put an adapter on its base, in place.
+    """Put an adapter on its base, in place, and return the model.
 
-    Args:
-        model: The base model.
-        folder: The adapter's folder.
-        merge_lora: Whether to merge a LoRA into the model; False keeps it separate, for training.
-
-    Returns:
-        The model; a PeftModel for a LoRA that is not merged.
-
-    Raises:
-        ValueError: The adapter does not fit the model; the message names the tensor.
+    With `merge_lora` False a LoRA stays separate, for training, and a PeftModel is returned. Raises ValueError, naming
+    the tensor, unless the adapter fits the model exactly.
     """
     folder = Path(folder)
     _, memory = read_metadata(folder)

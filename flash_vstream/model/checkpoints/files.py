@@ -25,11 +25,7 @@ HUB_FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt"]
 
 
 def resolve_folder(path: str | Path, revision: str | None = None) -> Path:
-    """The folder of a checkpoint; a hub id is downloaded.
-
-    Raises:
-        ValueError: There is no such folder, and it cannot be downloaded.
-    """
+    """The folder of a checkpoint, given as a path or as a hub id, which is downloaded. Raises ValueError."""
     folder = Path(path)
     if folder.is_dir():
         return folder

@@ -17,28 +17,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from flash_vstream.memory import MemoryConfig
 
 LLAMA_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_scaling",
-    "attention_bias",
-    "attention_dropout",
-    "mlp_bias",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "tie_word_embeddings",
-    "use_cache",
-)
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps", "rope_theta",
+    "rope_scaling", "attention_bias", "attention_dropout", "mlp_bias", "bos_token_id", "eos_token_id", "pad_token_id",
+    "tie_word_embeddings", "use_cache",
+)  # fmt: skip
 MEMORY_FIELDS = {
     "spatial_length": "video_current_memory_length",
     "spatial_size": "compress_size",
@@ -78,17 +61,10 @@ def is_published(config: Mapping[str, Any]) -> bool:
 
 
 def convert_config(config: Mapping[str, Any], folder: str | Path) -> dict[str, Any]:
-    """Convert a published configuration.
+    """Convert the contents of a published config.json to those of a `VStreamConfig`.
 
-    Args:
-        config: The contents of its config.json.
-        folder: The checkpoint's folder, where the vision tower is looked for.
-
-    Returns:
-        The fields of a `VStreamConfig`.
-
-    Raises:
-        ValueError: A field, named in the message, has a value that is not supported, or the tower is missing.
+    `folder` is the checkpoint's, where the vision tower is looked for. Raises ValueError, naming the field, for a value
+    that is not supported.
     """
     for field, value in SUPPORTED.items():
         if config.get(field, value) != value:
@@ -114,17 +90,10 @@ def convert_config(config: Mapping[str, Any], folder: str | Path) -> dict[str, A
 
 
 def find_tower(name: str, folder: str | Path) -> str:
-    """Find the vision tower that a published configuration names.
+    """The path or hub id of the vision tower that a published configuration names.
 
-    Args:
-        name: An absolute path, a path relative to `folder`, to its parent or to the working folder, or a hub id.
-        folder: The checkpoint's folder.
-
-    Returns:
-        The tower's path or hub id.
-
-    Raises:
-        ValueError: The tower is in none of these places; the message lists them.
+    `name` is an absolute path, a path relative to the checkpoint's folder, to its parent or to the working folder, or a
+    hub id. Raises ValueError that lists the places tried.
     """
     folder = Path(folder).resolve()
     places = [Path(name)] if Path(name).is_absolute() else [folder / name, folder.parent / name, Path.cwd() / name]

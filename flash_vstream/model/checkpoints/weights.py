@@ -43,23 +43,10 @@ def load_model(
     output_loading_info: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """Load a checkpoint, for `VStreamForConditionalGeneration.from_pretrained`.
+    """Load a checkpoint, for `VStreamForConditionalGeneration.from_pretrained`, whose arguments these are.
 
-    Args:
-        load: transformers' own `from_pretrained`.
-        path: Folder or hub id.
-        *model_args: For `load`.
-        memory: Replaces the checkpoint's memory configuration.
-        memory_mode: Replaces its mode only.
-        config: Default: the checkpoint's.
-        output_loading_info: Whether to return transformers' report too.
-        **kwargs: For `load`.
-
-    Returns:
-        The model, or (model, report).
-
-    Raises:
-        ValueError: Anything is missing, unexpected, misshapen or unreadable; the message names the file or parameter.
+    `load` is transformers' own `from_pretrained`. Raises ValueError, naming the file or parameter, for anything
+    missing, unexpected, misshapen or unreadable.
     """
     folder = resolve_folder(path, kwargs.get("revision"))
     published = check_architecture(folder)
@@ -152,14 +139,9 @@ def _tower_weights(config: VStreamConfig) -> dict[str, Tensor]:
 
 
 def load_tower(tower: str, config: PreTrainedConfig) -> PreTrainedModel:
-    """Load a vision tower alone, in its own dtype.
+    """Load a vision tower alone, in its own dtype; of a two-tower CLIP or SigLIP only the vision part.
 
-    Args:
-        tower: Folder or hub id; of a two-tower CLIP or SigLIP the vision part is taken.
-        config: The tower's configuration.
-
-    Raises:
-        ValueError: A parameter, named in the message, is missing, unexpected or does not fit the configuration.
+    Raises ValueError, naming the parameter, for any that is missing, unexpected or does not fit the configuration.
     """
     if Path(tower).is_dir():
         check_weights(Path(tower))

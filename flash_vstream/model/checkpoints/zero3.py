@@ -20,12 +20,7 @@ THRESHOLD = "stage3_param_persistence_threshold"  # largest size of a weight tha
 
 @contextlib.contextmanager
 def gathered(parameters: Iterable[nn.Parameter], change: bool = False) -> Iterator[None]:
-    """Gather parameters for the block; without ZeRO-3 they are always whole.
-
-    Args:
-        parameters: The parameters to gather.
-        change: Whether changes that the first process makes to them persist.
-    """
+    """Gather parameters for the block (a no-op without ZeRO-3); `change`: keep the changes of the first process."""
     if not is_deepspeed_zero3_enabled():
         yield
         return
@@ -46,11 +41,7 @@ def without_hooks(tower: nn.Module) -> None:
 def gather_whole(parts: dict[str, nn.Module]) -> None:
     """Gather the weights that the next step needs whole; DeepSpeed does so after a step, not at first or after saving.
 
-    Args:
-        parts: Modules by name.
-
-    Raises:
-        ValueError: DeepSpeed is not configured to keep one of the weights whole.
+    Raises ValueError unless DeepSpeed is configured to keep all of them whole.
     """
     if not is_deepspeed_zero3_enabled():
         return
