@@ -23,6 +23,7 @@ class FrameBuffer:
     Args:
         source: The source; the buffer closes it.
         queue_size: Frames that can wait in the queue.
+        start_s: Added to the times of the source, for a stream that continues an earlier one.
 
     Attributes:
         dropped: The number of frames dropped so far.
@@ -31,12 +32,13 @@ class FrameBuffer:
         ValueError: `queue_size` is below 1.
     """
 
-    def __init__(self, source: FrameSource, queue_size: int = 8) -> None:
+    def __init__(self, source: FrameSource, queue_size: int = 8, start_s: float = 0.0) -> None:
         if queue_size < 1:
             raise ValueError(f"queue_size is {queue_size}: give at least 1 frame")
         self.dropped = 0
         self._source = source
         self._size = queue_size
+        self._start_s = start_s
         self._frames: collections.deque[TimedFrame] = collections.deque()
         self._changed = threading.Condition()  # guards all attributes that change
         self._has_ended = False
@@ -57,7 +59,7 @@ class FrameBuffer:
             if not self._is_closed and self._thread.ident is None:
                 self._thread.start()
         while (item := self._take()) is not None:
-            yield item
+            yield item[0], item[1] + self._start_s
 
     def close(self) -> None:
         """Stop the thread and end the iteration. May be called from any thread, and more than once."""
