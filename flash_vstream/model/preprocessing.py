@@ -8,6 +8,7 @@ picture shrinks on the CPU by FAST_SHRINK or more: there they agree to 1 of 255.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -221,14 +222,17 @@ def _resize_width(images: Tensor, width: int, mode: str) -> Tensor:
     if images.shape[-1] == width:
         return images
     weights = _filter_weights(images.shape[-1], width, mode).to(images.device)
-    total = images.double() @ weights.T
-    return total.add_(2 ** (WEIGHT_BITS - 1)).div_(2**WEIGHT_BITS).floor_().clamp_(0, 255).to(torch.uint8)
+    columns = images.movedim(-1, 0)  # [W, T, 3, H]
+    total = torch.sparse.mm(weights, columns.reshape(len(columns), -1).double()).view(width, *columns.shape[1:])
+    levels = total.add_(2 ** (WEIGHT_BITS - 1)).div_(2**WEIGHT_BITS).floor_().clamp_(0, 255).to(torch.uint8)
+    return levels.movedim(0, -1)
 
 
+@functools.lru_cache(maxsize=8)
 def _filter_weights(source: int, target: int, mode: str) -> Tensor:
-    """Pillow's fixed-point filter [target, source], float64: rows sum to about 2**WEIGHT_BITS.
+    """Pillow's fixed-point filter, sparse [target, source], float64: rows sum to about 2**WEIGHT_BITS.
 
-    The filter widens when shrinking (antialiasing); centres are those of half-open pixels.
+    The filter widens when shrinking (antialiasing); the centre of pixel n is at n + 1/2.
     """
     scale = source / target
     centres = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
@@ -240,7 +244,7 @@ def _filter_weights(source: int, target: int, mode: str) -> Tensor:
     else:
         weights = (1 - distance).clamp(min=0)
     weights = weights / weights.sum(1, keepdim=True) * 2**WEIGHT_BITS
-    return (weights + torch.where(weights < 0, -0.5, 0.5)).trunc()
+    return (weights + torch.where(weights < 0, -0.5, 0.5)).trunc().to_sparse()
 
 
 def _centre_crop(images: Tensor, side: int) -> Tensor:
