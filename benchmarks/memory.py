@@ -1,11 +1,11 @@
-"""What the memory costs: time a frame, growth, whole clips, beside the published algorithm's arithmetic.
+"""What the memory costs: time per frame, growth, and whole clips, compared with the published algorithm's arithmetic.
 
     python -m benchmarks.memory [--quick] [--device cuda] [--dtype bfloat16]
 
-"published" rows are a plain transcription of the release's arithmetic, in this project's words: pool, then Lloyd
-k-means whose distances come from one [T, 25, 16 * D] difference tensor, and, when streaming, a buffer of all frames
-that is concatenated anew for every frame.  Both sides run in the same process settings; offline rows each in a process
-of their own, whose peak memory is what the operating system says (on a GPU, what torch says).
+"published" rows are a plain transcription of the release's arithmetic: pooling, then Lloyd k-means whose distances come
+from one [T, 25, 16 * D] difference tensor, and, when streaming, a buffer of all frames that is concatenated again for
+every frame. Both sides run with the same process settings. Each offline row runs in a process of its own, whose peak
+memory is reported by the operating system (on a GPU, by torch).
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ CLUSTERS, ITERATIONS = 25, 10
 
 
 def synchronise(device: str) -> None:
+    """Wait for the GPU, if there is one."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
-# Frames a scene, and how far its features walk a frame where scenes differ by 1. k-means soon has the still ones.
+# Frames per scene, and the drift of its features per frame where scenes differ by 1. k-means finds the still ones fast.
 CLIPS = {"still": (15, 0.0), "drifting": (40, 0.05)}
 
 
@@ -83,13 +84,13 @@ def published_kmeans(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, i
 
 
 def published_offline(features: Tensor) -> int:
-    """Temporal memory of a whole clip [T, P, D]; how many iterations it took."""
+    """Temporal memory of a whole clip [T, P, D]; returns the number of iterations."""
     points = published_pool(published_pool(features, 8), 4)[:-1].flatten(1).float()
     return published_kmeans(points, torch.ones(len(points), device=points.device))[2]
 
 
 def time_published_stream(features: Tensor, device: str, held: int) -> float:
-    """ms a frame of the published streaming step with `held` frames in its buffer."""
+    """Milliseconds per frame of the published streaming step with `held` frames in its buffer."""
     buffer = published_pool(features[:1], 8).expand(held, -1, -1).clone()
     centroids = published_pool(features[:CLUSTERS], 4).flatten(1).float()
     weights = torch.ones(CLUSTERS + 1, device=features.device)
@@ -106,7 +107,7 @@ def time_published_stream(features: Tensor, device: str, held: int) -> float:
 
 @torch.inference_mode()
 def time_star_stream(features: Tensor, device: str) -> float:
-    """ms a frame of single-frame updates once every part of the memory is full."""
+    """Milliseconds per frame of single-frame updates once every part of the memory is full."""
     config = MemoryConfig()
     memory = build_memory(config, features.shape[-1]).to(features.device)
     state, fill = memory.init_state(), config.candidates * config.temporal_length + 60
@@ -122,7 +123,7 @@ def time_star_stream(features: Tensor, device: str) -> float:
 
 @torch.inference_mode()
 def print_growth(total: int, patches: int, dim: int, device: str, dtype: torch.dtype) -> None:
-    """Update time and size of the state along a stream of `total` frames."""
+    """Print update time and state size along a stream of `total` frames."""
     features = scenes(2000, patches, dim, device, dtype)
     memory = build_memory(MemoryConfig(), dim).to(device)
     state, marks = memory.init_state(), [total // 100, total // 10, total // 2, total]
@@ -147,7 +148,7 @@ def print_growth(total: int, patches: int, dim: int, device: str, dtype: torch.d
 
 @torch.inference_mode()
 def offline(kind: str, clip: str, frames: int, device: str, dtype: torch.dtype) -> dict[str, float]:
-    """Seconds and peak memory above the features of one whole clip; meant for a process of its own."""
+    """Seconds and peak memory, above the features, of one whole clip; for a process of its own."""
     features = scenes(frames, PATCHES, DIM, device, dtype, clip)
     memory = build_memory(MemoryConfig(), DIM).to(device)
     memory.consolidate(features[:40])
@@ -189,7 +190,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
     parser.add_argument("--offline", choices=["star", "published"], help="one offline run, printed as json")
-    parser.add_argument("--clip", choices=CLIPS, default="still", help="what that run sees")
+    parser.add_argument("--clip", choices=CLIPS, default="still", help="scenes of that run")
     parser.add_argument("--frames", type=int, default=600, help="length of that run")
     return parser.parse_args()
 

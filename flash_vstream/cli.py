@@ -2,7 +2,7 @@
 
 Each command is a module with two functions, `parser()` and `run(options)`, and is imported only when it is asked for.
 This file starts a command, in several processes where it can use them, and decides how it ends: exit code 0, 1 if the
-command found faults, 2 with one line on stderr after bad input, 130 after Ctrl-C.
+command found faults, 2 with one line on stderr after bad input, 130 after Ctrl-C, 141 if nobody reads its output.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import flash_vstream
 FAULTS_FOUND = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+OUTPUT_CLOSED = 141
 
 
 class Command(NamedTuple):
@@ -84,13 +85,16 @@ def run(words: Sequence[str]) -> int | None:
 
 
 def finish(work: Callable[[], int | None]) -> int:
-    """The exit code of a command: that of `work` (None: 0), 2 after bad input, 130 after Ctrl-C.
+    """The exit code of a command: that of `work` (None: 0), 2 after bad input, 130 after Ctrl-C, 141 without a reader.
 
     Bad input is a ValueError or an OSError; it is printed in one line. Any other error is a fault of the program and
     keeps its traceback.
     """
     try:
         return work() or 0
+    except BrokenPipeError:  # the reader of stdout is gone, as after `| head`; the exit would fail to flush to it, too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OUTPUT_CLOSED
     except (ValueError, OSError) as error:
         rank = os.environ.get("RANK", "0")
         print(f"error: {'' if rank == '0' else f'process {rank}: '}{_one_line(error)}", file=sys.stderr)

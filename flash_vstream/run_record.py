@@ -29,13 +29,14 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def check_same_run(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same_run(path: Path, before: Mapping[str, Any], now: Mapping[str, Any], option: str = "--output_dir") -> None:
     """Compare the fields that decide a run's result with those of the run that a folder holds.
 
     Args:
         path: The record file, named in the error.
         before: The deciding fields of the run in the folder.
         now: The deciding fields of this run.
+        option: The option that gives the folder.
 
     Raises:
         ValueError: A field differs; the message names it, both values and the remedy.
@@ -44,7 +45,7 @@ def check_same_run(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]
         if before.get(name) != now.get(name):
             raise ValueError(
                 f"{path.parent} holds another run: {name} was {before.get(name)!r} and is now {now.get(name)!r}; give"
-                " another --output_dir or the earlier value"
+                f" another {option} or the earlier value"
             )
 
 

@@ -13,12 +13,13 @@ from flash_vstream.memory.config import MODES, MemoryConfig
 from flash_vstream.memory.controls import ControlMemory
 from flash_vstream.memory.published import PublishedMemory
 from flash_vstream.memory.star import Digest, StarMemory, digest
+from flash_vstream.memory.state import State
 
-__all__ = ["MODES", "Digest", "Memory", "MemoryConfig", "build_memory", "digest"]
+__all__ = ["MODES", "Digest", "Memory", "MemoryConfig", "State", "build_memory", "digest"]
 
 
 def build_memory(config: MemoryConfig, feature_dim: int) -> Memory:
-    """The memory of `config.mode` for features [T, P, feature_dim]: an nn.Module whose weights fit every mode."""
+    """The memory of `config.mode` for features [T, P, feature_dim]; its weights fit every mode."""
     if config.mode == "star":
         return StarMemory(config, feature_dim)
     if config.mode == "published":

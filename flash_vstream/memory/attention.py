@@ -1,8 +1,8 @@
-"""The semantic attention that keeps the abstract memory (arXiv 2406.08085, section 3.2), always in float32.
+"""The semantic attention that updates the abstract memory (arXiv 2406.08085, section 3.2), always in float32.
 
     A = softmax(q(M) k(E)^T / sqrt(d)),   M <- (1 - r) M + r A E
 
-M are the memory's tokens, E a block of new entries' tokens.  q and k are the memory's only trained weights.
+M are the memory's tokens, E the tokens of a block of new entries. q and k are the memory's only trained weights.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32 whatever its weights' dtype is (bfloat16 training, float16 serving)."""
+    """A linear layer that computes in float32 whatever its weights' dtype (bfloat16 training, float16 serving)."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """[..., in] of any float dtype -> [..., out] float32."""
         return _float32_linear(self, input)
 
 
@@ -27,15 +28,15 @@ def _float32_linear(layer: nn.Linear, values: Tensor) -> Tensor:
 
 
 def _project(layer: nn.Module, values: Tensor) -> Tensor:
-    # Anything but a plain nn.Linear computes by itself, so that offloading and adapters around it take part. Past the
-    # module's own hooks: those of DeepSpeed's ZeRO-3 must not see how often this is done, as it differs by process.
+    # Any other module than a plain nn.Linear computes by itself, so that offloading and adapters around it take effect.
+    # `forward` skips the module's hooks: ZeRO-3's must not count these calls, whose number differs between processes.
     return _float32_linear(layer, values) if type(layer) is nn.Linear else layer.forward(values)
 
 
 def attend(memory: Tensor, entries: Tensor, q_proj: nn.Module, k_proj: nn.Module, ratio: float) -> Tensor:
-    """One update of the abstract memory [N, S, D] by a block of entries [n, S, D]; float32, new tensor [N, S, D].
+    """One update of the memory [N, S, D] by a block of entries [n, S, D]; `ratio` is r. Returns a new float32 tensor.
 
-    Attention runs over all tokens of all entries.  Gradients reach q and k, and the memory that came before.
+    Attention runs over all tokens of all entries. Gradients reach q, k and the memory before the update.
     """
     dim = memory.shape[-1]
     with torch.autocast(memory.device.type, enabled=False):

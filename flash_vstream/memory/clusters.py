@@ -1,15 +1,16 @@
-"""Temporal memory: weighted centroids of the stream, each merge the best there is, and the frames nearest to them.
+"""Temporal memory: weighted centroids of the stream, merged by least Ward cost, and the frames nearest to them.
 
-A new frame joins as a centroid of weight 1.  Past `capacity`, the two centroids a, b with the least Ward cost
-`w_a w_b / (w_a + w_b) * |c_a - c_b|^2` merge.  For capacity + 1 weighted points into capacity clusters that is the
+A new frame joins as a centroid of weight 1. Past `capacity`, the two centroids a, b with the least Ward cost
+`w_a w_b / (w_a + w_b) * |c_a - c_b|^2` merge. For capacity + 1 weighted points into capacity clusters this is the
 global optimum of weighted k-means.
 
-Centroids also keep member frames near to them, the candidates of retrieval, `budget` in all.  Past that the centroid
-with the most candidates for its weight gives up a far one: key frames belong to heavy centroids, so these keep
-more (an equal share for each finds the same key frames as an exhaustive search much less often).
+Each centroid also keeps member frames near to it, the candidates of retrieval; `budget` is their total number. When it
+is exceeded, the centroid with the most candidates for its weight drops a distant one. Key frames come from heavy
+centroids, so these keep more candidates: with an equal share for each centroid, retrieval finds the key frames of an
+exhaustive search much less often.
 
-Layout: centroids live in capacity + 1 slots, one of them free between frames; `order` lists the used slots in time
-order.  Numbers that decide a merge (weights, squared distances) are float64 on the host, features stay on their device.
+Layout: centroids occupy capacity + 1 slots, one of them free between frames; `order` lists the used slots in time
+order. Numbers that decide a merge (weights, squared distances) are float64 on the host; features stay on their device.
 """
 
 from __future__ import annotations
@@ -23,20 +24,22 @@ from torch import Tensor
 
 from flash_vstream.memory.state import Frame, array_tensor, pack_frames, tensor_nbytes, unpack_frames
 
-# A centroid's candidates are measured again once its weight has grown by this factor; until then it has hardly moved.
+# A centroid's candidates are measured again when its weight has grown by this factor; until then it has hardly moved.
 REMEASURE_GROWTH = 1.1
-# The share of a centroid's candidates that is left behind its nearest one (see `_drop_farthest`).
+# Share of a centroid's candidates that must lie behind its nearest one to drop from them (see `_drop_farthest`).
 LEAST_BEHIND = 0.1
-# Candidates compared at once: few enough to stay in a core's cache.
+# Candidates compared at once: few enough for a core's cache.
 COMPARED_FRAMES = 16
 ARRAYS = ("weights", "times", "first_times", "last_times", "measured_weights", "distances")
 
 
 class Clusters:
-    """The centroids and their bookkeeping.  Only `add` changes one, and only on a `copy` that nobody else holds."""
+    """At most `capacity` centroids of `width` numbers, with `budget` member frames in all (0: none).
+
+    Only `add` changes an object; call it on a `copy` that nobody else holds.
+    """
 
     def __init__(self, capacity: int, budget: int, width: int, device: torch.device) -> None:
-        """`budget` member frames are kept in all (0: none); `width` numbers make a centroid."""
         slots = capacity + 1
         self.capacity, self.budget = capacity, budget
         self.centroids = torch.zeros(slots, width, dtype=torch.float32, device=device)
@@ -55,7 +58,7 @@ class Clusters:
         return len(self.order)
 
     def copy(self) -> Clusters:
-        """An independent copy; the frames, which nobody writes to, are shared."""
+        """An independent copy. The frames, which nobody writes to, are shared."""
         other = Clusters.__new__(Clusters)
         other.__dict__.update(self.__dict__)
         other.centroids = self.centroids.clone()
@@ -64,9 +67,10 @@ class Clusters:
         return other
 
     def add(self, frame: Frame, scratch: Tensor | None = None) -> None:
-        """Fold one frame in: it becomes a centroid, and past capacity the two cheapest to merge become one.
+        """Add one frame as a centroid; past capacity, merge the two centroids with the least cost.
 
-        scratch: room for the differences, [capacity + 1, width] float32, for a caller who adds many frames.
+        `scratch` is a buffer for differences [capacity + 1, width] float32, for a caller who adds many frames. Raises
+        FloatingPointError for a distance that is not finite.
         """
         slot = self.free
         distances = self._measure(frame, scratch)
@@ -83,10 +87,10 @@ class Clusters:
             self._merge(*self._cheapest_pair())
 
     def _measure(self, frame: Frame, scratch: Tensor | None) -> np.ndarray:
-        """Squared distances of the frame to every slot; on the way the candidates are cut down to the budget.
+        """Squared distances of the frame to every slot [capacity + 1]; also cuts the candidates down to the budget.
 
-        FloatingPointError if one is not finite.  Both are measured here so that a frame costs one exchange with the
-        device.
+        Both are measured here so that a frame costs one transfer from the device. Raises FloatingPointError for a
+        distance that is not finite.
         """
         measured = torch.linalg.vector_norm(torch.sub(self.centroids, frame.temporal, out=scratch), dim=1)
         crowded = self._most_crowded()
@@ -104,29 +108,29 @@ class Clusters:
         return values[: self.capacity + 1]
 
     def _most_crowded(self) -> int:
-        """The slot to give up a candidate, the one with the most for its weight; -1 while all are within the budget."""
+        """The slot with the most candidates for its weight, which drops one; -1 while all are within the budget."""
         counts = [len(members) for members in self.members]
         if sum(counts) <= self.budget:
             return -1
-        # The nearest frame of a centroid is never given up, unless the budget is one frame each and all have one.
+        # A centroid's nearest frame stays, unless the budget is one frame for each and all have one.
         several = [slot for slot in self.order if counts[slot] > 1]
         return max(several, key=lambda slot: counts[slot] / self.weights[slot])
 
     def _drop_farthest(self, slot: int) -> None:
-        """Drop the candidate of `slot` that is farthest behind its centroid, if enough are behind, else the farthest.
+        """Drop the slot's farthest candidate: of those behind its nearest one if there are enough, otherwise of all.
 
-        Behind means before the nearest one: as its scene goes on a centroid moves on, towards the newer frames.
+        Behind means earlier: while its scene lasts, a centroid moves towards the newer frames.
         """
         distances, members = self.member_distances[slot], self.members[slot]
         behind = distances.index(min(distances))
         count = behind if behind >= LEAST_BEHIND * len(members) and behind else len(members)
-        newest_first = distances[:count][::-1]  # of equally far ones the newest goes
+        newest_first = distances[:count][::-1]  # of equal distances the newest is dropped
         farthest = count - 1 - newest_first.index(max(newest_first))
         self.members[slot] = members[:farthest] + members[farthest + 1 :]
         self.member_distances[slot] = distances[:farthest] + distances[farthest + 1 :]
 
     def _cheapest_pair(self) -> tuple[int, int]:
-        """The slots (older, newer) with the least Ward cost; of equal costs the pair that is first in time order."""
+        """The slots (older, newer) with the least Ward cost; of equal costs the pair that comes first in time order."""
         weights = self.weights
         cost = self.distances * (weights[:, None] * weights) / (weights[:, None] + weights)
         np.fill_diagonal(cost, np.inf)
@@ -154,13 +158,13 @@ class Clusters:
         self.last_times[older] = max(self.last_times[older], self.last_times[newer])
         self._join_members(older, newer, a, b, between)
         self.order.remove(newer)
-        # A mean time can pass its neighbours' in a merge; the sort is stable and the list nearly sorted.
+        # A merged mean time can pass its neighbours'; the sort is stable and the list nearly sorted.
         self.order.sort(key=self.times.__getitem__)
         self.free = newer
 
     def _join_members(self, older: int, newer: int, a: float, b: float, between: float) -> None:
         """Give slot `older` the candidates of `newer`; a and b are their weights before the merge."""
-        # To the merged centroid, a single frame's distance is known, and the others' have hardly changed.
+        # A single frame's distance to the merged centroid is known; the distances of the others have hardly changed.
         of_older, of_newer = self.member_distances[older], self.member_distances[newer]
         if b == 1:
             of_newer = tuple((a / (a + b)) ** 2 * between for _ in of_newer)
@@ -178,15 +182,15 @@ class Clusters:
         self.members[newer] = self.member_distances[newer] = ()
 
     def in_order(self, values: np.ndarray) -> np.ndarray:
-        """A per-slot array as a copy in time order."""
+        """A per-slot array in time order, as a copy."""
         return values[self.order]
 
     def centroids_in_order(self) -> Tensor:
-        """The centroids in time order [n, width], a copy."""
+        """The centroids in time order [n, width], as a copy."""
         return self.centroids[self.order]
 
     def nearest_frames(self, count: int) -> tuple[Frame, ...]:
-        """For each of the `count` heaviest centroids (of equal ones the older first) the nearest candidate of all."""
+        """For each of the `count` heaviest centroids (the older of equal ones first) the nearest of all candidates."""
         heaviest = sorted(self.order, key=lambda slot: -self.weights[slot])[:count]
         frames = sorted((frame for slot in self.order for frame in self.members[slot]), key=lambda f: f.index)
         if not frames or not heaviest:
@@ -214,7 +218,7 @@ class Clusters:
         }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `to_tensors` gave; for a fresh object of the same sizes."""
+        """Take over what `to_tensors` gave; for a new object of the same sizes."""
         self.centroids.copy_(tensors["clusters.centroids"])
         self.order = tensors["clusters.order"].tolist()
         self.free = int(tensors["clusters.free"])

@@ -1,7 +1,7 @@
-"""The memory's configuration: sizes of its parts, and what follows from them (tokens, bytes).
+"""The memory's configuration: the sizes of its parts, and the numbers of tokens and bytes that follow from them.
 
-Every default of the memory lives here and nowhere else.  Terms: `length` counts frames or entries, `size` is the side
-of a square token grid, so a part of length n and size s holds n * s * s tokens.
+Every default of the memory is defined here and nowhere else. `length` counts frames or entries; `size` is the side of
+a square token grid. A part of length n and size s holds n * s * s tokens.
 """
 
 from __future__ import annotations
@@ -18,11 +18,24 @@ MODES = ("star", "published", "recent", "uniform", "merge")
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Sizes of the STAR memory (arXiv 2406.08085, section 3.2) and how a stream is folded into it.
+    """Sizes of the STAR memory (arXiv 2406.08085, section 3.2) and the way a stream is folded into it.
 
-    `mode`: "star" (this project's), "published" (the release's offline consolidation) or a control of the same token
-    budget: "recent", "uniform", "merge".  `candidates`: how many frames are kept for retrieval, per
-    centroid on average (a heavy centroid keeps more of them than a light one).
+    Args:
+        spatial_length: Newest frames in spatial memory.
+        spatial_size: Their resolution, which is also that of the key frames.
+        temporal_length: Centroids in temporal memory.
+        temporal_size: Their resolution.
+        abstract_length: Entries of abstract memory.
+        abstract_size: Their resolution.
+        retrieved_length: Key frames, one for each of the heaviest centroids.
+        update_ratio: r of the abstract update, from 0 to 1.
+        attention_dim: d of the semantic attention.
+        mode: "star" (this project's), "published" (the release's offline consolidation) or a control of the same token
+            budget: "recent", "uniform" or "merge".
+        candidates: Frames kept for retrieval per centroid, on average; a heavy centroid keeps more than a light one.
+
+    Raises:
+        ValueError: A value is out of range; the message names it.
     """
 
     spatial_length: int = 1
@@ -61,16 +74,16 @@ class MemoryConfig:
 
     @property
     def budget(self) -> int:
-        """The most tokens the star memory of these sizes ever holds; the controls stay within it."""
+        """The largest number of tokens of a star memory of these sizes; no control exceeds it."""
         return self._star_tokens(math.inf)
 
     @property
     def control_length(self) -> int:
-        """How many frames at `temporal_size` a control keeps beside its spatial window, within the budget."""
+        """Number of frames at `temporal_size` that a control keeps beside its spatial window, within the budget."""
         return (self.budget - self.spatial_length * self.spatial_size**2) // self.temporal_size**2
 
     def num_tokens(self, n_frames: float) -> int:
-        """Tokens in the memory after `n_frames` frames (an integer, or `math.inf` for the most there can be)."""
+        """The number of tokens after `n_frames` frames; `math.inf` gives the largest. Raises ValueError below 0."""
         if not n_frames >= 0:
             raise ValueError(f"n_frames={n_frames} must be 0 or more")
         if self.mode in ("star", "published"):
@@ -83,7 +96,7 @@ class MemoryConfig:
         return recent * self.spatial_size**2 + kept * self.temporal_size**2
 
     def uniform_stride(self, older: int) -> int:
-        """Every how many of the `older` frames (those past the spatial window) mode "uniform" keeps one."""
+        """Mode "uniform" keeps every n-th of the `older` frames (those past the spatial window); this is n."""
         stride = 1
         while math.ceil(older / stride) > self.control_length:
             stride *= 2
@@ -101,7 +114,7 @@ class MemoryConfig:
         )
 
     def state_nbytes_bound(self, feature_dim: int, dtype: torch.dtype) -> int:
-        """Bytes that a state of features [T, P, feature_dim] in `dtype` never exceeds, however long the stream."""
+        """Upper bound of a state's bytes for features [T, P, feature_dim] in `dtype`, at any length of the stream."""
         spatial = self.spatial_size**2 * feature_dim * dtype.itemsize
         temporal = self.temporal_size**2 * feature_dim * 4
         entry = self.abstract_size**2 * feature_dim * 4
@@ -115,17 +128,17 @@ class MemoryConfig:
             slots = self.temporal_length + 1
             total += slots * temporal + slots * (slots + 5) * numbers
             if self.retrieved_length:
-                # The newest frame is one more than the budget until the next one comes.
+                # The newest frame exceeds the budget by one until the next frame comes.
                 total += (self.temporal_length * self.candidates + 1) * (frame + numbers)
         return total
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for json."""
+        """The fields as plain values, for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MemoryConfig:
-        """The inverse of `to_dict`; fields left out take their defaults, an unknown one is a ValueError."""
+        """The inverse of `to_dict`; missing fields take their defaults. Raises ValueError for an unknown field."""
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:

@@ -1,7 +1,7 @@
-"""Average pooling of square token grids: the one way a frame changes its resolution.
+"""Average pooling of square token grids, the only way in which a frame changes its resolution.
 
-Knows nothing of the memory.  Patches stay as they lie in memory, channels last, which is 3 to 10 times faster than
-sums over strided slices or a mean over two axes, and gives one frame the same bits alone and among others.
+Channels stay last in memory, which is 3 to 10 times faster than sums over strided slices or a mean over two axes, and
+makes the result of a frame independent of the frames pooled with it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Pooled as they are, with sums in float32 or better; any other dtype goes through float32.
+# Pooled in their own dtype, with sums in float32 or better; any other dtype is converted to float32.
 NATIVE = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def grid_side(n_tokens: int) -> int:
-    """The side of a square grid of `n_tokens` tokens; ValueError if there is none."""
+    """The side of a square grid of `n_tokens` tokens. Raises ValueError if the number is not a square."""
     side = math.isqrt(n_tokens)
     if side * side != n_tokens or n_tokens == 0:
         raise ValueError(
@@ -28,9 +28,10 @@ def grid_side(n_tokens: int) -> int:
 
 
 def pool_grid(features: Tensor, size: int) -> Tensor:
-    """Average features [T, P, D] over square windows to [T, size * size, D]; `features` itself if it has that size.
+    """Average features [T, P, D] over square windows to [T, size * size, D]; returns `features` itself at that size.
 
-    The sum runs in float32 (float64 for float64); the result has the dtype of `features`.
+    The sum runs in float32 (float64 for float64); the result has the dtype of `features`. Raises ValueError unless the
+    grid is square and divides into whole windows.
     """
     side = grid_side(features.shape[1])
     if side == size:

@@ -1,22 +1,23 @@
-"""The release's offline consolidation (arXiv 2406.08085 and its public code), for its checkpoints and its figures.
+"""The release's offline consolidation (arXiv 2406.08085 and its public code), to reproduce its checkpoints and figures.
 
-Reproduced as it is, with what this project's own memory does otherwise: k-means starts from a random permutation, an
-empty cluster is refilled by a random frame, centroids come in random order, and key frames are looked up by cluster
-number as if it were a frame number.  Written anew; no difference tensor of all points and all centroids is ever built.
+It differs from this project's memory as the release does: k-means starts from a random permutation, an empty cluster
+takes over a random frame, centroids come in random order, and key frames are looked up by cluster number as if it were
+a frame number. This is a new implementation; it never builds the difference tensor of all points and all centroids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from flash_vstream.memory.attention import attend
-from flash_vstream.memory.base import Memory, check_features, check_finite
+from flash_vstream.memory.base import Memory, Times, check_features, check_finite
 from flash_vstream.memory.config import MemoryConfig
 from flash_vstream.memory.pooling import grid_side, pool_grid
+from flash_vstream.memory.state import State
 
 MAX_ITERATIONS = 10
 TOLERANCE = 1e-4  # on the summed shift of the centroids
@@ -31,11 +32,21 @@ def weighted_kmeans(
     refill: Iterable[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Lloyd's k-means of weighted points [T, P, D]: centroids [k, P, D], their weights [k], labels [T].
+    """Lloyd's k-means of weighted points, in float32, with at most `MAX_ITERATIONS` iterations.
 
-    Starts from the points `order[:k]` (default: a random permutation drawn on the CPU).  `refill` are the point
-    numbers, one after another, that empty clusters take over (default: drawn at random).  With T <= k every point is
-    its own centroid.  Float32; runs at most 10 iterations.
+    Args:
+        points: [T, P, D], T >= 1. With T <= k every point is its own centroid.
+        k: Number of clusters.
+        weights: [T]; default: 1 each.
+        order: A permutation of the points [T]; the first `k` are the initial centroids. Default: drawn on the CPU.
+        refill: The point numbers that empty clusters take over, one after another. Default: drawn.
+        generator: For what is drawn; default: torch's global generator.
+
+    Returns:
+        Centroids [k, P, D] in the points' dtype, their weights [k], and the label of each point [T].
+
+    Raises:
+        ValueError: The points, `k`, the weights or the order have a wrong shape or type.
     """
     if points.ndim != 3 or not points.is_floating_point() or len(points) == 0:
         raise ValueError(f"points of shape {list(points.shape)} and {points.dtype} must be floats [T, P, D], T >= 1")
@@ -98,12 +109,12 @@ def _temporal_and_keys(
     refill: Iterable[int] | None,
     generator: torch.Generator | None,
 ) -> list[Tensor]:
-    """Temporal tokens and key frames of the frames [T, P, D] that are not current."""
+    """Temporal tokens and key frames of the frames [T, P, D] before the current ones."""
     points = pool_grid(older.float(), config.temporal_size)
     centroids, weights, _ = weighted_kmeans(
         points, config.temporal_length, order=order, refill=refill, generator=generator
     )
-    # Not a stable sort: where weights tie, the order is the release's own.
+    # Not a stable sort: between equal weights the order is the release's own.
     ranking = torch.argsort(weights, descending=True) if ranking is None else ranking.to(older.device)
     frame_numbers = ranking[: config.retrieved_length]
     nearest = _nearest(points[frame_numbers].flatten(1), points.flatten(1))
@@ -121,11 +132,23 @@ def consolidate(
     refill: Iterable[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The release's memory tokens [N, D] of a clip [T, spatial_size^2, D], N == config.num_tokens(T).
+    """The release's memory tokens of a clip. Gradients reach `q_proj` and `k_proj`.
 
-    `order`: the initial permutation of the frames before the current ones (default: `torch.randperm` with `generator`);
-    `ranking`: cluster numbers by falling weight (default: `torch.argsort`, as the release); `refill`: see
-    `weighted_kmeans`.  Gradients reach q_proj and k_proj.
+    Args:
+        features: [T, spatial_size^2, D].
+        config: Sizes of the memory.
+        q_proj: Query projection of the semantic attention.
+        k_proj: Key projection of the semantic attention.
+        order: Initial permutation of the frames before the current ones; default: `torch.randperm` with `generator`.
+        ranking: Cluster numbers by decreasing weight; default: `torch.argsort`, as in the release.
+        refill: See `weighted_kmeans`.
+        generator: See `weighted_kmeans`.
+
+    Returns:
+        The tokens abstract | temporal | retrieved | spatial [N, D], N == config.num_tokens(T).
+
+    Raises:
+        ValueError: The features are not [T, spatial_size^2, D].
     """
     side = grid_side(features.shape[1]) if features.ndim == 3 else 0
     if side != config.spatial_size:
@@ -153,27 +176,26 @@ def _abstract(older: Tensor, config: MemoryConfig, q_proj: nn.Module, k_proj: nn
 
 
 class PublishedMemory(Memory):
-    """The memory of mode "published": whole clips only."""
+    """The memory of mode "published", for whole clips only."""
 
-    def consolidate(self, features: Tensor, times: Sequence[float] | Tensor | None = None) -> Tensor:
-        """The tokens [N, D] of a clip [T, P, D].  Draws from torch's global CPU generator; `times` are not used."""
+    def consolidate(self, features: Tensor, times: Times = None) -> Tensor:
+        """The tokens [N, D] of a clip [T, P, D]. Draws from torch's global CPU generator; `times` are not used."""
         check_features(features, self.config, self.feature_dim)
         check_finite(features, features.sum(dtype=torch.float32))
         pooled = pool_grid(features.detach(), self.config.spatial_size)
         return consolidate(pooled, self.config, self.q_proj, self.k_proj)
 
     def init_state(self) -> NoReturn:
-        """Always a ValueError: the published algorithm needs the whole clip."""
+        """Raise ValueError: the published algorithm needs the whole clip."""
         raise ValueError('mode="published" is offline only: use consolidate on a whole clip, or mode="star"')
 
-    def update(self, state: object, features: Tensor, times: object = None) -> NoReturn:
-        """Always a ValueError, see `init_state`."""
+    def update(self, state: State, features: Tensor, times: Times = None) -> NoReturn:
+        """Raise ValueError, see `init_state`."""
         self.init_state()
 
-    def read(self, state: object) -> NoReturn:
-        """Always a ValueError, see `init_state`."""
+    def read(self, state: State) -> NoReturn:
+        """Raise ValueError, see `init_state`."""
         self.init_state()
 
-    def state_from_tensors(self, tensors: dict[str, Tensor]) -> NoReturn:
-        """Always a ValueError, see `init_state`."""
+    def _load_state(self, tensors: dict[str, Tensor]) -> NoReturn:
         self.init_state()

@@ -1,16 +1,16 @@
 """The STAR memory: spatial, temporal, abstract and retrieved tokens of an endless stream, in constant space.
 
-The contract: `update(state, features) -> state` is a fold, frame by frame, so that any split of a stream into calls
-gives the same bits; `read(state)` gives the tokens abstract | temporal | retrieved | spatial.  A frame enters temporal
-and abstract memory when it leaves the spatial window, so nothing is seen twice.
+`update(state, features) -> state` is a fold over frames: however a stream is split into calls, the result is the same
+to the bit. `read(state)` gives the tokens abstract | temporal | retrieved | spatial. A frame enters temporal and
+abstract memory when it leaves the spatial window, so no frame is counted twice.
 
-A whole clip has a way of its own, in two parts: `digest` is all that depends on the features alone, one frame after the
-other, and can be done elsewhere (the data workers of a training do it); `read_digest` brings in the trained weights.
+A whole clip can be consolidated in two parts. `digest` does everything that depends on the features alone, so data
+workers can do it during training; `read_digest` adds the trained weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,38 +18,33 @@ import torch
 from torch import Tensor
 
 from flash_vstream.memory.attention import attend
-from flash_vstream.memory.base import Memory, check_features, check_finite, check_state, check_times
+from flash_vstream.memory.base import Memory, Times, check_features, check_finite, check_state, check_times
 from flash_vstream.memory.clusters import Clusters
 from flash_vstream.memory.config import MemoryConfig
 from flash_vstream.memory.pooling import pool_grid
-from flash_vstream.memory.state import Frame, array_tensor, pack_frames, tensor_nbytes, unpack_frames
+from flash_vstream.memory.state import Frame, State, array_tensor, shared_fields, tensor_nbytes
 
-# Features pooled at once, in numbers: small enough to stay in a core's cache, large enough to spare small frames calls.
+# Numbers pooled at once: small enough for a core's cache, large enough that small frames need few calls.
 SLICE_NUMBERS = 2**20
 
 Digest = tuple[Tensor, Tensor]
-"""Of a whole clip: the abstract entries [n, abstract_size^2, D] float32 of the n frames that left the spatial window,
-and the tokens temporal | retrieved | spatial [M, D] in the features' dtype."""
+"""The part of a whole clip's memory that needs no trained weights, as `digest` makes it: the abstract entries
+[n, abstract_size^2, D] float32 of the n frames that left the spatial window, and the tokens
+temporal | retrieved | spatial [M, D] in the features' dtype."""
 
 
 @dataclass(frozen=True, eq=False)
-class StarState:
-    """One stream's memory.  Never written to: an update returns another one that shares the frames."""
+class StarState(State):
+    """One stream's memory in mode "star"."""
 
-    config: MemoryConfig
-    feature_dim: int
-    n_frames: int = 0
-    last_time: float = float("-inf")
-    dtype: torch.dtype | None = None  # of the features, from the first frame on
-    window: tuple[Frame, ...] = ()  # the newest frames, oldest first
-    window_entries: tuple[Tensor, ...] = ()  # their abstract entries, each [abstract_size^2, D] float32
+    window_entries: tuple[Tensor, ...] = ()  # the window's abstract entries, each [abstract_size^2, D] float32
     clusters: Clusters | None = None  # None before a frame has left the window
     abstract: Tensor | None = None  # [abstract_length, abstract_size^2, D] float32 once it is full
     pending: tuple[Tensor, ...] = ()  # entries of the block that is not complete yet
 
     @property
     def nbytes(self) -> int:
-        """Bytes that this state keeps alive, never above `config.state_nbytes_bound`."""
+        """Bytes that this state keeps alive, at most `config.state_nbytes_bound`."""
         members = [] if self.clusters is None else [frame for frames in self.clusters.members for frame in frames]
         tensors = [t for frame in (*self.window, *members) for t in (frame.spatial, frame.temporal)]
         tensors += [*self.window_entries, *self.pending, *([] if self.abstract is None else [self.abstract])]
@@ -62,7 +57,7 @@ class StarState:
 
     @property
     def temporal_weights(self) -> Tensor:
-        """Frames that each centroid stands for [n], float32; they sum to the frames that left the spatial window."""
+        """Number of frames that each centroid stands for [n], float32; they sum to the frames that left the window."""
         return self._per_centroid("weights").float()
 
     @property
@@ -72,18 +67,8 @@ class StarState:
 
     @cached_property
     def retrieved(self) -> tuple[Frame, ...]:
-        """The key frames, the heaviest centroid's first."""
+        """The key frames, that of the heaviest centroid first."""
         return () if self.clusters is None else self.clusters.nearest_frames(self.config.retrieved_length)
-
-    @property
-    def retrieved_times(self) -> Tensor:
-        """Times of the key frames [k], float64."""
-        return torch.tensor([frame.time for frame in self.retrieved], dtype=torch.float64)
-
-    @property
-    def spatial_times(self) -> Tensor:
-        """Times of the newest frames [s], oldest first, float64."""
-        return torch.tensor([frame.time for frame in self.window], dtype=torch.float64)
 
     def _per_centroid(self, name: str) -> Tensor:
         if self.clusters is None:
@@ -91,11 +76,8 @@ class StarState:
         return array_tensor(self.clusters.in_order(getattr(self.clusters, name)))
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Everything but the configuration, for storage; `StarMemory.state_from_tensors` is the exact inverse."""
-        tensors = {"n_frames": torch.tensor(self.n_frames), "last_time": torch.tensor(self.last_time).double()}
-        if self.dtype is not None:
-            tensors["like"] = torch.zeros(self.feature_dim, dtype=self.dtype)
-        tensors |= pack_frames("window", self.window)
+        """All of the state but the configuration, for storage."""
+        tensors = super().to_tensors()
         for name, entries in (("window_entries", self.window_entries), ("pending", self.pending)):
             if entries:
                 tensors[name] = torch.stack(entries).detach()
@@ -111,30 +93,26 @@ class StarMemory(Memory):
         """The state before the first frame."""
         return StarState(self.config, self.feature_dim)
 
-    def update(self, state: StarState, features: Tensor, times: Sequence[float] | Tensor | None = None) -> StarState:
-        """The state after the frames `features` [T, P, D] too, with stream `times` [T] (default: the frame index).
+    def update(self, state: State, features: Tensor, times: Times = None) -> StarState:
+        """Add frames to a stream, see `Memory.update`. The cost of a frame does not depend on the stream's length.
 
-        Cost per frame does not depend on the stream's length.  Gradients reach q_proj and k_proj, never the features;
-        where none are wanted call it under `torch.no_grad()`, or an endless stream's graph grows with it.
+        Gradients reach `q_proj` and `k_proj`, never the features. Where no gradients are wanted call this under
+        `torch.no_grad()`; otherwise the graph of an endless stream grows with it.
         """
-        check_state(state, StarState, self)
-        return _Fold(state, self.attend).add_all(features, times)
+        return _Fold(check_state(state, StarState, self), self.attend).add_all(features, times)
 
-    def consolidate(self, features: Tensor, times: Sequence[float] | Tensor | None = None) -> Tensor:
-        """The tokens [N, D] of a whole clip [T, P, D]: `read(update(init_state(), features, times))`, sooner."""
+    def consolidate(self, features: Tensor, times: Times = None) -> Tensor:
+        """The tokens [N, D] of a whole clip [T, P, D]: as `Memory.consolidate`, but faster."""
         check_features(features, self.config, self.feature_dim)
         return self.read_digest(digest(self.config, features, times))
 
     def read_digest(self, digested: Digest) -> Tensor:
-        """The tokens [N, D] of a clip from its `digest`. Gradients reach q_proj and k_proj.
-
-        Raises ValueError for one of another width.
-        """
+        """The tokens [N, D] of a clip from its digest. Raises ValueError for one of another feature width."""
         entries, tokens = digested
         if {entries.shape[-1], tokens.shape[-1]} != {self.feature_dim}:
             raise ValueError(
-                f"a digest {tokens.shape[-1]} wide was given to a memory of feature_dim={self.feature_dim}: digest"
-                " features of this model's encoder"
+                f"a digest {tokens.shape[-1]} wide was given to a memory of feature_dim={self.feature_dim}: make it"
+                " from features of this model's encoder"
             )
         if not len(entries):
             return tokens
@@ -143,37 +121,23 @@ class StarMemory(Memory):
             abstract = self.attend(abstract, block)
         return torch.cat((abstract.reshape(-1, self.feature_dim).to(tokens.dtype), tokens))
 
-    def read(self, state: StarState) -> Tensor:
-        """The tokens [N, D] in the features' dtype, N == config.num_tokens(state.n_frames)."""
-        check_state(state, StarState, self)
+    def read(self, state: State) -> Tensor:
+        """The tokens abstract | temporal | retrieved | spatial [N, D], N == config.num_tokens(state.n_frames)."""
+        state = check_state(state, StarState, self)
         if state.dtype is None:
             return self.q_proj.weight.new_zeros(0, self.feature_dim)
         parts = [self._read_abstract(state), *_parts_without_weights(state)]
         return torch.cat([part.reshape(-1, self.feature_dim).to(state.dtype) for part in parts if part is not None])
 
-    def state_from_tensors(self, tensors: dict[str, Tensor]) -> StarState:
-        """The state that `StarState.to_tensors` stored; ValueError if it is not one of this memory's."""
-        try:
-            state = self._load(tensors)
-            if len(self.read(state)) != self.config.num_tokens(state.n_frames):
-                raise ValueError("it gives another number of tokens")
-        except (KeyError, RuntimeError, ValueError, IndexError) as error:
-            raise ValueError(f"the stored state does not fit this memory's configuration: {error}") from error
-        return state
-
-    def _load(self, tensors: dict[str, Tensor]) -> StarState:
-        config, clusters = self.config, None
+    def _load_state(self, tensors: dict[str, Tensor]) -> StarState:
+        clusters = None
         if "clusters.centroids" in tensors:
-            centroids = tensors["clusters.centroids"]
-            clusters = new_clusters(config, self.feature_dim, centroids.device)
+            clusters = new_clusters(self.config, self.feature_dim, tensors["clusters.centroids"].device)
             clusters.load_tensors(tensors)
         return StarState(
-            config,
+            self.config,
             self.feature_dim,
-            n_frames=int(tensors["n_frames"]),
-            last_time=float(tensors["last_time"]),
-            dtype=tensors["like"].dtype if "like" in tensors else None,
-            window=unpack_frames("window", tensors),
+            **shared_fields(tensors),
             window_entries=tuple(entry.clone() for entry in tensors.get("window_entries", ())),
             clusters=clusters,
             abstract=tensors["abstract"].clone() if "abstract" in tensors else None,
@@ -187,14 +151,14 @@ class StarMemory(Memory):
         return entries if state.abstract is None else self.attend(state.abstract, entries)
 
     def attend(self, abstract: Tensor, entries: Tensor) -> Tensor:
-        """One abstract update by a block of entries, new tensor [abstract_length, abstract_size^2, D]."""
+        """The abstract memory [abstract_length, abstract_size^2, D] after a block of entries; a new tensor."""
         return attend(abstract, entries, self.q_proj, self.k_proj, self.config.update_ratio)
 
 
-def digest(config: MemoryConfig, features: Tensor, times: Sequence[float] | Tensor | None = None) -> Digest:
-    """What the tokens of a whole clip [T, P, D] are made of, but for the trained weights (see `Digest`).
+def digest(config: MemoryConfig, features: Tensor, times: Times = None) -> Digest:
+    """The part of the memory of a whole clip [T, P, D] that needs no trained weights; `read_digest` adds them.
 
-    times: [T], the stream times; default: the frame index. Raises ValueError as `StarMemory.update` does.
+    Raises ValueError as `StarMemory.update` does.
     """
     width = features.shape[-1] if isinstance(features, Tensor) and features.ndim else 0
     state = _Fold(StarState(config, width), attend=None).add_all(features, times)
@@ -206,17 +170,17 @@ def digest(config: MemoryConfig, features: Tensor, times: Sequence[float] | Tens
 
 
 def _parts_without_weights(state: StarState) -> list[Tensor]:
-    """The tokens temporal, retrieved and spatial, of any shape that ends in D."""
+    """The tokens temporal, retrieved and spatial, as tensors of any shape that ends in D."""
     centroids = [] if state.clusters is None else [state.clusters.centroids_in_order()]
     frames = (*state.retrieved, *state.window)
     return centroids + [pool_grid(frame.spatial[None], state.config.spatial_size) for frame in frames]
 
 
 class _Fold:
-    """The parts of a state while frames are added: its own lists and its own copy of the clusters.
+    """A state while frames are added: its own lists and its own copy of the clusters.
 
-    Without `attend` all entries stay pending, and the frames of the new state are views of the caller's features as
-    they are, which are pooled only if they are read: good for a state that lives no longer than these features.
+    Without `attend` all abstract entries stay pending, and the frames of the new state are views of the caller's
+    features, pooled only when they are read. Such a state must not outlive these features.
     """
 
     def __init__(self, state: StarState, attend: Callable[[Tensor, Tensor], Tensor] | None) -> None:
@@ -225,11 +189,11 @@ class _Fold:
         self.abstract, self.pending = state.abstract, list(state.pending)
         self.clusters = None if state.clusters is None else state.clusters.copy()
         self.n_frames = state.n_frames
-        # One for all frames: a block this large that comes and goes between frames that stay takes new pages each time.
+        # Allocated once: a block this large, freed between frames that stay, would take new pages for each frame.
         self.scratch: Tensor | None = None
 
-    def add_all(self, features: Tensor, times: Sequence[float] | Tensor | None) -> StarState:
-        """The state after the frames [T, P, D] too. Raises ValueError for what is no such frames."""
+    def add_all(self, features: Tensor, times: Times) -> StarState:
+        """The state after the frames [T, P, D]. Raises ValueError for unfit features or times."""
         check_features(features, self.config, self.state.feature_dim, self.state.dtype)
         seconds = check_times(times, len(features), self.n_frames, self.state.last_time)
         features = features.detach()
@@ -254,7 +218,7 @@ class _Fold:
         )
 
     def add(self, features: Tensor, times: list[float]) -> None:
-        """Fold in one slice of frames [T, P, D]."""
+        """Add one slice of frames [T, P, D]."""
         config = self.config
         spatial = pool_grid(features, config.spatial_size)
         temporal = pool_grid(spatial.float(), config.temporal_size)
@@ -262,7 +226,7 @@ class _Fold:
             temporal if config.temporal_size % config.abstract_size == 0 else spatial.float(), config.abstract_size
         )
         self.probe = self.probe + entries.sum()
-        # Clones, so that a frame which stays does not keep its whole slice, or the caller's tensor, alive.
+        # Cloned, so that a frame that stays does not keep its whole slice or the caller's tensor alive.
         keep = Tensor.clone if len(times) > 1 or spatial is features else Tensor.detach
         for n, time in enumerate(times):
             seen = features[n] if self.attend is None else keep(spatial[n])
@@ -291,6 +255,6 @@ class _Fold:
 
 
 def new_clusters(config: MemoryConfig, feature_dim: int, device: torch.device) -> Clusters:
-    """Empty clusters of a configuration's sizes; without retrieval no candidates are kept."""
+    """Empty clusters of a configuration's sizes; without retrieval they keep no candidates."""
     budget = config.candidates * config.temporal_length if config.retrieved_length else 0
     return Clusters(config.temporal_length, budget, config.temporal_size**2 * feature_dim, device)

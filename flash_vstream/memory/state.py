@@ -1,16 +1,21 @@
-"""What a memory's state is made of: frames that are never written to again, and how states are measured and stored.
+"""The state of one stream: an immutable value, measured and stored here.
 
-A state is a value.  Frames are shared between states by reference, so an update copies references, not megabytes.
+An update returns a new state. Frames are never written to and are shared between states by reference, so an update
+copies references, not megabytes.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from flash_vstream.memory.config import MemoryConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +28,67 @@ class Frame:
     time: float  # stream seconds, or the index
 
 
+@dataclass(frozen=True, eq=False)
+class State(ABC):
+    """The state of one stream in any memory mode. Times are stream times, weights are numbers of frames."""
+
+    config: MemoryConfig
+    feature_dim: int
+    n_frames: int = 0
+    last_time: float = float("-inf")
+    dtype: torch.dtype | None = None  # of the features, from the first frame on
+    window: tuple[Frame, ...] = ()  # the newest frames, oldest first
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes that this state keeps alive, at most `config.state_nbytes_bound`."""
+
+    @property
+    @abstractmethod
+    def temporal_times(self) -> Tensor:
+        """Mean time of the frames that each temporal entry stands for, in time order [n], float64."""
+
+    @property
+    @abstractmethod
+    def temporal_weights(self) -> Tensor:
+        """Number of frames that each temporal entry stands for [n], float32."""
+
+    @property
+    def retrieved(self) -> tuple[Frame, ...]:
+        """The key frames; none unless the mode retrieves."""
+        return ()
+
+    @property
+    def retrieved_times(self) -> Tensor:
+        """Times of the key frames [k], float64."""
+        return torch.tensor([frame.time for frame in self.retrieved], dtype=torch.float64)
+
+    @property
+    def spatial_times(self) -> Tensor:
+        """Times of the newest frames [s], oldest first, float64."""
+        return torch.tensor([frame.time for frame in self.window], dtype=torch.float64)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All of the state but the configuration, for storage; `Memory.state_from_tensors` restores it exactly."""
+        tensors = {"n_frames": torch.tensor(self.n_frames), "last_time": torch.tensor(self.last_time).double()}
+        if self.dtype is not None:
+            tensors["like"] = torch.zeros(self.feature_dim, dtype=self.dtype)
+        return tensors | pack_frames("window", self.window)
+
+
+def shared_fields(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The fields of `State` that `State.to_tensors` stored."""
+    return {
+        "n_frames": int(tensors["n_frames"]),
+        "last_time": float(tensors["last_time"]),
+        "dtype": tensors["like"].dtype if "like" in tensors else None,
+        "window": unpack_frames("window", tensors),
+    }
+
+
 def tensor_nbytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the distinct storages behind `tensors`: what they keep alive, counted once."""
+    """Bytes of the distinct storages behind `tensors`; a shared storage counts once."""
     storages = {}
     for tensor in tensors:
         storage = tensor.untyped_storage()
@@ -33,7 +97,7 @@ def tensor_nbytes(tensors: Iterable[Tensor]) -> int:
 
 
 def pack_frames(prefix: str, frames: Iterable[Frame]) -> dict[str, Tensor]:
-    """Frames as a few tensors whose names begin with `prefix`; no frames, no tensors."""
+    """Frames as four tensors whose names begin with `prefix`; an empty dict if there are no frames."""
     frames = tuple(frames)
     if not frames:
         return {}

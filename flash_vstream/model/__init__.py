@@ -1,4 +1,4 @@
-"""The model: configuration, weights, processor, and how they are opened; importing it registers the Auto classes."""
+"""The model: configuration, weights, processor and loading. Importing it registers the Auto classes."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 

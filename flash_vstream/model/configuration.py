@@ -1,7 +1,7 @@
-"""What a model is made of: the vision tower, the memory, the projector and the language model, as one configuration.
+"""The configuration of a model: vision tower, memory, projector and language model.
 
 `VStreamConfig` is an ordinary transformers configuration with two sub-configurations. It also reads the `config.json`
-of a published checkpoint, which it converts (see `published.py`).
+of a published checkpoint, which it converts (see `checkpoints/published.py`).
 """
 
 from __future__ import annotations
@@ -30,24 +30,27 @@ DEFAULT_TEXT = {"model_type": "llama"}  # Llama's own defaults are those of the 
 class VStreamConfig(PreTrainedConfig):
     """Configuration of `VStreamForConditionalGeneration`.
 
-    vision_config: of any transformers vision encoder with a square patch grid (CLIP, SigLIP, DINOv2), object or dict.
-    text_config: of any transformers decoder (Llama, Qwen, Mistral), object or dict.
-    memory: MemoryConfig or its dict.
-    visual_token_id: placeholder id in `input_ids`; must lie past the vocabulary, so that the language model can never
-        produce it. Default: the size of the vocabulary.
-    vision_feature_layer: which hidden state of the tower is the feature (-2: the last layer but one).
-    vision_feature_size: side of the patch grid; frames are this many patches high and wide. Default: the tower's own.
-    projector_hidden_act, projector_bias: of the 2-layer projector.
-    vision_tower_path: folder of a tower's weights that are to be read from there instead of from the checkpoint
-        (published checkpoints only; never saved).
+    Args:
+        vision_config: Any transformers vision encoder with a square patch grid (CLIP, SigLIP, DINOv2), object or dict.
+        text_config: Any transformers decoder (Llama, Qwen, Mistral), object or dict.
+        memory: MemoryConfig or its dict.
+        visual_token_id: Placeholder id in `input_ids`. It must lie past the vocabulary, so that the language model can
+            never produce it. Default: the size of the vocabulary.
+        vision_feature_layer: The hidden state of the tower that is the feature (-2: the last layer but one).
+        vision_feature_size: Side of the patch grid; frames are this many patches high and wide. Default: the tower's.
+        projector_hidden_act: Activation of the 2-layer projector.
+        projector_bias: Whether the projector's layers have a bias.
+        vision_tower_path: Folder from which the tower's weights are read instead of from the checkpoint (published
+            checkpoints only; never saved).
 
-    Raises ValueError for an unknown sub-model type and for values that no model can have.
+    Raises:
+        ValueError: A sub-model type is unknown, or values do not fit each other; the message names them.
     """
 
     model_type = "vstream"
     sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
-    # None is never what is read: __post_init__ puts the default in its place, and objects in the place of dicts.
+    # __post_init__ replaces None by the default, and dicts by objects.
     vision_config: Any = None
     text_config: Any = None
     memory: MemoryConfig = None  # type: ignore[assignment]
@@ -70,7 +73,7 @@ class VStreamConfig(PreTrainedConfig):
             self.visual_token_id = self.text_config.vocab_size
         if self.vision_feature_size is None:
             self.vision_feature_size = self.vision_config.image_size // self.vision_config.patch_size
-        # The base class's tying would look for tied weights here; they are the language model's own affair.
+        # The base class ties weights by this field; only the language model has weights to tie.
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
         super().__post_init__(**kwargs)
         self._check_values()
@@ -80,7 +83,7 @@ class VStreamConfig(PreTrainedConfig):
             raise ValueError(f"memory is a {type(self.memory).__name__}: give a MemoryConfig or its dict")
         if self.visual_token_id < self.text_config.vocab_size:
             raise ValueError(
-                f"visual_token_id {self.visual_token_id} is a word of the language model's vocabulary of"
+                f"visual_token_id {self.visual_token_id} lies in the language model's vocabulary of"
                 f" {self.text_config.vocab_size}: choose {self.text_config.vocab_size} or more"
             )
         if self.vision_feature_size < 1:
@@ -99,25 +102,28 @@ class VStreamConfig(PreTrainedConfig):
 
     @property
     def frame_size(self) -> int:
-        """Side in pixels of the square frames the vision tower takes."""
+        """Side in pixels of the square frames that the vision tower takes."""
         return self.vision_feature_size * self.vision_config.patch_size
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        # `from_dict` needs the folder: a published config names its vision tower relative to it.
+        """As in transformers; a published checkpoint's config is converted."""
+        # `from_dict` needs the folder, because a published config names its vision tower relative to it.
         kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; a published checkpoint's config is converted."""
         if is_published(config_dict):
             config_dict = convert_config(config_dict, kwargs.get("name_or_path", "."))
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
+        """As in transformers, without the path of the vision tower."""
         output = super().to_dict()
         output["memory"] = self.memory.to_dict()
-        # A saved model carries its tower's weights, and a path of this machine is of no use on another.
+        # A saved model contains its tower's weights, and a local path is useless on another machine.
         output.pop("vision_tower_path", None)
         return output
 

@@ -1,14 +1,13 @@
-"""Text and frames to model inputs: the one place where a visual becomes placeholders.
+"""Text and frames to model inputs: the only place where a visual becomes placeholders.
 
-A processor holds the tokenizer, the frame preprocessing and the memory configuration, for the number of placeholders of
-a visual is the number of tokens the memory will give. `<image>` stands for a visual in text; it need not be in the
-tokenizer's vocabulary, for the text is split on it and each piece is tokenized on its own, as the release does.
+A processor holds the tokenizer, the frame preprocessing and the memory configuration, because a visual takes as many
+placeholders as the memory gives tokens. `<image>` stands for a visual in text. It need not be in the tokenizer's
+vocabulary: the text is split on it and each piece is tokenized on its own, as in the release.
 """
 
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -20,9 +19,11 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
+from flash_vstream.files import write_text
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model.checkpoints.files import read_json, resolve_folder
 from flash_vstream.model.checkpoints.published import is_published
+from flash_vstream.model.checkpoints.weights import changed_memory
 from flash_vstream.model.configuration import VStreamConfig
 from flash_vstream.model.preprocessing import FramePreprocessor
 from flash_vstream.model.prompts import STYLES, VISUAL_TOKEN, Conversation, Turn, write
@@ -35,11 +36,17 @@ PROCESSOR_FIELDS = {"frames", "memory", "visual_token_id", "conversation"}
 
 
 class VStreamProcessor(ProcessorMixin):
-    """Makes what `VStreamForConditionalGeneration` takes.
+    """Makes the inputs of `VStreamForConditionalGeneration`.
 
-    tokenizer: any transformers tokenizer with character offsets (a fast one). frames: the image preprocessing.
-    memory: the model's memory configuration; keep both in step. visual_token_id: the model configuration's.
-    conversation: the style used where none is named: "v1", "plain" or "chat_template" (the tokenizer's own).
+    Args:
+        tokenizer: Any transformers tokenizer with character offsets (a fast one).
+        frames: The image preprocessing, or the contents of a `preprocessor_config.json`.
+        memory: The model's memory configuration or its dict; both must stay the same.
+        visual_token_id: The model configuration's.
+        conversation: Default style: "v1", "plain" or "chat_template" (the tokenizer's own).
+
+    Raises:
+        ValueError: The tokenizer is not a fast one, the style is unknown, or a dict has unfit values.
     """
 
     def __init__(
@@ -59,7 +66,7 @@ class VStreamProcessor(ProcessorMixin):
         self.memory = memory if isinstance(memory, MemoryConfig) else MemoryConfig.from_dict(memory)
         self.visual_token_id = visual_token_id
         self.conversation = conversation
-        # Asked of the tokenizer itself: what it puts around a text differs between kinds and versions.
+        # Measured, because the ids around a text differ between kinds and versions of tokenizers.
         self._start_ids: list[int] = _start_ids(tokenizer)
 
     def __call__(
@@ -69,16 +76,17 @@ class VStreamProcessor(ProcessorMixin):
         padding_side: str = "right",
         **kwargs: Any,
     ) -> BatchFeature:
-        """Texts and the number of frames of each of their `<image>` in order -> input_ids, attention_mask [B, L].
+        """Texts and the number of frames of each of their `<image>`, in order -> input_ids and attention_mask [B, L].
 
-        The mask is 0 on padding. Raises ValueError where the `<image>` and `n_frames` are not equally many.
+        The mask is 0 on padding. Raises ValueError unless `n_frames` has one number for each `<image>`, and for options
+        that are not known.
         """
         if kwargs:
             raise ValueError(f"the processor takes text, n_frames and padding_side, not {', '.join(kwargs)}")
         if padding_side not in ("left", "right"):
             raise ValueError(f'padding_side is {padding_side!r}: choose "left" or "right"')
         texts = [text] if isinstance(text, str) else list(text)
-        counts = _deal(texts, n_frames)
+        counts = _counts_by_text(texts, n_frames)
         rows = [self._encode(text, own)[0] for text, own in zip(texts, counts, strict=True)]
         length = max(map(len, rows), default=0)
         input_ids = torch.full((len(rows), length), self.pad_token_id)
@@ -91,16 +99,16 @@ class VStreamProcessor(ProcessorMixin):
 
     @property
     def pad_token_id(self) -> int:
-        """What fills up a batch and the mask hides: the tokenizer's pad, else its unknown, else its end token, or 0."""
+        """The id that pads a batch, hidden by the mask: the tokenizer's pad, unknown or end token, or 0."""
         ids = (self.tokenizer.pad_token_id, self.tokenizer.unk_token_id, self.tokenizer.eos_token_id)
         return next((token for token in ids if token is not None), 0)
 
     def frames_to_pixels(self, frames: Tensor | np.ndarray, pad: bool = False) -> Tensor:
-        """frames uint8 RGB [T, H, W, 3] -> float32 [T, 3, S, S]. pad: keep the whole picture, on a square canvas."""
+        """Frames uint8 RGB [T, H, W, 3] -> float32 [T, 3, S, S]; `pad` keeps the whole picture, on a square canvas."""
         return self.frames(frames, pad=pad)
 
     def prompt(self, question: str | Sequence[Turn], conversation: str | None = None, with_visual: bool = True) -> str:
-        """A question, or turns of which the last answer is None, -> the text to be continued by the model."""
+        """The text that the model continues, from a question or from turns of which the last answer is None."""
         turns = [(question, None)] if isinstance(question, str) else question
         return self._write(turns, conversation, int(with_visual)).text
 
@@ -113,26 +121,24 @@ class VStreamProcessor(ProcessorMixin):
     ) -> tuple[Tensor, Tensor]:
         """Answered turns -> (input_ids [L], labels [L]): labels are the ids of the answers, and -100 elsewhere.
 
-        An answer is learnt with its end token ("plain": the caption with its newline). Past max_length tokens the last
-        turns are left out, each as a whole, so that neither a visual nor an answer is cut. Raises ValueError if nothing
-        is left to be learnt, or if the first turn alone is longer than max_length.
+        An answer is learnt with its end token ("plain": the caption with its newline). Past `max_length` tokens, whole
+        turns are dropped from the end, so that neither a visual nor an answer is cut. Raises ValueError if no answer
+        remains, or if the first turn alone exceeds `max_length`.
         """
         turns = list(turns)
         while True:
             text, answers = self._write(turns, conversation, len(n_frames))
             if all(not answer or not answer.strip() for _, answer in turns):
-                raise ValueError(
-                    "nothing in this conversation is to be learnt: give at least one answer that is not empty"
-                )
+                raise ValueError("this conversation has no answer to learn: give at least one that is not empty")
             ids, starts = self._encode(text, list(n_frames))
             if max_length is None or len(ids) <= max_length:
                 break
-            # How a text is tokenized can change where it is cut, so what seems to fit is tokenized again.
+            # Tokens can change where the text is cut, so the shortened conversation is tokenized again.
             fitting = sum(bisect.bisect_left(starts, end) <= max_length for _, end in answers)
             turns = turns[: min(fitting, len(turns) - 1)]
             if not turns:
                 raise ValueError(
-                    f"the first turn does not fit into max_length {max_length}: raise it, or leave the conversation out"
+                    f"the first turn exceeds max_length {max_length}: raise it, or leave the conversation out"
                 )
         input_ids = torch.tensor(ids)
         labels = torch.full_like(input_ids, IGNORED)
@@ -142,7 +148,7 @@ class VStreamProcessor(ProcessorMixin):
         return input_ids, labels
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = True, **kwargs: Any) -> str:
-        """Token ids [L] -> text; placeholders are left out, and so are special tokens unless asked for."""
+        """Token ids [L] -> text without placeholders, and without special tokens unless wanted."""
         ids = token_ids.tolist() if isinstance(token_ids, Tensor) else [int(token) for token in token_ids]
         words = [token for token in ids if token not in (self.visual_token_id, IGNORED)]
         return self.tokenizer.decode(words, skip_special_tokens=skip_special_tokens, **kwargs)
@@ -157,11 +163,11 @@ class VStreamProcessor(ProcessorMixin):
         return write(turns, style or self.conversation, n_visuals, end_of_answer=end, apply_chat_template=template)
 
     def _encode(self, text: str, n_frames: list[int]) -> tuple[list[int], list[int]]:
-        """A text -> its token ids, and for each the character of the text it starts at (never decreasing)."""
+        """The token ids of a text, and for each the character where it starts (never decreasing)."""
         pieces = text.split(VISUAL_TOKEN)
         if any(not piece for piece in pieces[1:-1]):
             raise ValueError(
-                f"two {VISUAL_TOKEN} stand side by side and could not be told apart: put text between them"
+                f"two {VISUAL_TOKEN} are adjacent, so their placeholders would merge: put text between them"
             )
         bos = self.tokenizer.bos_token
         ids = [] if bos and text.startswith(bos) else list(self._start_ids)
@@ -180,6 +186,7 @@ class VStreamProcessor(ProcessorMixin):
         return ids, starts
 
     def to_dict(self) -> dict[str, Any]:
+        """The contents of processor_config.json."""
         return {
             "processor_class": type(self).__name__,
             "frames": self.frames.to_dict(),
@@ -189,13 +196,12 @@ class VStreamProcessor(ProcessorMixin):
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> list[str]:
-        """Writes the tokenizer's files and processor_config.json; returns their paths."""
+        """Write the tokenizer's files and processor_config.json; returns their paths."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         written = list(self.tokenizer.save_pretrained(folder))
-        file = folder / PROCESSOR_FILE
-        file.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        return [*written, str(file)]
+        write_text(folder / PROCESSOR_FILE, json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
+        return [*written, str(folder / PROCESSOR_FILE)]
 
     @classmethod
     def from_pretrained(
@@ -206,7 +212,11 @@ class VStreamProcessor(ProcessorMixin):
         memory_mode: str | None = None,
         **kwargs: Any,
     ) -> VStreamProcessor:
-        """Of a native or published checkpoint, folder or hub id. memory, memory_mode: as for the model. ValueError."""
+        """Open the processor of a native or published checkpoint, a folder or hub id.
+
+        `memory` replaces the checkpoint's memory configuration, `memory_mode` only its mode. Raises ValueError, naming
+        the file, for one that is missing or damaged.
+        """
         folder = resolve_folder(Path(pretrained_model_name_or_path), kwargs.get("revision"))
         file = folder / PROCESSOR_FILE
         if file.is_file():
@@ -214,23 +224,22 @@ class VStreamProcessor(ProcessorMixin):
             fields.pop("processor_class", None)
             if set(fields) != PROCESSOR_FIELDS:
                 wrong = ", ".join(sorted(set(fields) ^ PROCESSOR_FIELDS))
-                raise ValueError(f"{file} lacks or does not know {wrong}: save the processor again")
+                raise ValueError(f"{file} has missing or unknown fields, {wrong}: save the processor again")
             tokenizer = load_tokenizer(folder)
             try:
                 processor = cls(tokenizer, **fields)
-            except (AttributeError, TypeError, ValueError) as error:  # of a field of a wrong kind or value
+            except (AttributeError, TypeError, ValueError) as error:  # a field of a wrong type or value
                 raise ValueError(f"{file} describes no processor ({error}): save the processor again") from error
         elif (folder / "config.json").is_file() and is_published(read_json(folder / "config.json")):
             processor = cls(load_tokenizer(folder), **_published_fields(folder))
         else:
-            raise ValueError(f"{folder} has no {PROCESSOR_FILE}: give a folder that the processor was saved to as well")
-        memory = processor.memory if memory is None else memory
-        processor.memory = memory if memory_mode is None else dataclasses.replace(memory, mode=memory_mode)
+            raise ValueError(f"{folder} has no {PROCESSOR_FILE}: save the processor to it as well")
+        processor.memory = changed_memory(processor.memory, memory, memory_mode)
         return processor
 
 
 def _published_fields(folder: Path) -> dict[str, Any]:
-    """What the processor of a published checkpoint is made of; its image preprocessing lies with the vision tower."""
+    """The fields of a published checkpoint's processor; its image preprocessing is in the vision tower's folder."""
     config = VStreamConfig.from_pretrained(folder)
     tower = Path(config.vision_tower_path)
     if (tower / FRAMES_FILE).is_file():
@@ -241,7 +250,7 @@ def _published_fields(folder: Path) -> dict[str, Any]:
 
 
 def read_frame_preprocessor(tower: Path) -> FramePreprocessor:
-    """What a vision tower's own folder says of its frames. Raises ValueError, naming the file."""
+    """The preprocessing in a vision tower's folder. Raises ValueError that names the file."""
     contents = read_json(tower / FRAMES_FILE)
     try:
         return FramePreprocessor.from_hf(contents)
@@ -250,14 +259,14 @@ def read_frame_preprocessor(tower: Path) -> FramePreprocessor:
 
 
 def _start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids the tokenizer puts in front of every text (Llama: its BOS; Qwen: none)."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    """Ids that the tokenizer puts in front of every text (Llama: its BOS; Qwen: none)."""
+    ids = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
-    return full[: full.index(bare[0])] if bare else []
+    return full[: full.index(ids[0])] if ids else []
 
 
-def _deal(texts: list[str], n_frames: Sequence[int]) -> list[list[int]]:
-    """One list of frame numbers for all texts -> one for each text. Raises ValueError where numbers do not fit."""
+def _counts_by_text(texts: list[str], n_frames: Sequence[int]) -> list[list[int]]:
+    """Split the frame counts of all visuals by text. Raises ValueError unless there is one for each `<image>`."""
     wanted = [text.count(VISUAL_TOKEN) for text in texts]
     if sum(wanted) != len(n_frames):
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Conversations as text: which words stand around a question, and which stretches of the text are answers.
+"""Conversations as text: the words around a question, and the spans of the text that are answers.
 
-Three styles: "v1" (instruction tuning and use), "plain" (stage 1: picture and caption), and "chat_template" (whatever
-the tokenizer brings). Knows nothing of token ids or of how many tokens a picture takes.
+Three styles: "v1" (instruction tuning and use), "plain" (stage 1: picture and caption) and "chat_template" (the
+tokenizer's own). Nothing here depends on token ids or on the number of tokens of a picture.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ V1_SYSTEM = (
 STYLES = ("v1", "plain", "chat_template")
 
 Turn = tuple[str, str | None]
-"""A question and its answer; None for the answer that the model is to give."""
+"""A question and its answer; None where the model is to answer."""
 
 
 class Conversation(NamedTuple):
-    """A conversation written out: its text, and the [start, end) character spans that the model has to learn."""
+    """A conversation as text, and the [start, end) character spans that the model is trained on."""
 
     text: str
     answers: list[tuple[int, int]]
@@ -34,11 +34,11 @@ def write(
     end_of_answer: str = "</s>",
     apply_chat_template: Callable[..., str] | None = None,
 ) -> Conversation:
-    """Writes turns out in a style, with the visuals in front of the first question.
+    """Write turns in a style, with `n_visuals` visuals in front of the first question.
 
-    end_of_answer: the tokenizer's end token ("v1" only). Where the turns already hold `<image>`,
-    those are left where they are. Only the last answer may be None.
-    Raises ValueError for an unknown style, no turns, an empty question, or an answer missing in the middle.
+    `<image>` already in the turns stay where they are, and none are added. `end_of_answer` is the tokenizer's end token
+    ("v1" only). Raises ValueError for an unknown style, no turns, an empty question, or a missing answer before the
+    last.
     """
     if style not in STYLES:
         raise ValueError(f"conversation style {style!r} is unknown: choose one of {', '.join(STYLES)}")
@@ -59,14 +59,14 @@ def _checked(turns: Sequence[Turn], style: str) -> list[Turn]:
         raise ValueError("a conversation needs at least one turn: give (question, answer) pairs")
     for number, (question, answer) in enumerate(turns, start=1):
         if not question.strip() and style != "plain":  # the plain style does not write the question
-            raise ValueError(f"the question of turn {number} is empty: ask something")
+            raise ValueError(f"the question of turn {number} is empty: write one")
         if answer is None and number < len(turns):
             raise ValueError(f"turn {number} has no answer but is not the last: only the last answer may be open")
     return list(turns)
 
 
 def _plain(turns: list[Turn], n_visuals: int) -> Conversation:
-    """`<image>` + caption + newline; what was asked is dropped."""
+    """`<image>` + caption + newline; the question is dropped."""
     if len(turns) != 1:
         raise ValueError(f'the plain style holds one caption, not {len(turns)} turns: use "v1" for conversations')
     start = VISUAL_TOKEN * n_visuals
@@ -89,7 +89,7 @@ def _v1(turns: list[Turn], end_of_answer: str) -> Conversation:
 
 
 def _by_template(turns: list[Turn], apply_chat_template: Callable[..., str]) -> Conversation:
-    """The tokenizer's own template, written turn by turn, so that what each answer adds is seen."""
+    """The tokenizer's own template, written turn by turn, which shows the text that each answer adds."""
     messages: list[dict[str, str]] = []
     text, answers = "", []
     for question, answer in turns:
@@ -101,8 +101,8 @@ def _by_template(turns: list[Turn], apply_chat_template: Callable[..., str]) -> 
             text = apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
             if not text.startswith(asked):
                 raise ValueError(
-                    "this tokenizer's chat template rewrites earlier text when an answer is added, so the answers"
-                    ' cannot be told apart: choose the conversation style "v1"'
+                    "this tokenizer's chat template rewrites earlier text when an answer is added, so the spans of the"
+                    ' answers are unknown: choose the conversation style "v1"'
                 )
             answers.append((len(asked), len(text)))
     return Conversation(text, answers)

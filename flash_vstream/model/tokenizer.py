@@ -1,7 +1,7 @@
 """Tokenizers of checkpoints: any that transformers reads, and Llama's `tokenizer.model` with sentencepiece's own ids.
 
-transformers' own reading of `tokenizer.model` differs from sentencepiece where a text starts or ends with a space,
-which is just what happens around a placeholder ("USER: <image>").
+transformers reads `tokenizer.model` differently from sentencepiece where a text starts or ends with a space, which is
+the case around a placeholder ("USER: <image>").
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Regex, normalizers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-SPACE = "\u2581"  # what sentencepiece writes for a space
+SPACE = "\u2581"  # sentencepiece's mark for a space
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a checkpoint folder; a tokenizer.model counts where there is no tokenizer.json. ValueError."""
+    """The tokenizer in a folder; `tokenizer.model` is read only without a `tokenizer.json`. Raises ValueError."""
     folder = Path(folder)
     try:
         if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
@@ -29,7 +29,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
 
 def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
-    """A Llama tokenizer whose treatment of spaces is the one written in tokenizer.model."""
+    """A Llama tokenizer that treats spaces as `tokenizer.model` says."""
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     model.ParseFromString((folder / "tokenizer.model").read_bytes())
     llama = LlamaTokenizer.from_pretrained(folder)
@@ -41,9 +41,9 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
         steps.append(normalizers.Prepend(SPACE))
     steps.append(normalizers.Replace(" ", SPACE))
     backend.normalizer = normalizers.Sequence(steps)
-    # The normalizer has marked the spaces, so that nothing is left to do here.
+    # The normalizer has already marked the spaces.
     backend.pre_tokenizer = None
-    # Not a LlamaTokenizer again: that class writes its own treatment of spaces over the saved one when it is loaded.
+    # Not a LlamaTokenizer: that class replaces the saved treatment of spaces by its own when it is loaded.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=llama.model_max_length,

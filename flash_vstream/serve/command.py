@@ -1,50 +1,46 @@
-"""The real-time command line: plays a video as a live stream and answers questions about it while it plays.
+"""flash-vstream live: plays a video as a live stream and answers questions about it while it plays.
 
-    python -m flash_vstream.serve.command                                    the shipped clip and model
-    python -m flash_vstream.serve.command --video_file FILE --ask "30: What is in the room?"
+    flash-vstream live                                       the shipped clip and model
+    flash-vstream live --video_file FILE --ask "30: What is in the room?"
 
-In a terminal it takes questions at any moment (`terminal`), otherwise those of --ask or standard input (`batch`).
-What a user gave wrongly ends in one line on stderr and exit code 2, an answer that could not be generated in one and
-exit code 1, Ctrl-C in exit code 130.
+In a terminal it takes questions at any moment. Elsewhere it asks those of --ask, or the lines of standard input: a
+plain line when it arrives, "SECONDS: question" at that stream time. The exit code is 1 if an answer could not be
+generated.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 import transformers
 
 from flash_vstream.model import load
-from flash_vstream.serve import plain as batch
+from flash_vstream.options import CommandParser, add_device, add_fps, add_memory, add_model, positive_int
+from flash_vstream.process import Process
+from flash_vstream.serve import plain
 from flash_vstream.serve.loop import AnswerError, EventLog
 from flash_vstream.serve.questions import Schedule, parse, read_file
-from flash_vstream.serve.session import StreamSession
-from flash_vstream.video import LiveSource, open_source
+from flash_vstream.serve.session import DEFAULT_MAX_NEW_TOKENS, StreamSession
+from flash_vstream.video import FrameBuffer, open_source
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 CLIP = ASSETS / "clip.mp4"
 CLIP_QUESTIONS = ASSETS / "clip.json"
+NO_ANSWER = 1
 TINY_MODEL_NOTE = (
     "The shipped tiny model knows only its own synthetic world; its answers about this video mean nothing. "
     "For real video give a trained model: --model_path."
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; --help lists the options")
-
-
 def parser() -> argparse.ArgumentParser:
-    """The options of the command line."""
-    options = _Parser(
-        prog="realtime_cli", description="Ask a live video stream questions while it plays.", allow_abbrev=False
-    )
+    """The options of `flash-vstream live`."""
+    options = CommandParser("live", __doc__)
     add = options.add_argument
     add(
         "--video_file",
@@ -52,75 +48,49 @@ def parser() -> argparse.ArgumentParser:
         help="a video file, a directory of frames, an rtsp/http/udp address, - for a pipe, or a webcam (/dev/video0, "
         "webcam:0); default: the shipped clip",
     )
-    add("--model_path", metavar="DIR", help="a checkpoint directory; default: the shipped tiny model")
-    add(
-        "--video_fps",
-        type=float,
-        default=1.0,
-        metavar="N",
-        help="frames taken for each second of the stream (default 1)",
-    )
+    add_model(options)
+    add_fps(options)
     add(
         "--play_speed",
         type=float,
         default=1.0,
         metavar="X",
-        help="stream seconds for each second of the clock; inf plays as fast as possible and drops nothing (default 1)",
+        help="stream seconds for each second of the clock; inf: as fast as possible, drops nothing (%(default)s)",
     )
     add(
         "--ask",
         action="append",
         default=[],
         metavar='"SECONDS: QUESTION"',
-        help="ask at this stream time, then exit; repeatable. Without it and without a terminal such lines are read "
-        "from standard input; plain lines there are asked at the end",
+        help="ask at this stream time, and exit when all is answered; repeatable",
     )
     add(
-        "--memory",
-        metavar="MODE",
-        help="star, or a control of the same size: recent, uniform, merge; default: the checkpoint's",
+        "--resume",
+        metavar="FILE",
+        help="continue a saved session: its memory is kept, and its stream time continues with this stream",
     )
-    add("--max_new_tokens", type=_positive, default=256, metavar="N", help="where a long answer is cut (default 256)")
+    add_memory(options)
+    add(
+        "--max_new_tokens",
+        type=positive_int,
+        default=DEFAULT_MAX_NEW_TOKENS,
+        metavar="N",
+        help="where a long answer is cut (%(default)s)",
+    )
     add("--log_file", metavar="FILE", help="append questions, answers and times to this file as JSON lines")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
+    add_device(options)
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-    if sys.stdout is None:  # where it was closed; the log and the exit code may still be wanted
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    try:
-        _run(parser().parse_args(arguments))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (as `| head` does); nothing more can be said, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except (ValueError, OSError, AnswerError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1 if isinstance(error, AnswerError) else 2
-    return 0
-
-
-def _run(options: argparse.Namespace) -> None:
-    stdin_is_terminal = sys.stdin is not None and sys.stdin.isatty()  # it is None where it was closed
-    interactive = not options.ask and stdin_is_terminal and sys.stdout.isatty()
-    is_clip = options.video_file is None or _is_shipped_clip(options.video_file)
+def run(options: argparse.Namespace) -> int:
+    """Play the stream and answer; returns 1 if an answer could not be generated."""
     video = str(CLIP) if options.video_file is None else options.video_file
+    is_clip = _is_file(video, CLIP)
     schedule = Schedule([parse(line, need_time=True) for line in options.ask])
-    piped = None
-    if not options.ask and sys.stdin is not None and not stdin_is_terminal and not _is_standard_input(video):
-        piped = batch.PipedQuestions(sys.stdin.fileno(), schedule)
-    frames = open_source(video, fps=options.video_fps, play_speed=options.play_speed)
+    source = open_source(video, fps=options.fps, play_speed=options.play_speed)
     session = _open_session(options)
-    demo = read_file(CLIP_QUESTIONS) if is_clip else []
-    if piped is not None:
-        piped.wait_for_first()
-        piped.raise_error()
-
+    seen_s = session.snapshot.time_s
+    buffer = FrameBuffer(source, start_s=0.0 if seen_s is None else seen_s + 1 / options.fps)
     log = EventLog(options.log_file)  # only now: a command that is refused leaves no file behind
     try:
         _introduce(options, session, is_clip)
@@ -129,68 +99,78 @@ def _run(options: argparse.Namespace) -> None:
             video=video,
             model=options.model_path,
             memory=session.model.config.memory.to_dict(),
-            video_fps=options.video_fps,
+            video_fps=options.fps,
             play_speed=str(options.play_speed),
+            resume=options.resume,
         )
-        source = LiveSource(frames)
-        if interactive:
-            # Only here: nothing else needs prompt_toolkit.
-            from flash_vstream.serve.terminal import Terminal
-
-            examples = [question.text for question in demo[:3]]
-            Terminal(source, session, log, options.max_new_tokens, examples).run()
-        else:
-            if len(schedule) == 0:
-                # A pipe that is silent until now may be one that nobody writes to. If it speaks later it is heard, too.
-                for question in demo:
-                    schedule.add(question)
-            batch.run(source, session, schedule, piped, log, options.max_new_tokens)
+        _play(options, video, buffer, session, schedule, log, is_clip)
+    except AnswerError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return NO_ANSWER
     finally:
         log.close()
+    return 0
+
+
+def _play(
+    options: argparse.Namespace,
+    video: str,
+    buffer: FrameBuffer,
+    session: StreamSession,
+    schedule: Schedule,
+    log: EventLog,
+    is_clip: bool,
+) -> None:
+    """Play with a prompt in a terminal, without one elsewhere."""
+    demo = read_file(CLIP_QUESTIONS) if is_clip else []
+    # Each of the two is None if it was closed.
+    terminals = [stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)]
+    if all(terminals) and not options.ask:
+        # Only here: nothing else needs prompt_toolkit.
+        from flash_vstream.serve.terminal import Terminal
+
+        Terminal(buffer, session, log, options.max_new_tokens, [question.text for question in demo[:3]]).run()
+        return
+    takes_lines = not (options.ask or sys.stdin is None or terminals[0] or _is_standard_input(video))
+    pipe = sys.stdin.fileno() if takes_lines else None
+    plain.run(buffer, session, schedule, log, options.max_new_tokens, pipe, demo)
 
 
 def _open_session(options: argparse.Namespace) -> StreamSession:
-    # Its progress bars and hints are for developers, and would run into the prompt.
+    # transformers' progress bars and hints are for developers, and would disturb the prompt.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = Process().device(options.device)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     model, processor = load(options.model_path, device=device, dtype=dtype, memory_mode=options.memory)
+    if options.resume is not None:
+        return StreamSession.load(model, processor, options.resume)
     return StreamSession(model, processor)
 
 
 def _introduce(options: argparse.Namespace, session: StreamSession, is_clip: bool) -> None:
     memory = session.model.config.memory
     print(f"model: {options.model_path or 'the shipped tiny model'} on {session.model.device}, memory: {memory.mode}")
-    speed = (
-        "as fast as possible" if options.play_speed == float("inf") else f"at {options.play_speed:g} times its own pace"
-    )
+    speed = "as fast as possible" if options.play_speed == math.inf else f"at {options.play_speed:g} times its own pace"
     video = "the shipped clip" if is_clip else options.video_file
-    print(f"stream: {video}, {options.video_fps:g} frames a second, {speed}")
+    print(f"stream: {video}, {options.fps:g} frames a second, {speed}")
+    if options.resume is not None:
+        seen = session.snapshot
+        print(f"session: {options.resume}, {seen.n_frames} frames watched up to {seen.time_s or 0.0:.1f} s")
     if options.model_path is None and not is_clip:
         print(TINY_MODEL_NOTE)
-    sys.stdout.flush()
+    print(end="", flush=True)
 
 
 def _is_standard_input(video: str) -> bool:
-    """Whether the video comes from there, under whatever name (-, /dev/stdin, ...): then no questions do."""
+    """Whether the video comes from standard input, under whatever name (-, /dev/stdin, ...)."""
     try:
         return video == "-" or os.path.samestat(os.stat(video.removeprefix("file://")), os.fstat(sys.stdin.fileno()))
     except OSError:  # no file, but an address
         return False
 
 
-def _is_shipped_clip(video: str) -> bool:
+def _is_file(video: str, file: Path) -> bool:
+    """Whether `video` names an existing file, under whatever path."""
     path = Path(video)
-    return path.is_file() and CLIP.is_file() and path.samefile(CLIP)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is too few; give at least 1")
-    return number
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return path.is_file() and file.is_file() and path.samefile(file)

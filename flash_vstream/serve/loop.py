@@ -1,7 +1,7 @@
-"""What the real-time command line does while a stream plays: watching, answering beside it, and a log of both.
+"""The live loop: watches a stream, answers questions in a second thread, and logs both.
 
-Watching happens in the thread that calls `watch_stream`; answers are generated in one thread of their own, in the order
-they were asked, each on the snapshot of the moment it was asked at.
+The thread that calls `watch_stream` watches. One other thread generates the answers, in the order of the questions,
+each on the snapshot of the moment it was asked at.
 """
 
 from __future__ import annotations
@@ -10,68 +10,69 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from flash_vstream.serve.questions import Schedule, TimedQuestion
 from flash_vstream.serve.session import Answer, StreamSession
+from flash_vstream.video import FrameBuffer
 
-if TYPE_CHECKING:
-    from flash_vstream.video import LiveSource
-
-# Answers under way or waiting. Each holds the memory state it was asked on: some 160 MiB with a 7B model.
+# Answers in progress or waiting. Each holds the memory state it was asked on: some 160 MiB with a 7B model.
 MAX_WAITING = 8
 
 
 class AnswerError(RuntimeError):
-    """An answer could not be generated; the message says to which question, and why."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question that was put to the session, its answer under way, and a word on its time where that needs one."""
-
-    question: TimedQuestion
-    answer: Answer
-    note: str
+    """An answer could not be generated; the message names the question and the reason."""
 
 
 class Screen(Protocol):
-    """Where answers are shown. Called from the answering thread.
+    """Shows answers. Called from the answering thread: `begin`, then pieces, then `end` or `fail`.
 
-    Between `begin` and either `end` or `fail` come the pieces. What a screen raises, `fail` included, ends answering.
+    An exception of a screen, also of `fail`, ends answering.
     """
 
-    def begin(self, asked: Asked) -> None: ...
+    def begin(self, question: TimedQuestion, answer: Answer) -> None:
+        """An answer begins."""
 
-    def piece(self, text: str) -> None: ...
+    def piece(self, text: str) -> None:
+        """A piece of the answer was generated."""
 
-    def end(self, asked: Asked) -> None: ...
+    def end(self, question: TimedQuestion, answer: Answer) -> None:
+        """The answer is complete."""
 
-    def fail(self, asked: Asked, error: AnswerError) -> None: ...
+    def fail(self, error: AnswerError) -> None:
+        """The answer could not be generated."""
 
 
 class EventLog:
-    """JSON lines of what happened, each with the wall-clock time; without a path nothing is written."""
+    """A JSON-lines file of events, each with the wall-clock time; without a path nothing is written.
+
+    Args:
+        path: The file; events are appended.
+
+    Raises:
+        ValueError: The file cannot be written.
+    """
 
     def __init__(self, path: str | None) -> None:
         self._lock = threading.Lock()
         try:
-            # Each line is written through at once, so that a log is complete up to the moment a run was killed.
+            # Line-buffered, so that the log is complete up to the moment a run was killed.
             self._file = None if path is None else Path(path).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
             raise ValueError(f"cannot write the log file {path} ({error.strerror}); give another --log_file") from error
 
     def write(self, event: str, **fields: Any) -> None:
-        """One line; does nothing once closed."""
+        """Append one event; does nothing after `close`."""
         line = json.dumps({"event": event, "at": datetime.now(UTC).isoformat(), **fields}, ensure_ascii=False)
         with self._lock:
             if self._file is not None:
                 self._file.write(line + "\n")
 
     def close(self) -> None:
+        """Close the file."""
         with self._lock:
             if self._file is not None:
                 self._file.close()
@@ -79,17 +80,22 @@ class EventLog:
 
 
 class Answerer:
-    """Generates answers beside the watching, one after another."""
+    """Generates answers in its own thread, one after another.
+
+    Attributes:
+        has_asked: Whether a question was asked.
+        n_answered: The number of complete answers.
+    """
 
     def __init__(self, session: StreamSession, screen: Screen, log: EventLog, max_new_tokens: int) -> None:
-        self.n_asked = 0
+        self.has_asked = False
         self.n_answered = 0
         self._session = session
         self._screen = screen
         self._log = log
         self._max_new_tokens = max_new_tokens
-        # Not a bounded queue: the None that ends the thread must never wait for room.
-        self._waiting: queue.Queue[Asked | None] = queue.Queue()
+        # Unbounded: the None that ends the thread must never wait for room.
+        self._waiting: queue.Queue[tuple[TimedQuestion, Answer] | None] = queue.Queue()
         self._room = threading.Semaphore(MAX_WAITING)
         self._stop = threading.Event()
         self._error: Exception | None = None
@@ -98,38 +104,41 @@ class Answerer:
 
     @property
     def n_waiting(self) -> int:
-        """Answers not finished."""
+        """The number of answers that are not complete."""
         return self._waiting.unfinished_tasks
 
-    def ask(self, question: TimedQuestion, note: str = "", *, wait: bool = True) -> None:
-        """Asks on what the session knows at this moment, and queues the answer.
+    def ask(self, question: TimedQuestion, *, wait: bool = True) -> None:
+        """Ask on what the session knows at this moment, and queue the answer.
 
         Args:
-            wait: with `MAX_WAITING` answers not finished, wait until one is.
+            question: The question.
+            wait: If `MAX_WAITING` answers are not complete, wait until one is.
 
         Raises:
-            ValueError: as `StreamSession.ask`; or, without `wait`, when it would have to.
-            Exception: what ended answering earlier.
+            ValueError: As `StreamSession.ask` does; or there is no room and `wait` is false; or answering was stopped.
+            Exception: The error that ended answering earlier.
         """
         self.raise_error()
+        if self._stop.is_set():
+            raise ValueError("the stream has ended")
         answer = self._session.ask(question.text, max_new_tokens=self._max_new_tokens)
         if not self._room.acquire(blocking=wait):
-            raise ValueError(f"{MAX_WAITING} answers are still to come; ask again when one of them is there")
-        self.n_asked += 1
+            raise ValueError(f"{MAX_WAITING} answers are still to come; ask again when one of them is complete")
+        self.has_asked = True
         self._log.write("question", question=question.text, asked_for_s=question.time_s, **_moment(answer))
-        self._waiting.put(Asked(question, answer, note))
+        self._waiting.put((question, answer))
 
     def raise_error(self) -> None:
-        """Raises what ended answering, if anything did."""
+        """Raise the error that ended answering, if there is one."""
         if self._error is not None:
             raise self._error
 
     def finish(self) -> None:
-        """Waits for all answers asked so far; more may be asked then."""
+        """Wait for all answers asked so far; others may be asked after that."""
         self._waiting.join()
 
     def stop(self) -> None:
-        """Ends generation at the next token, drops the answers still waiting, and ends the thread."""
+        """End generation at the next token, drop the answers that wait, and end the thread."""
         self._stop.set()
         self._waiting.put(None)
         self._thread.join(timeout=10)
@@ -137,45 +146,44 @@ class Answerer:
     def _work(self) -> None:
         while (asked := self._waiting.get()) is not None:
             try:
-                # Questions after an error are dropped, not left: somebody may be waiting for room or for the end.
+                # After an error the others are dropped: somebody may wait for room or for the end.
                 if self._error is None and not self._stop.is_set():
-                    self._give(asked)
+                    self._answer(*asked)
             except Exception as error:
                 self._error = error
             finally:
                 self._room.release()
                 self._waiting.task_done()
 
-    def _give(self, asked: Asked) -> None:
-        self._screen.begin(asked)
+    def _answer(self, question: TimedQuestion, answer: Answer) -> None:
+        self._screen.begin(question, answer)
         try:
-            for piece in _pieces(asked):
+            for piece in _pieces(question, answer):
                 self._screen.piece(piece)
                 if self._stop.is_set():
-                    asked.answer.close()
+                    answer.close()
         except AnswerError as error:
-            self._log.write("failure", question=asked.question.text, error=str(error), **_moment(asked.answer))
-            self._screen.fail(asked, error)
+            self._log.write("failure", question=question.text, error=str(error), **_moment(answer))
+            self._screen.fail(error)
             return
         self.n_answered += not self._stop.is_set()
-        self._screen.end(asked)
+        self._screen.end(question, answer)
         self._log.write(
             "answer",
-            question=asked.question.text,
-            answer=asked.answer.text,
+            question=question.text,
+            answer=answer.text,
             complete=not self._stop.is_set(),
-            time_to_first_token_s=asked.answer.time_to_first_token_s,
-            **_moment(asked.answer),
+            time_to_first_token_s=answer.time_to_first_token_s,
+            **_moment(answer),
         )
 
 
-def _pieces(asked: Asked) -> Iterator[str]:
+def _pieces(question: TimedQuestion, answer: Answer) -> Iterator[str]:
     """The pieces of an answer; an error of the model, unlike one of the screen, becomes an `AnswerError`."""
     try:
-        yield from asked.answer
+        yield from answer
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise AnswerError(f'no answer to "{asked.question.text}" ({reason})') from error
+        raise AnswerError(f'no answer to "{question.text}" ({type(error).__name__}: {error})') from error
 
 
 def _moment(answer: Answer) -> dict[str, Any]:
@@ -183,53 +191,73 @@ def _moment(answer: Answer) -> dict[str, Any]:
 
 
 def watch_stream(
-    source: LiveSource,
+    source: FrameBuffer,
     session: StreamSession,
     schedule: Schedule,
-    ask: Callable[[TimedQuestion, str], None],
+    ask: Callable[[TimedQuestion], None],
     is_over: Callable[[], bool],
-) -> None:
-    """Watches a source to its end, or until `is_over`, and asks each question of the schedule when its time has come.
+) -> Exception | None:
+    """Watch a source to its end, or until `is_over`, and ask each question of the schedule when it is due.
 
-    A question for time t is asked on the frames with time <= t; one beyond the end of the stream, at the end.
+    A question for time t is asked on the frames with time <= t.
+
+    Returns:
+        The error that ended the source; None if it came to its end.
     """
-    n_dropped = 0
-    for frame, time_s in source:
+    frames, n_dropped = iter(source), 0
+    while True:
+        try:
+            frame, time_s = next(frames)
+        except StopIteration:
+            return None
+        except Exception as error:
+            return error
         _ask_all(schedule.take_before(time_s), session, ask)
         if is_over():
-            return
+            return None
         session.watch(frame, time_s)
-        # What came to the source's count, not the count itself: a reset of the session begins a new one.
+        # The increase of the source's count, not the count itself: a reset of the session starts a new one.
         n_dropped_before, n_dropped = n_dropped, source.dropped
         session.count_dropped(n_dropped - n_dropped_before)
         _ask_all(schedule.take_at(time_s), session, ask)
         if is_over():
-            return
-    ask_rest(session, schedule, ask)
+            return None
 
 
-def ask_rest(session: StreamSession, schedule: Schedule, ask: Callable[[TimedQuestion, str], None]) -> None:
-    """Asks all that the schedule still holds at the end of the stream."""
-    _ask_all(schedule.take_rest(), session, ask, at_end=True)
+def ask_rest(session: StreamSession, schedule: Schedule, ask: Callable[[TimedQuestion], None], end: str) -> None:
+    """Close the schedule and ask what it still holds; the note of each says that the stream `end` before its time."""
+    _ask_all(schedule.close(), session, ask, end)
 
 
 def _ask_all(
-    questions: list[TimedQuestion],
-    session: StreamSession,
-    ask: Callable[[TimedQuestion, str], None],
-    at_end: bool = False,
+    questions: list[TimedQuestion], session: StreamSession, ask: Callable[[TimedQuestion], None], end: str = ""
 ) -> None:
     for question in questions:
-        now = session.snapshot.time_s
-        note = ""
+        now, note = session.snapshot.time_s, ""
         if question.time_s is not None and now is not None:
-            if at_end and question.time_s > now:
-                note = f"the stream ended at {now:.1f} s, before the {question.time_s:.1f} s asked for"
+            if end and question.time_s > now:
+                note = f"the stream {end} at {now:.1f} s, before the {question.time_s:.1f} s asked for"
             elif question.time_s < now:
                 note = f"the question came late: it was for {question.time_s:.1f} s"
-        ask(question, note)
+        ask(replace(question, note=note))
+
+
+def times_line(answer: Answer) -> str:
+    """`stream time 30.0 s, 31 frames seen, first token after 0.12 s`."""
+    seen = f"stream time {answer.stream_time_s:.1f} s, {answer.n_frames} frames seen"
+    first = answer.time_to_first_token_s
+    return seen if first is None else f"{seen}, first token after {first:.2f} s"
+
+
+def closing_line(session: StreamSession, n_answered: int) -> str:
+    """The last line of a run: what was watched and answered."""
+    stats = session.stats()
+    return (
+        f"{stats.n_frames} frames watched up to {stats.stream_time_s or 0.0:.1f} s, {stats.n_dropped} dropped, "
+        f"{n_answered} question{'' if n_answered == 1 else 's'} answered"
+    )
 
 
 def log_end(log: EventLog, session: StreamSession, reason: str) -> None:
-    """The closing line of the log: why the run ended, and the session's figures."""
+    """Write the last event of a log: why the run ended, and the session's figures."""
     log.write("end", reason=reason, **asdict(session.stats()))

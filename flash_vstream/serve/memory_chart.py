@@ -1,21 +1,20 @@
-"""A memory drawn in text: what each centroid stands for along the time axis, and which frames were kept whole."""
+"""Draws a memory in text: the frames each centroid stands for along the time axis, and the frames kept whole."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from flash_vstream.memory.controls import ControlState
+from flash_vstream.memory.state import State
 
 # A row is then 79 characters wide.
 BAR_WIDTH = 10
 AXIS_WIDTH = 34
 
 
-def draw(memory: Any, n_tokens: int) -> str:
-    """Draws a memory state that has seen at least one frame; `n_tokens` is what it gives the language model."""
+def draw(memory: State, n_tokens: int) -> str:
+    """Draw a memory state of at least one frame, which gives the language model `n_tokens` tokens."""
     times = memory.temporal_times.tolist()
     weights = memory.temporal_weights.tolist()
-    # The controls hold frames, not clusters: each stands at its own time.
+    # The controls keep frames, not clusters: each has one time.
     is_control = isinstance(memory, ControlState)
     spans = [[time, time] for time in times] if is_control else memory.temporal_spans.tolist()
     retrieved = sorted(memory.retrieved_times.tolist())
@@ -39,7 +38,7 @@ def draw(memory: Any, n_tokens: int) -> str:
 
 
 def _axis(span: list[float], time: float, first: float, last: float) -> str:
-    """The time axis as text, a line over the span and `o` at the mean time: `..---o-.....`"""
+    """The time axis as text, a line over the span and `o` at the mean time: `..---o-.....`."""
     scale = (AXIS_WIDTH - 1) / max(last - first, 1e-9)
     left, right, middle = (round((value - first) * scale) for value in (*span, time))
     cells = ["-" if left <= cell <= right else "." for cell in range(AXIS_WIDTH)]

@@ -1,126 +1,154 @@
-"""The real-time command line without a terminal: questions known beforehand, or read line by line from a pipe."""
+"""The live command without a terminal: the questions of --ask, or question lines from standard input."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from flash_vstream.serve.loop import Answerer, AnswerError, Asked, EventLog, ask_rest, log_end, watch_stream
-from flash_vstream.serve.questions import Schedule, parse
-from flash_vstream.serve.session import StreamSession
-
-if TYPE_CHECKING:
-    from flash_vstream.video import LiveSource
-
-# How long to wait for the first line of a pipe that nobody closes, before the stream begins without it.
-FIRST_LINE_WAIT_S = 1.0
-OPEN_PIPE_NOTE = (
-    "note: the stream has ended and standard input is still open; what comes there from now on is not asked "
-    "(close it, or give < /dev/null)"
+from flash_vstream.serve.loop import (
+    Answerer,
+    AnswerError,
+    EventLog,
+    ask_rest,
+    closing_line,
+    log_end,
+    times_line,
+    watch_stream,
 )
+from flash_vstream.serve.questions import Schedule, TimedQuestion, parse
+from flash_vstream.serve.session import Answer, StreamSession
+from flash_vstream.video import FrameBuffer
+
+READ_AHEAD_S = 1.0  # what a pipe that stays open delays the stream by
 
 
 class PipedQuestions:
-    """Reads question lines from a file descriptor in a thread of its own and adds them to a schedule as they come.
+    """Reads question lines from a file descriptor in its own thread.
 
-    `SECONDS: question` is asked at that time, a plain question at the end of the stream.
+    A plain line is asked when it arrives, `SECONDS: question` at that stream time. A line that cannot be asked is named
+    in one line on stderr, and the others are asked nevertheless.
     """
 
-    def __init__(self, descriptor: int, schedule: Schedule) -> None:
+    def __init__(self, descriptor: int, schedule: Schedule, answerer: Answerer, session: StreamSession) -> None:
         self._descriptor = descriptor
         self._schedule = schedule
-        self._error: ValueError | None = None
-        # Daemon: a pipe may stay open for ever, and nothing else can interrupt the read.
+        self._answerer = answerer
+        self._session = session
+        # Daemon: a pipe may stay open forever, and nothing else can interrupt the read.
         self._thread = threading.Thread(target=self._work, name="questions", daemon=True)
         self._thread.start()
 
     @property
     def is_closed(self) -> bool:
-        """No more questions can come."""
+        """Whether no more questions can come."""
         return not self._thread.is_alive()
 
-    def raise_error(self) -> None:
-        """Raises the error of a line that was no question, if there was one."""
-        if self._error is not None:
-            raise self._error
+    def read_ahead(self) -> None:
+        """Wait for the end of a file, and a moment for that of a pipe, so that questions for second 0 are not late."""
+        is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        self._thread.join(None if is_file else READ_AHEAD_S)
 
-    def wait_for_first(self) -> None:
-        """Gives the other end of the pipe a moment to write."""
-        self._thread.join(FIRST_LINE_WAIT_S)
+    def ask(self, question: TimedQuestion) -> None:
+        """Ask a question, or print why it cannot be asked."""
+        try:
+            self._answerer.ask(question)
+        except ValueError as error:
+            _refuse(question.text, error)
 
     def _work(self) -> None:
         rest = b""
-        # os.read and not sys.stdin: a thread that waits inside sys.stdin makes the interpreter's exit fail.
-        # An OSError is the end of the input, too: the descriptor was closed on our side.
-        with contextlib.suppress(OSError):
+        # os.read and not sys.stdin: a thread that waits inside sys.stdin makes the interpreter's exit fail. An OSError
+        # is the end of the input; an error that ended answering is raised in the watching thread.
+        with contextlib.suppress(Exception):
             while chunk := os.read(self._descriptor, 65536):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     self._take(line)
-        self._take(rest)
+            self._take(rest)
 
     def _take(self, line: bytes) -> None:
-        text = line.decode(errors="replace")
-        if text.strip() and self._error is None:
-            try:
-                self._schedule.add(parse(text, need_time=False))
-            except ValueError as error:
-                self._error = error
+        text = line.decode(errors="replace").strip()
+        if not text:
+            return
+        try:
+            self._schedule.add(parse(text, need_time=False))
+        except ValueError as error:
+            _refuse(text, error)
+        if self._session.snapshot.n_frames:  # else the watching thread asks at the first frame
+            for question in self._schedule.take_now():
+                self.ask(question)
+
+
+def _refuse(text: str, error: ValueError) -> None:
+    print(f'error: not asked: "{text}" ({error})', file=sys.stderr, flush=True)
 
 
 class PlainScreen:
-    """Prints each answer as it comes, between its question and its times."""
+    """Prints each answer as it is generated, between its question and its times."""
 
-    def begin(self, asked: Asked) -> None:
-        print(f"[{asked.answer.stream_time_s:7.1f} s] question: {asked.question.text}")
-        if asked.note:
-            print(f"            ({asked.note})")
+    def begin(self, question: TimedQuestion, answer: Answer) -> None:
+        """Print the question and its note."""
+        print(f"[{answer.stream_time_s:7.1f} s] question: {question.text}")
+        if question.note:
+            print(f"            ({question.note})")
         print("            answer:   ", end="", flush=True)
 
     def piece(self, text: str) -> None:
+        """Print a piece of the answer."""
         print(text.replace("\n", "\n                      "), end="", flush=True)
 
-    def end(self, asked: Asked) -> None:
+    def end(self, question: TimedQuestion, answer: Answer) -> None:
+        """Print the expected answer, if it is known, and the times."""
         print()
-        if asked.question.expected is not None:
-            print(f"            expected: {asked.question.expected}")
-        print(f"            ({times_line(asked)})", flush=True)
+        if question.expected is not None:
+            print(f"            expected: {question.expected}")
+        print(f"            ({times_line(answer)})", flush=True)
 
-    def fail(self, asked: Asked, error: AnswerError) -> None:
-        """Ends the run: nobody sits here to ask again."""
+    def fail(self, error: AnswerError) -> None:
+        """End the run: nobody is there to ask again."""
         print("(none)", flush=True)
         raise error
 
 
-def times_line(asked: Asked) -> str:
-    """`stream time 30.0 s, 31 frames seen, first token after 0.12 s`"""
-    seen = f"stream time {asked.answer.stream_time_s:.1f} s, {asked.answer.n_frames} frames seen"
-    first = asked.answer.time_to_first_token_s
-    return seen if first is None else f"{seen}, first token after {first:.2f} s"
-
-
 def run(
-    source: LiveSource,
+    source: FrameBuffer,
     session: StreamSession,
     schedule: Schedule,
-    piped: PipedQuestions | None,
     log: EventLog,
     max_new_tokens: int,
+    pipe: int | None = None,
+    demo: Sequence[TimedQuestion] = (),
 ) -> None:
-    """Plays the stream, asks and prints; returns when every question is answered, or at the end of the stream.
+    """Play the stream, ask and print. Returns when every question is answered, or at the end of the stream.
+
+    Args:
+        source: The stream.
+        session: Watches it.
+        schedule: The questions known beforehand.
+        log: Receives the events.
+        max_new_tokens: Where a long answer is cut.
+        pipe: A file descriptor to read question lines from.
+        demo: Questions to ask if there are no others.
 
     Raises:
-        ValueError: for a bad source or question, once what was asked before it is answered.
-        AnswerError: when an answer could not be generated.
-        KeyboardInterrupt: on Ctrl-C, after a closing line.
+        ValueError: The source or a question of the schedule is bad; what was asked before is answered first.
+        AnswerError: An answer could not be generated.
+        KeyboardInterrupt: Ctrl-C was pressed; a closing line is printed first.
     """
     answerer = Answerer(session, PlainScreen(), log, max_new_tokens)
+    piped = None if pipe is None else PipedQuestions(pipe, schedule, answerer, session)
     reason = "error"
     try:
-        _play(source, session, schedule, piped, answerer)
+        if piped is not None:
+            piped.read_ahead()
+        if len(schedule) == 0:
+            for question in demo:
+                schedule.add(question)
+        _play(source, session, schedule, piped, answerer, log)
         reason = "done"
     except KeyboardInterrupt:
         reason = "interrupted"
@@ -133,51 +161,33 @@ def run(
 
 
 def _play(
-    source: LiveSource, session: StreamSession, schedule: Schedule, piped: PipedQuestions | None, answerer: Answerer
+    source: FrameBuffer,
+    session: StreamSession,
+    schedule: Schedule,
+    piped: PipedQuestions | None,
+    answerer: Answerer,
+    log: EventLog,
 ) -> None:
-    """Watches and asks, until all is answered."""
+    """Watch and ask until all is answered. An error of the source is raised when all questions are answered."""
+    ask = answerer.ask if piped is None else piped.ask
 
     def is_over() -> bool:
         answerer.raise_error()
-        no_more = True
-        if piped is not None:
-            no_more = piped.is_closed
-            piped.raise_error()
         # Without any question the stream is watched to its end, for its figures.
-        return answerer.n_asked > 0 and no_more and len(schedule) == 0
+        return answerer.has_asked and (piped is None or piped.is_closed) and len(schedule) == 0
 
     try:
         with source:
-            watch_stream(source, session, schedule, answerer.ask, is_over)
-        if piped is not None:
-            _ask_late(session, schedule, piped, answerer)
+            error = watch_stream(source, session, schedule, ask, is_over)
+        if error is not None and session.snapshot.n_frames == 0:
+            for question in schedule.close():
+                print(f'not answered: "{question.text}"', flush=True)
+                log.write("failure", question=question.text, error=str(error))
+        ask_rest(session, schedule, ask, "ended" if error is None else "broke")
     except Exception:
-        # A file broken later on, or a bad line, takes nothing from the answers to what was asked before.
-        answerer.finish()
+        answerer.finish()  # what was asked before the error is answered
         raise
     answerer.finish()
     answerer.raise_error()
-
-
-def _ask_late(session: StreamSession, schedule: Schedule, piped: PipedQuestions, answerer: Answerer) -> None:
-    """Asks what a pipe brings after the end of the stream, as long as answers are being given."""
-    while True:
-        answerer.finish()
-        answerer.raise_error()
-        is_closed = piped.is_closed  # asked before the schedule, to which a closed pipe adds nothing more
-        piped.raise_error()
-        if len(schedule) == 0:
-            break
-        ask_rest(session, schedule, answerer.ask)
-    if not is_closed:
-        print(OPEN_PIPE_NOTE, file=sys.stderr)
-
-
-def closing_line(session: StreamSession, n_answered: int) -> str:
-    """The last line of a run: what was seen and answered."""
-    stats = session.stats()
-    seconds = 0.0 if stats.stream_time_s is None else stats.stream_time_s
-    return (
-        f"{stats.n_frames} frames watched up to {seconds:.1f} s, {stats.n_dropped} dropped, "
-        f"{n_answered} question{'' if n_answered == 1 else 's'} answered"
-    )
+    if error is not None:
+        raise error

@@ -1,16 +1,13 @@
-"""The file of a saved session: one safetensors file with the memory state, and json metadata that says what it fits.
+"""The file of a saved session: a safetensors file with the memory state, and JSON metadata.
 
-A memory holds features of one encoder, arranged by one memory configuration. Read into another it would give fluent
-nonsense, so the file carries a fingerprint of both and is refused where they differ.
+A memory holds features of one encoder, arranged by one memory configuration. With another model it would give fluent
+nonsense, so the metadata holds a fingerprint of both, and a file whose fingerprint differs is refused.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import threading
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from flash_vstream.files import atomic
 from flash_vstream.memory.published import PublishedMemory
+from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamForConditionalGeneration
 
 FORMAT = "flash-vstream session"
@@ -27,13 +26,17 @@ VERSION = 1
 METADATA_KEY = "flash_vstream"
 
 
-def write(path: str | PathLike[str], model: VStreamForConditionalGeneration, memory: Any, time_s: float | None) -> None:
-    """Writes a memory state and the stream time of its newest frame; the file appears whole or not at all.
+def write(
+    path: str | PathLike[str], model: VStreamForConditionalGeneration, memory: State, time_s: float | None
+) -> None:
+    """Write a memory state and the stream time of its newest frame, atomically.
 
     Raises:
-        ValueError: when the file cannot be written there.
+        ValueError: The file cannot be written.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write {path}: there is no folder {path.parent}; give another file name")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in memory.to_tensors().items()}
     metadata = {
         "format": FORMAT,
@@ -43,23 +46,15 @@ def write(path: str | PathLike[str], model: VStreamForConditionalGeneration, mem
         "sha256": _digest(tensors),
         **_fingerprint(model),
     }
-    # Beside the target, so that os.replace stays within one file system and is atomic.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        temporary.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata)}))
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ValueError(f"cannot save the session to {path} ({error.strerror}); give another file name") from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    with atomic(path) as partial:
+        partial.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata)}))
 
 
-def read(path: str | PathLike[str], model: VStreamForConditionalGeneration) -> tuple[Any, float | None]:
-    """The memory state on the model's device, and the stream time of its newest frame.
+def read(path: str | PathLike[str], model: VStreamForConditionalGeneration) -> tuple[State, float | None]:
+    """Read the memory state, to the model's device, and the stream time of its newest frame.
 
     Raises:
-        ValueError: for a missing, foreign or corrupt file, or one saved with another model or memory configuration.
+        ValueError: The file is missing, damaged or no session, or was saved with another model or memory configuration.
     """
     if not Path(path).is_file():
         raise ValueError(f"no session file at {path}; give a file that a session saved")
@@ -84,25 +79,26 @@ def read(path: str | PathLike[str], model: VStreamForConditionalGeneration) -> t
             )
     if metadata.get("sha256") != _digest(tensors):
         raise ValueError(f"{path} is damaged: its tensors are not those that were saved; save the session again")
-    assert not isinstance(model.memory, PublishedMemory)  # no session begins on an offline memory
+    assert not isinstance(model.memory, PublishedMemory)  # a session with an offline memory is refused before
     memory = model.memory.state_from_tensors({name: tensor.to(model.device) for name, tensor in tensors.items()})
     assert memory.n_frames == metadata["n_frames"]
     return memory, metadata["time_s"]
 
 
 def _fingerprint(model: VStreamForConditionalGeneration) -> dict[str, Any]:
-    """What a state depends on: the memory's configuration, and the features it is made of."""
+    """What a state depends on: the memory's configuration and the features."""
     weights = {f"memory.{name}": tensor for name, tensor in model.memory.state_dict().items()}
     return {
         "memory_configuration": model.config.memory.to_dict(),
         "feature_size": model.memory.q_proj.in_features,
         "dtype": str(model.dtype).removeprefix("torch."),
-        # The memory's own weights stand for the checkpoint: they are small, and trained anew with each.
+        # The memory's weights identify the checkpoint: they are small, and each training changes them.
         "model": _digest(weights)[:16],
     }
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and data."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
@@ -111,7 +107,7 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def _difference(saved: Any, present: Any) -> str:
-    """The first thing that differs, in words: `temporal_length 25, here 10`."""
+    """The first value that differs, as in `temporal_length 25, here 10`."""
     if isinstance(saved, dict) and isinstance(present, dict):
         for key in sorted(saved.keys() | present.keys()):
             if saved.get(key) != present.get(key):

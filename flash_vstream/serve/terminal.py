@@ -1,7 +1,7 @@
-"""The real-time command line in a terminal: a prompt that takes a question at any moment while the stream plays.
+"""The live command in a terminal: a prompt that takes a question at any moment while the stream plays.
 
-Three threads: the stream is watched in one, answers are generated in another, and the prompt has the main one. What the
-others print goes above the prompt and never into what is being typed; the line at the bottom is redrawn in place.
+One thread watches the stream, one generates answers, and the main thread has the prompt. The output of the others goes
+above the prompt, not into the line that is being typed; the status line at the bottom is redrawn in place.
 """
 
 from __future__ import annotations
@@ -9,40 +9,46 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.patch_stdout import patch_stdout
 
-from flash_vstream.serve import memory_chart as picture
-from flash_vstream.serve.loop import Answerer, AnswerError, Asked, EventLog, log_end, watch_stream
-from flash_vstream.serve.plain import closing_line, times_line
+from flash_vstream.serve import memory_chart
+from flash_vstream.serve.loop import (
+    Answerer,
+    AnswerError,
+    EventLog,
+    closing_line,
+    log_end,
+    times_line,
+    watch_stream,
+)
 from flash_vstream.serve.questions import Schedule, TimedQuestion
-from flash_vstream.serve.session import StreamSession
-
-if TYPE_CHECKING:
-    from flash_vstream.video import LiveSource
+from flash_vstream.serve.session import Answer, StreamSession
+from flash_vstream.video import FrameBuffer
 
 REFRESH_S = 0.25
 HELP = """\
-Type a question and press Enter; it is answered from what has been seen up to then. Or:
-  /memory        what the memory holds, drawn along the time axis
-  /save [FILE]   save the session (StreamSession.load goes on from it)
+Type a question and press Enter; it is answered from what was seen up to then. Or:
+  /memory        draw what the memory holds along the time axis
+  /save [FILE]   save the session; --resume FILE continues it
   /reset         forget what was seen; the stream plays on
   /help          this text
   /quit          end (also Ctrl-D)"""
 
 
 class PromptScreen:
-    """Shows an answer as it comes: whole lines go above the prompt, the unfinished one stands just over it."""
+    """Shows an answer while it is generated: whole lines go above the prompt, the unfinished one just over it."""
 
     def __init__(self) -> None:
         self.unfinished = ""
 
-    def begin(self, asked: Asked) -> None:
-        self.unfinished = f"[{asked.answer.stream_time_s:.1f} s] "
+    def begin(self, question: TimedQuestion, answer: Answer) -> None:
+        """Show the time of the question."""
+        self.unfinished = f"[{answer.stream_time_s:.1f} s] "
 
     def piece(self, text: str) -> None:
+        """Print the lines that are complete, broken at the width of the terminal."""
         *lines, rest = (self.unfinished + text).split("\n")
         width = max(20, shutil.get_terminal_size().columns - 1)
         while len(rest) > width:
@@ -53,21 +59,30 @@ class PromptScreen:
         for line in lines:
             print(line)
 
-    def end(self, asked: Asked) -> None:
+    def end(self, question: TimedQuestion, answer: Answer) -> None:
+        """Print the last line and the times."""
         line, self.unfinished = self.unfinished, ""
-        print(f"{line}\n  ({times_line(asked)})")
+        print(f"{line}\n  ({times_line(answer)})")
 
-    def fail(self, asked: Asked, error: AnswerError) -> None:
-        """Says so; the next question may fare better, as on a memory that is smaller after /reset."""
+    def fail(self, error: AnswerError) -> None:
+        """Print the error; the next answer may succeed, as on a memory that is smaller after /reset."""
         line, self.unfinished = self.unfinished, ""
         print(f"{line}\nerror: {error}")
 
 
 class Terminal:
-    """One interactive run."""
+    """One interactive run.
+
+    Args:
+        source: The stream.
+        session: Watches it.
+        log: Receives the events.
+        max_new_tokens: Where a long answer is cut.
+        examples: Questions to suggest.
+    """
 
     def __init__(
-        self, source: LiveSource, session: StreamSession, log: EventLog, max_new_tokens: int, examples: list[str]
+        self, source: FrameBuffer, session: StreamSession, log: EventLog, max_new_tokens: int, examples: list[str]
     ) -> None:
         self._source = source
         self._session = session
@@ -84,11 +99,11 @@ class Terminal:
         )
 
     def run(self) -> None:
-        """Plays and answers until /quit, Ctrl-D or Ctrl-C.
+        """Play and answer until /quit, Ctrl-D or Ctrl-C.
 
         Raises:
-            ValueError: when the source fails before its first frame.
-            KeyboardInterrupt: on Ctrl-C, after a closing line.
+            ValueError: The source failed before its first frame.
+            KeyboardInterrupt: Ctrl-C was pressed; a closing line is printed first.
         """
         reason = "error"
         try:
@@ -112,22 +127,22 @@ class Terminal:
                 print(closing_line(self._session, self._answerer.n_answered), flush=True)
 
     def _watch(self) -> None:
-        """The watching thread. An error is shown, and ends the run if there is nothing to ask about."""
+        """The watching thread. An error is shown; it ends the run if there is nothing to ask about."""
         try:
             with self._source:
-                watch_stream(self._source, self._session, Schedule([]), self._answerer.ask, self._quit.is_set)
-            self._stream_state = "ended"
-        except Exception as error:
-            self._error = error
-            self._stream_state = "failed"
-            loop = self._prompt.app.loop
-            if self._session.snapshot.n_frames:
-                print(f"error: {error}\nThe stream has stopped; what was seen can still be asked about.")
-            elif loop is not None:
-                loop.call_soon_threadsafe(self._leave_if_failed)
+                error = watch_stream(self._source, self._session, Schedule(), self._answerer.ask, self._quit.is_set)
+        except Exception as raised:
+            error = raised
+        self._stream_state = "ended" if error is None else "failed"
+        self._error = error
+        loop = self._prompt.app.loop
+        if error is not None and self._session.snapshot.n_frames:
+            print(f"error: {error}\nThe stream has stopped; what was seen can still be asked about.")
+        elif error is not None and loop is not None:
+            loop.call_soon_threadsafe(self._leave_if_failed)
 
     def _leave_if_failed(self) -> None:
-        """Ends the prompt, which must be running, when the source failed before its first frame."""
+        """End the prompt, which must be running, if the source failed before its first frame."""
         app = self._prompt.app
         if self._error is not None and self._session.snapshot.n_frames == 0 and not app.is_done:
             app.exit(exception=self._error)
@@ -147,7 +162,7 @@ class Terminal:
                     print(f"error: {error}")
 
     def _take(self, line: str) -> None:
-        """One line that was typed: a command or a question."""
+        """Act on a line that was typed: a command or a question."""
         command, _, rest = line.partition(" ")
         if not command.startswith("/"):
             self._answerer.ask(TimedQuestion(line), wait=False)
@@ -169,15 +184,15 @@ class Terminal:
         if memory.n_frames == 0:
             print("Nothing has been seen yet.")
         else:
-            print(picture.draw(memory, self._session.model.config.memory.num_tokens(memory.n_frames)))
+            print(memory_chart.draw(memory, self._session.model.config.memory.num_tokens(memory.n_frames)))
 
     def _save(self, name: str) -> None:
         seconds = self._session.snapshot.time_s
-        # os.path, because Path raises RuntimeError for a user that is not there.
+        # os.path, because Path raises RuntimeError for a user that does not exist.
         path = os.path.realpath(os.path.expanduser(name or f"session-{seconds or 0:.0f}s.safetensors"))
         self._session.save(path)
         self._log.write("save", path=path, stream_time_s=seconds)
-        print(f"Saved to {path}; StreamSession.load goes on from it.")
+        print(f"Saved to {path}; --resume continues it.")
 
     def _message(self) -> str:
         unfinished = self._screen.unfinished

@@ -1,1 +1,1 @@
-"""A small world that is rendered, captioned and asked about, so that a model can be trained and tested anywhere."""
+"""A small synthetic world, rendered, captioned and asked about, on which a model can be trained and tested anywhere."""

@@ -1,24 +1,21 @@
-"""Rebuilds the embedded tiny model from nothing: world -> tokenizer -> CLIP -> Llama -> stage 1 -> stage 2 -> package.
+"""Rebuild the embedded tiny model from nothing: world, tokenizer, CLIP, Llama, stage 1, stage 2.
 
-`python -m flash_vstream.synthetic.build --work_dir checkpoints-finetune/tiny` (an hour or so on 2 cores with AVX-512,
-some four without).
-Every step leaves its result in the work folder; run again after a kill, it goes on where it was.
+It takes about an hour on 2 cores with AVX-512, four without. Every step leaves its result in the work folder; after a
+kill, the same command continues where it stopped. `flash-vstream package` then ships the result.
 """
 
 import argparse
 import json
 import os
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from transformers import CLIPModel, LlamaForCausalLM
 
-from flash_vstream.command import run_command
 from flash_vstream.features.extract import default_workers
+from flash_vstream.files import atomic, write_json
 from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.model import (
     FramePreprocessor,
@@ -28,6 +25,8 @@ from flash_vstream.model import (
     load,
 )
 from flash_vstream.model.tokenizer import load_tokenizer
+from flash_vstream.options import CommandParser
+from flash_vstream.run_record import check_same_run, read_record
 from flash_vstream.synthetic import dataset
 from flash_vstream.synthetic.encoder import MEAN, STD, random_frames, train_encoder
 from flash_vstream.synthetic.features import extract_features
@@ -40,7 +39,7 @@ from flash_vstream.synthetic.recipe import (
     SMOKE,
     TINY_MEMORY,
     TRAIN_SEED,
-    Recipe,
+    TinyRecipe,
 )
 from flash_vstream.synthetic.render import FRAME_SIZE
 from flash_vstream.synthetic.splice import Spliced, splice, write_spliced
@@ -48,15 +47,14 @@ from flash_vstream.synthetic.text import train_tokenizer
 from flash_vstream.synthetic.whitening import whiten
 from flash_vstream.synthetic.world import SHORTEST_STREAM_S, Stream, make_slides
 from flash_vstream.train.arguments import DataArguments, ModelArguments, VStreamTrainingArguments
-from flash_vstream.train.checkpoints import whole_folder
 from flash_vstream.train.precision import bfloat16_is_native
 from flash_vstream.train.train import is_trained, train
 
 
 class Build:
-    """The steps, in order; each is skipped when its result is there."""
+    """The steps in order; each is skipped when its result exists."""
 
-    def __init__(self, work: Path, recipe: Recipe) -> None:
+    def __init__(self, work: Path, recipe: TinyRecipe) -> None:
         self.work, self.recipe = work, recipe
         self.tokenizer = work / "tokenizer"
         self.encoder = work / "encoder"
@@ -70,11 +68,7 @@ class Build:
         self.stage2 = work / "stage2"
 
     def run(self) -> None:
-        """All steps.
-
-        Raises:
-            ValueError: the work folder was begun with another recipe or world, whose results would be taken for these.
-        """
+        """Run all steps. Raises ValueError if the work folder holds results of another recipe or world."""
         self.check_same_recipe()
         for step in (
             self.build_tokenizer,
@@ -89,52 +83,45 @@ class Build:
             self.run_stage1,
             self.run_stage2,
         ):
-            begun = time.monotonic()
+            start = time.monotonic()
             print(f"== {step.__name__}", flush=True)
             step()
-            print(f"== {step.__name__}: {time.monotonic() - begun:.0f} s", flush=True)
+            print(f"== {step.__name__}: {time.monotonic() - start:.0f} s", flush=True)
 
     def check_same_recipe(self) -> None:
-        mark = self.work / "recipe.json"
-        wanted = json.loads(json.dumps({**asdict(self.recipe), "world": dataset.world_digest()}))  # lists, as read
-        if not mark.is_file():
-            dataset.write_json(mark, wanted)
-        begun = json.loads(mark.read_text(encoding="utf-8"))
-        for name in sorted(begun.keys() | wanted.keys()):
-            if begun.get(name) != wanted.get(name):
-                raise ValueError(
-                    f"{self.work} was begun with {name} {begun.get(name)}, not {wanted.get(name)}:"
-                    f" delete it, or give another --work_dir"
-                )
+        """Record the recipe and the world in the work folder, or compare them with its record."""
+        record = self.work / "recipe.json"
+        now = json.loads(json.dumps({**asdict(self.recipe), "world": dataset.world_version()}))  # lists, as read
+        if not record.is_file():
+            write_json(record, now)
+        check_same_run(record, read_record(record), now, "--work_dir")
 
     def build_tokenizer(self) -> None:
+        """Train the tokenizer."""
         if not (self.tokenizer / "tokenizer.model").is_file():
             train_tokenizer(self.tokenizer)
 
     def build_encoder(self) -> None:
+        """Train the CLIP."""
         if not self.encoder.is_dir():
             recipe = self.recipe
-            train_encoder(
-                self.tokenizer,
-                self.encoder,
-                recipe.encoder_steps,
-                groups_per_batch=recipe.encoder_groups,
-                seed=recipe.encoder_seed,
-            )
+            groups, seed = recipe.encoder_groups, recipe.encoder_seed
+            train_encoder(self.tokenizer, self.encoder, recipe.encoder_steps, groups_per_batch=groups, seed=seed)
 
     def build_language(self) -> None:
+        """Train the Llama on text."""
         if not self.language.is_dir():
-            train_language_model(
-                self.processor(), self.language, self.recipe.language_steps, self.recipe.language_batch
-            )
+            recipe = self.recipe
+            train_language_model(self.processor(), self.language, recipe.language_steps, recipe.language_batch)
 
     def processor(self) -> VStreamProcessor:
+        """The processor of all models of this build."""
         preprocessor = FramePreprocessor(size=FRAME_SIZE, crop_size=FRAME_SIZE, mean=MEAN, std=STD)
         tokenizer = load_tokenizer(self.tokenizer)
         return VStreamProcessor(tokenizer, preprocessor, TINY_MEMORY, visual_token_id=len(tokenizer))
 
     def build_base(self) -> None:
-        """Put tower and language model together; projector and semantic attention are still untrained."""
+        """Combine tower and language model; projector and semantic attention are still untrained."""
         if self.base.is_dir():
             return
         torch.manual_seed(0)
@@ -151,26 +138,28 @@ class Build:
         first = model.projector[0]
         assert isinstance(first, torch.nn.Linear)
         whiten(first, pool_grid(features, TINY_MEMORY.spatial_size).flatten(0, 1))
-        with whole_folder(self.base) as folder:
+        with atomic(self.base) as folder:
             model.save_pretrained(folder)
             self.processor().save_pretrained(folder)
 
     def streams(self) -> list[Stream]:
+        """The rendered training streams."""
         recipe = self.recipe
         return dataset.make_streams(TRAIN_SEED, recipe.train_streams, SHORTEST_STREAM_S, recipe.longest_train_stream_s)
 
     def shows(self) -> list[Stream]:
+        """The rendered slide shows."""
         return [make_slides(SHOW_SEED + index) for index in range(self.recipe.shows)]
 
     def build_features(self) -> None:
-        """Videos of streams and slide shows, and what the encoder makes of them."""
+        """Render streams and slide shows, and encode them."""
         dataset.write_videos(self.streams() + self.shows(), self.data / "videos")
         model, processor = load(str(self.base), device="cuda" if torch.cuda.is_available() else "cpu")
         extract_features(model, processor, self.data / "videos", self.data / "features")
 
     def build_records(self) -> None:
-        """Spliced streams, and the records of both stages: notes on most of them, conversations on the others."""
-        if (self.data / "finetune.json").is_file():  # written last
+        """Splice streams, and write the records of both stages: notes on most streams, conversations on the others."""
+        if (self.data / "finetune.json").is_file():  # the last one written
             return
         recipe, sources = self.recipe, self.streams()
         longest = recipe.longest_long_s
@@ -183,8 +172,8 @@ class Build:
         spliced = self._written(splice(sources, LONG_SEED, n_long, longest, recipe.rooms_of_long))
         long, talked = spliced[: recipe.long_streams], spliced[recipe.long_streams :]
         checked = recipe.long_checked
-        told = dataset.notes_records(talked, recipe.talks_each, checked=checked, name="told")
-        # Some single frames more, lest what they taught be lost: whether something is so is hard to learn from streams.
+        talked_notes = dataset.notes_records(talked, recipe.talks_each, checked=checked, name="told")
+        # More single frames, so that their lesson is not forgotten: checks are hard to learn from streams.
         frames_again = dataset.frame_records(long, 1, seed=1, checked=recipe.frames_checked)
         frames = dataset.frame_records(long, recipe.frames_each, checked=recipe.frames_checked)
         asked = dataset.finetune_records(talked, recipe.talks_each, recipe.asks_each, recipe.questions_each)
@@ -193,41 +182,39 @@ class Build:
             ("frames", frames + dataset.slide_records(slides[recipe.slides :], seed=1)),
             ("brief", dataset.notes_records(brief, recipe.brief_notes_each)),
             ("long", dataset.notes_records(long, recipe.long_notes_each, checked=checked) + frames_again),
-            ("finetune", asked + told),
+            ("finetune", asked + talked_notes),
         ):
-            dataset.write_json(self.data / f"{name}.json", records)
+            write_json(self.data / f"{name}.json", records)
 
     def _written(self, spliced: list[Spliced]) -> list[Stream]:
-        """The streams, when their features are written."""
+        """The streams, after their features are written."""
         write_spliced(spliced, self.data / "features", self.data / "spliced")
         return [item.stream for item in spliced]
 
     def run_slides(self) -> None:
-        """First, the least there is to look up: what a room's name finds."""
+        """Stage 1, first part: the simplest look-up, what a room's name finds."""
         self._train(self.base, self.slides, "slides", self.recipe.slides_batch, 1.0)
 
     def run_frames(self) -> None:
+        """Stage 1, second part: single frames."""
         self._train(self.slides, self.frames, "frames", self.recipe.frames_batch, self.recipe.brief_rate)
 
     def run_brief(self) -> None:
+        """Stage 1, third part: brief streams."""
         self._train(self.frames, self.brief, "brief", self.recipe.brief_batch, self.recipe.brief_rate)
 
     def run_stage1(self) -> None:
+        """Stage 1, last part: long streams."""
         self._train(self.brief, self.stage1, "long", self.recipe.batch, self.recipe.long_rate)
 
     def run_stage2(self) -> None:
+        """Stage 2: conversations."""
         self._train(self.stage1, self.stage2, "finetune", self.recipe.batch, self.recipe.stage2_rate, conversation="v1")
 
     def _train(
-        self,
-        start: Path,
-        folder: Path,
-        records: str,
-        batch: int,
-        rate: float,
-        conversation: str = "plain",
+        self, start: Path, folder: Path, records: str, batch: int, rate: float, conversation: str = "plain"
     ) -> None:
-        """One run of the Trainer; unlike Vicuna, this language model has to learn in stage 1 too, namely to look."""
+        """One run of the Trainer; unlike Vicuna, this language model has to learn in stage 1 too: to look things up."""
         if is_trained(folder):
             return
         model = ModelArguments(str(start), train_language_model=True, attn_implementation="eager")
@@ -239,6 +226,7 @@ class Build:
         train(model, data, self.arguments(folder, batch, rate))
 
     def arguments(self, folder: Path, batch: int, rate: float) -> VStreamTrainingArguments:
+        """Trainer settings of one part, with both learning rates multiplied by `rate`."""
         return VStreamTrainingArguments(
             output_dir=str(folder),
             num_train_epochs=1,
@@ -251,7 +239,7 @@ class Build:
             weight_decay=0.02,
             bf16=bfloat16_is_native(),
             use_cpu=not torch.cuda.is_available(),
-            # On a CPU they would only take its cores from the steps.
+            # On a CPU, workers would take the cores from the steps.
             dataloader_num_workers=default_workers() if torch.cuda.is_available() else 0,
             save_steps=self.recipe.save_steps,
             save_total_limit=1,
@@ -261,14 +249,21 @@ class Build:
         )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work_dir", type=Path, default=Path("checkpoints-finetune/tiny"))
-    parser.add_argument("--smoke", action="store_true", help="the same steps on almost nothing, to see that they work")
-    arguments = parser.parse_args(argv)
-    return run_command(Build(arguments.work_dir, SMOKE if arguments.smoke else Recipe()).run)
+def parser() -> argparse.ArgumentParser:
+    """The options of `flash-vstream build`."""
+    parser = CommandParser("build", __doc__)
+    parser.add_argument(
+        "--work_dir",
+        type=Path,
+        default=Path("checkpoints-finetune/tiny"),
+        metavar="DIR",
+        help="folder for the results of all steps (%(default)s)",
+    )
+    parser.add_argument("--smoke", action="store_true", help="run the same steps on almost no data, as a test")
+    return parser
 
 
-if __name__ == "__main__":
+def run(options: argparse.Namespace) -> None:
+    """Build the model, or continue a build."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.exit(main())
+    Build(options.work_dir, SMOKE if options.smoke else TinyRecipe()).run()

@@ -1,11 +1,9 @@
-"""Writes the synthetic world as files in the formats of the real data sets (docs: data/README.md).
+"""The synthetic world as data sets in the formats of the real ones (data/README.md).
 
-`videos/<seed>.mp4`, `pretrain.json` (captions), `finetune.json` (multi-turn conversations), `test_qa.json` (questions
-with the time they are asked at, VStream-QA's fields).
+Videos are `<seed>.mp4`; the records of both training stages and the held-out questions, with VStream-QA's fields and
+the time at which each is asked, become JSON files.
 """
 
-import hashlib
-import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -13,7 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from flash_vstream.files import write_whole
+from flash_vstream.files import write_text
+from flash_vstream.run_record import digest_of
 from flash_vstream.synthetic import render, world
 from flash_vstream.synthetic.notes import CHECKED, frame_notes, notes, slide_notes
 from flash_vstream.synthetic.questions import Question, all_questions, ask_times, choose, early_ask_times
@@ -21,53 +20,44 @@ from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import Stream, caption, make_stream
 
 DESCRIBE = "Describe what was shown."
-JUST_GONE_S = 2.0  # out of view for so long is past enough to learn from
-VIDEO_FPS = 1  # what the model watches; a clip for people to look at is made with more
+JUST_GONE_S = 2.0  # in training, what is out of view this long counts as past
+VIDEO_FPS = 1  # of the videos for the model
 
 
 def video_name(stream: Stream) -> str:
+    """The file name of a stream's video."""
     return f"{stream.seed}.mp4"
 
 
-def world_digest() -> str:
-    """Tells the present world from what another version of the code draws: its source says what it looks like."""
-    code = b"".join(Path(module.__file__ or "").read_bytes() for module in (world, render))
-    return hashlib.sha256(code).hexdigest()[:16]
+def world_version() -> str:
+    """Identifies the world that this version of the code draws: a hash of its source."""
+    return digest_of(Path(module.__file__ or "").read_bytes() for module in (world, render))
 
 
-def keep_this_world_only(folder: Path, pattern: str) -> None:
-    """Delete files in `folder` that show what another version of the code drew; what is made there now stays."""
+def remove_other_worlds(folder: Path, pattern: str) -> None:
+    """Delete the files in `folder` that come from another version of the world, and record the present one."""
     mark = folder / "world.txt"
-    if not mark.is_file() or mark.read_text(encoding="utf-8") != world_digest():
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != world_version():
         for old in folder.glob(pattern):
             old.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text(world_digest(), encoding="utf-8")
+        write_text(mark, world_version())
 
 
 def write_videos(streams: list[Stream], folder: Path) -> None:
-    """Encode the streams that are not there yet; those of another version of the world are made anew."""
-    keep_this_world_only(folder, "*.mp4")
+    """Encode the streams that have no video yet; videos of another version of the world are made again."""
+    remove_other_worlds(folder, "*.mp4")
     for stream in tqdm(streams, desc="videos", unit="stream"):
         path = folder / video_name(stream)
         if not path.is_file():
             write_mp4(stream, path, VIDEO_FPS)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write the whole file or nothing."""
-    write_whole(path, json.dumps(value, indent=1))
-
-
 def story(stream: Stream, until: float) -> str:
-    """What was seen in [0, until), one caption for each settled scene, in order."""
+    """What was seen in [0, until): one caption for each settled scene, in order."""
     captions = []
     for visit in stream.visits:
-        changes = {
-            visit.start,
-            *(a.start for a in visit.actors if a.enters),
-            *(a.end for a in visit.actors if a.leaves),
-        }
+        entered = {actor.start for actor in visit.actors if actor.enters}
+        changes = {visit.start} | entered | {actor.end for actor in visit.actors if actor.leaves}
         captions += [caption(visit, change) for change in sorted(changes) if change < until]
     return ". ".join(captions)
 
@@ -87,46 +77,42 @@ def frame_records(streams: list[Stream], each: int, seed: int = 0, checked: floa
     records = []
     for stream in streams:
         for number, time_s in enumerate(ask_times(stream, each, rng, earliest=0.0)):
-            told = frame_notes(stream.visit_at(time_s), time_s, rng, checked)
-            records.append(_record(stream, f"frame{number}", [(DESCRIBE, told)], time=time_s))
+            text = frame_notes(stream.visit_at(time_s), time_s, rng, checked)
+            records.append(_record(stream, f"frame{number}", [(DESCRIBE, text)], time=time_s))
     return records
 
 
 def slide_records(slides: list[Stream], seed: int = 0) -> list[dict[str, Any]]:
-    """Stage 1, first part: notes about slide shows when one, two, three and more rooms have been shown."""
+    """Stage 1, first part: notes about slide shows after one, two, three and more rooms."""
     rng = random.Random(f"slides-{seed}")
     records = []
     for stream in slides:
         for shown in (1, 2, 3, rng.randint(4, len(stream.visits))):
-            told = slide_notes(stream.visits[:shown], rng)
-            records.append(_record(stream, f"slides{shown}", [(DESCRIBE, told)], end_time=float(shown)))
+            text = slide_notes(stream.visits[:shown], rng)
+            records.append(_record(stream, f"slides{shown}", [(DESCRIBE, text)], end_time=float(shown)))
     return records
 
 
 def notes_records(
     streams: list[Stream], each: int, seed: int = 0, checked: float = CHECKED, name: str = "notes"
 ) -> list[dict[str, Any]]:
-    """Stage 1, third and last part: notes about streams that have lasted from seconds to their full length."""
+    """Stage 1, third and last part: notes about streams, after some seconds up to their full length."""
     rng = random.Random(f"{name}-{seed}")
     records = []
     for stream in streams:
         for number, time_s in enumerate(ask_times(stream, each, rng, earliest=0.0)):
-            told = notes(stream, time_s, rng, checked)
-            records.append(_record(stream, f"{name}{number}", [(DESCRIBE, told)], end_time=time_s + 1))
+            text = notes(stream, time_s, rng, checked)
+            records.append(_record(stream, f"{name}{number}", [(DESCRIBE, text)], end_time=time_s + 1))
     return records
 
 
 def finetune_records(
-    streams: list[Stream],
-    frames_each: int,
-    asks_each: int,
-    questions_each: int,
-    seed: int = 0,
+    streams: list[Stream], frames_each: int, asks_each: int, questions_each: int, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Stage 2: conversations of many turns, all asked at one moment.
 
-    From easy to hard, mixed: about single frames, and about streams that have lasted from seconds to their full length.
-    What went out of view a moment ago counts as past here: the questions are those of the test, their answers nearer.
+    Easy and hard ones are mixed: about single frames, and about streams after some seconds up to their full length. The
+    questions are those of the test, but what went out of view JUST_GONE_S ago already counts as past.
     """
     rng = random.Random(f"finetune-{seed}")
     used: Counter[tuple[str, str]] = Counter()
@@ -176,13 +162,14 @@ def _mixed(
     count: int,
     rng: random.Random,
     used: Counter[tuple[str, str]],
-    told: set[str] | None = None,
+    known: set[str] | None = None,
 ) -> list[Question]:
-    """Two thirds about what is out of view, where there is anything to ask, the rest about what is in view."""
+    """Two thirds of the questions about what is out of view, if there are so many; the rest about what is in view."""
     past = [item for item in questions if not item.in_view]
-    chosen = choose(past, 2 * count // 3, rng, used, told)
-    return chosen + choose([item for item in questions if item.in_view], count - len(chosen), rng, used, told)
+    chosen = choose(past, 2 * count // 3, rng, used, known)
+    return chosen + choose([item for item in questions if item.in_view], count - len(chosen), rng, used, known)
 
 
 def make_streams(first_seed: int, count: int, shortest_s: float, longest_s: float) -> list[Stream]:
+    """Streams of consecutive seeds."""
     return [make_stream(first_seed + index, shortest_s, longest_s) for index in range(count)]

@@ -1,9 +1,9 @@
-"""Trains the tiny CLIP of the synthetic world on rendered scenes, by the HF Trainer.
+"""Trains the tiny CLIP of the synthetic world on rendered scenes, with the HF Trainer.
 
-Contrastively with captions, and by naming what stands in each quarter of the frame and in which room. Captions alone
-teach rooms, colours and activities soon and shapes hardly ever, and leave the room so faint in the patches of an object
-that a language model takes longer to find the object by it (docs/log.md has the figures); the real CLIP had 400 million
-of them.
+The loss is contrastive with captions, plus the classification of what stands in each quarter of the frame and in which
+room. Captions alone teach rooms, colours and activities early and shapes hardly ever, and leave the room so weak in the
+patches of an object that a language model takes longer to find the object by it (docs/log.md has the figures). The real
+CLIP had 400 million captions.
 """
 
 import random
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import CLIPConfig, CLIPModel, LlamaTokenizer, Trainer
 
+from flash_vstream.files import atomic
 from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.synthetic.recipe import small_run
 from flash_vstream.synthetic.render import FRAME_SIZE, render_visit
 from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, MINUTE, ROOMS, SHAPES, Visit, caption, random_scene
-from flash_vstream.train.checkpoints import last_checkpoint, whole_folder
+from flash_vstream.train.checkpoints import last_checkpoint
 
 PATCH_SIZE = 12  # 8 x 8 patches a frame
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own
@@ -30,11 +31,11 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 VISION_WIDTH = 128
 FEATURE_LAYER = -2  # the one that the video model reads
 LABELS = (ROOMS, COLOURS, SHAPES, ACTIVITIES)
-LIKE_SCENES = 8  # scenes in a batch that differ by one attribute only, so that every attribute must be seen
+LIKE_SCENES = 8  # scenes of a group, which differ in one attribute, so that each must be seen
 
 
 def encoder_config(vocab_size: int) -> CLIPConfig:
-    """A CLIP of 4 vision layers. The text side ends each caption with an id of its own, one past the vocabulary."""
+    """A CLIP of 4 vision layers. Captions end with an id of their own, one past the vocabulary."""
     return CLIPConfig(
         vision_config={
             "hidden_size": VISION_WIDTH,
@@ -59,39 +60,39 @@ def encoder_config(vocab_size: int) -> CLIPConfig:
 
 
 class LabelledCLIP(nn.Module):
-    """A CLIP, and linear read-outs of room, colour, shape and activity from the quarters of its patch features."""
+    """A CLIP, and linear classifiers of room, colour, shape and activity on the quarters of its patch features."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
-        # Eager: on a CPU the backward of the fused attention takes four times as long.
+        # Eager, because on a CPU the backward pass of fused attention takes four times as long.
         self.clip = CLIPModel._from_config(encoder_config(vocab_size), attn_implementation="eager")
         self.read_out = nn.Linear(VISION_WIDTH, sum(1 + len(words) for words in LABELS))
 
     def forward(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
-        """pixel_values [B, 3, S, S], input_ids and attention_mask [B, L], labels [B, 4, 4] -> {"loss": scalar}."""
-        told = self.clip(input_ids, pixel_values, attention_mask, return_loss=True, output_hidden_states=True)
-        patches = told.vision_model_output.hidden_states[FEATURE_LAYER][:, 1:]
+        """From pixel_values [B, 3, S, S], input_ids and attention_mask [B, L], labels [B, 4, 4] -> {"loss": scalar}."""
+        output = self.clip(input_ids, pixel_values, attention_mask, return_loss=True, output_hidden_states=True)
+        patches = output.vision_model_output.hidden_states[FEATURE_LAYER][:, 1:]
         scores = self.read_out(pool_grid(patches, 2)).split([1 + len(words) for words in LABELS], dim=-1)
-        named = [
+        losses = [
             nn.functional.cross_entropy(score.flatten(0, 1), labels[..., index].flatten())
             for index, score in enumerate(scores)
         ]
-        return {"loss": told.loss + torch.stack(named).sum()}
+        return {"loss": output.loss + torch.stack(losses).sum()}
 
 
 def quarter_labels(scene: Visit) -> list[list[int]]:
-    """Of each of the four quarters the numbers of room, colour, shape and activity, the last three 0 for nothing."""
+    """Room, colour, shape and activity of each quarter, as numbers [4, 4]; 0 where there is no object."""
     labels = [[1 + ROOMS.index(scene.room), 0, 0, 0] for _ in range(4)]
     for actor in scene.actors:
-        told = (scene.room, actor.colour, actor.shape, actor.activity)
-        labels[actor.spot] = [1 + words.index(word) for words, word in zip(LABELS, told, strict=True)]
+        names = (scene.room, actor.colour, actor.shape, actor.activity)
+        labels[actor.spot] = [1 + words.index(name) for words, name in zip(LABELS, names, strict=True)]
     return labels
 
 
 class SceneGroups(Dataset[list[tuple[Visit, float]]]):
-    """Item k: LIKE_SCENES scenes drawn from the seed and k, each but the first a copy with one thing changed."""
+    """Item k: LIKE_SCENES scenes drawn from the seed and k, each but the first a copy with one change."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self.seed = length, seed
@@ -107,7 +108,7 @@ class SceneGroups(Dataset[list[tuple[Visit, float]]]):
 
 
 def _changed(scene: Visit, rng: random.Random) -> Visit:
-    """A copy of a scene with another room, or one object in another colour, shape, activity or place."""
+    """A copy of a scene with another room, or with one object in another colour, shape, activity or place."""
     what = rng.choice(("room", "colour", "shape", "activity", "activity", "shape", "spot"))
     if what == "room":
         return replace(scene, room=rng.choice(ROOMS))
@@ -127,6 +128,7 @@ class SceneCollator:
         self.tokenizer, self.end_id = tokenizer, end_id
 
     def __call__(self, groups: list[list[tuple[Visit, float]]]) -> dict[str, Any]:
+        """Groups of (scene, time) -> the inputs of `LabelledCLIP`."""
         scenes = [scene for group in groups for scene in group]
         frames = torch.from_numpy(np.stack([render_visit(scene, time_s) for scene, time_s in scenes]))
         ids = [[*self.tokenizer(caption(*scene)).input_ids, self.end_id] for scene in scenes]
@@ -142,25 +144,25 @@ class SceneCollator:
 
 
 def random_frames(groups: int, seed: int) -> Tensor:
-    """Frames of so many groups of scenes as the CLIP was trained on, [N, 3, S, S] as it takes them."""
+    """Frames [N, 3, S, S] of that many groups of scenes, as the CLIP is trained on them."""
     scenes = [scene for group in (SceneGroups(groups, seed)[index] for index in range(groups)) for scene in group]
     return normalise(add_noise(torch.from_numpy(np.stack([render_visit(*scene) for scene in scenes]))))
 
 
 def add_noise(frames: Tensor) -> Tensor:
-    """Pixel noise and a change of brightness, as codecs and cameras bring; uint8 [N, H, W, 3] -> float 0..255."""
+    """Add pixel noise and a change of brightness, as codecs and cameras do: uint8 [N, H, W, 3] -> float 0..255."""
     level = torch.rand(len(frames), 1, 1, 1) * 6
     gain = 0.9 + 0.2 * torch.rand(len(frames), 1, 1, 1)
     return (frames.float() * gain + torch.randn(frames.shape) * level).clamp(0, 255)
 
 
 def normalise(frames: Tensor) -> Tensor:
-    """[N, H, W, 3] in 0..255 -> [N, 3, H, W] as CLIP takes it."""
+    """Frames [N, H, W, 3] in 0..255 -> CLIP's input [N, 3, H, W]."""
     return ((frames / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
 
 
 def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, *, groups_per_batch: int, seed: int) -> None:
-    """Train and save the CLIP into `folder`; run again after a kill, it goes on from the last checkpoint."""
+    """Train the CLIP and save it to `folder`; after a kill, training resumes from the last checkpoint."""
     tokenizer = LlamaTokenizer.from_pretrained(tokenizer_folder)
     torch.manual_seed(seed)
     model = LabelledCLIP(len(tokenizer))
@@ -174,5 +176,5 @@ def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, *, groups_pe
     )
     last = last_checkpoint(work)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    with whole_folder(folder) as partial:
+    with atomic(folder) as partial:
         model.clip.eval().save_pretrained(partial)

@@ -1,25 +1,22 @@
-"""What a model's encoder makes of the videos of the synthetic world, as feature files."""
+"""Feature files of the synthetic world's videos."""
 
 from pathlib import Path
 
 from flash_vstream.features.extract import ExtractArguments, extract
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.encoder import FrameEncoder
-from flash_vstream.synthetic.dataset import keep_this_world_only
+from flash_vstream.synthetic.dataset import remove_other_worlds
 
 
 def extract_features(
     model: VStreamForConditionalGeneration, processor: VStreamProcessor, videos: Path, features: Path
 ) -> None:
-    """Encode every video that has no features of this very encoder yet.
+    """Encode every video that has no features of this encoder yet; those of another encoder or world are replaced.
 
-    They are [L, P, D] float16, pooled to the memory's spatial size; those of another encoder or world are made anew.
-
-    Raises:
-        ValueError: a video cannot be read.
+    The features are [L, P, D] float16, pooled to the memory's spatial size. Raises ValueError for an unreadable video.
     """
-    keep_this_world_only(features, "*.safetensors")
+    remove_other_worlds(features, "*.safetensors")
     arguments = ExtractArguments(str(videos), str(features), pooled=True, overwrite=True)
     report = extract(arguments, FrameEncoder.of(model, processor))
     for fault in report.faults:
-        raise ValueError(f"{fault['file']} cannot be encoded ({fault['fault']}): delete it, and it will be made anew")
+        raise ValueError(f"{fault['file']} cannot be encoded ({fault['fault']}): delete it, and it is made again")

@@ -1,8 +1,8 @@
-"""What was seen of a stream, told in short statements: a dense text to learn looking things up from.
+"""Notes: what was seen of a stream, as short statements; a dense text for learning to look things up.
 
-A statement names what to look for and goes on with what is found there, as a question and its answer do, in a third of
-the words. No two statements of one text are about the same thing, so that none gives away another; only what came into
-or left a room may be said of a room that is listed.
+A statement names what to look for and continues with what is found there, as a question and its answer do, in a third
+of the words. No two statements of a text are about the same thing, so that none reveals another; the exception is a
+listed room, of which a text may also say what entered or left.
 """
 
 import random
@@ -12,45 +12,45 @@ from flash_vstream.synthetic.questions import NUMBERS, absent_name, other_word
 from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, ROOMS, SHAPES, Actor, Stream, Visit
 
 MOST_STATEMENTS = 36
-CHECKED = 0.2  # of the statements are checks, "...: yes" or "...: no", unless more are asked for
-IN_VIEW = 0.4  # of what could be said of the scene in view is said: it is soon learnt
-LONGEST_RUN = 3  # rooms after, or before, the one that a statement begins with
+CHECKED = 0.2  # default share of statements that are checks, "...: yes" or "...: no"
+IN_VIEW = 0.4  # share of the possible statements about the scene in view, which are learnt quickly
+LONGEST_RUN = 3  # rooms after, or before, the first room of a statement
 MOST_COMPARED = 5  # rooms that one statement puts in order
-UNCHANGED = 0.4  # of the visits in which nothing came or left are said to be such
-FIRST = 0.1  # of the texts say which room was the first
-NAMED = 0.5  # of the texts about slides begin a list with the bare name of its room
-LISTED = 0.4  # of the visits are told whole: nothing but the room's name says which objects are meant
+UNCHANGED = 0.4  # share of the visits without change of which a text says so
+FIRST = 0.1  # share of the texts that name the first room
+NAMED = 0.5  # share of the texts about slides that put the room's name directly before its objects
+LISTED = 0.4  # share of the visits whose objects are listed: only the room's name says which are meant
 
 
 def notes(stream: Stream, until: float, rng: random.Random, checked: float = CHECKED) -> str:
-    """Statements, in any order, about what was seen in [0, until]: objects, the order of rooms, what is in view.
+    """Statements, in any order, about what was seen in [0, until]: objects, the order of rooms, the scene in view.
 
-    checked: the share of statements that say whether something is so.
+    `checked` is the share of statements that say whether something is so.
     """
     seen = [visit for visit in stream.visits if visit.start <= until]
     names = [actor.name for visit in seen for actor in visit.actors if actor.start <= until]
-    told = _order(seen, rng, checked)
+    statements = _order(seen, rng, checked)
     for visit in seen[:-1]:
         if rng.random() < LISTED:
-            told.append(_listed(visit))
-            told += [_changed(actor, visit) for actor in visit.actors if actor.enters or actor.leaves]
+            statements.append(_listed(visit))
+            statements += [_changed(actor, visit) for actor in visit.actors if actor.enters or actor.leaves]
         else:
-            told += [_about(actor, visit, names, rng, checked) for actor in visit.actors]
+            statements += [_about(actor, visit, names, rng, checked) for actor in visit.actors]
         if not any(actor.enters or actor.leaves for actor in visit.actors) and rng.random() < UNCHANGED:
-            told.append(f"{rng.choice(('came into', 'left'))} the {visit.room}: no")
-    told += _in_view(seen[-1], until, rng, checked)
-    if not told or rng.random() < IN_VIEW:
-        told.append(_now(seen[-1], until, rng, checked))
-    return _text(rng.sample(told, min(len(told), MOST_STATEMENTS)), rng)
+            statements.append(f"{rng.choice(('came into', 'left'))} the {visit.room}: no")
+    statements += _in_view(seen[-1], until, rng, checked)
+    if not statements or rng.random() < IN_VIEW:
+        statements.append(_now(seen[-1], until, rng, checked))
+    return _text(rng.sample(statements, min(len(statements), MOST_STATEMENTS)), rng)
 
 
 def frame_notes(visit: Visit, time_s: float, rng: random.Random, checked: float = CHECKED) -> str:
-    """The same about a single frame."""
-    told = [
+    """Statements about a single frame; arguments as for `notes`."""
+    statements = [
         _found(actor, visit, rng.choice(("now", f"in the {visit.room}")), rng, checked)
         for actor in visit.present(time_s)
     ]
-    return _text([*told, _now(visit, time_s, rng, checked)], rng)
+    return _text([*statements, _now(visit, time_s, rng, checked)], rng)
 
 
 def _listed(visit: Visit) -> str:
@@ -73,22 +73,22 @@ def _changed(actor: Actor, visit: Visit) -> str:
 def slide_notes(shown: Sequence[Visit], rng: random.Random) -> str:
     """The objects of some rooms of a slide show, and nothing else: only the room's name finds them.
 
-    In half of the texts it stands right before them ("attic black ring"), where one look finds them. With words
-    between, another look has to bring the name there; neither is of use without the other, and both may never come
-    (docs/log.md).
+    In half of the texts the name directly precedes them ("attic black ring"), where one attention step finds them. With
+    words in between, a second step must carry the name there. Each step is useless without the other, and a model may
+    learn neither (docs/log.md).
     """
     tell = _named if rng.random() < NAMED else _listed
     return _text(_half([tell(visit) for visit in shown], rng), rng)
 
 
-def _half(told: list[str], rng: random.Random) -> list[str]:
-    """Half of the statements, one at least: of all but those told before, what is left is known without looking."""
-    return rng.sample(told, len(told))[: max(1, len(told) // 2)]
+def _half(statements: list[str], rng: random.Random) -> list[str]:
+    """Half of the statements, at least one: if all were given, the last would be known without looking."""
+    return rng.sample(statements, len(statements))[: max(1, len(statements) // 2)]
 
 
-def _text(told: list[str], rng: random.Random) -> str:
-    told = list(dict.fromkeys(told))  # two objects may be doubted by the same words
-    return ". ".join(rng.sample(told, len(told)))
+def _text(statements: list[str], rng: random.Random) -> str:
+    statements = list(dict.fromkeys(statements))  # two checks can have the same words
+    return ". ".join(rng.sample(statements, len(statements)))
 
 
 def _now(visit: Visit, time_s: float, rng: random.Random, checked: float) -> str:
@@ -100,7 +100,7 @@ def _now(visit: Visit, time_s: float, rng: random.Random, checked: float) -> str
 
 
 def _order(seen: Sequence[Visit], rng: random.Random, checked: float) -> list[str]:
-    """Some rooms put in order, or some that came one after another."""
+    """Some rooms put in order, or some runs of consecutive rooms."""
     return list(_compared(seen, rng, checked)) if rng.random() < 0.4 else _half(list(_in_turn(seen, rng)), rng)
 
 
@@ -121,7 +121,7 @@ def _in_turn(seen: Sequence[Visit], rng: random.Random) -> Iterator[str]:
 
 
 def _compared(seen: Sequence[Visit], rng: random.Random, checked: float) -> Iterator[str]:
-    """Rooms put in the order in which they were shown, each in one statement at most."""
+    """Rooms in the order in which they were shown, each in at most one statement."""
     places = rng.sample(range(len(seen)), len(seen))
     while len(places) > 1:
         check = rng.random() < 2 * checked
@@ -139,7 +139,7 @@ def _about(actor: Actor, visit: Visit, names: Sequence[str], rng: random.Random,
     if (actor.enters or actor.leaves) and rng.random() < 0.6:
         return _changed(actor, visit)
     if names.count(actor.name) == 1 and rng.random() < 0.15:
-        return f"the {actor.name}: {_told(rng, visit.room, actor.activity)}"
+        return f"the {actor.name}: {_facts(rng, visit.room, actor.activity)}"
     return _found(actor, visit, f"in the {visit.room}", rng, checked)
 
 
@@ -148,30 +148,30 @@ def _found(actor: Actor, visit: Visit, where: str, rng: random.Random, checked: 
     if rng.random() < checked:
         return _check(actor, visit, where, rng)
     if rng.random() < 0.5:
-        return f"the {actor.shape} {where}: {_told(rng, actor.colour, actor.activity)}"
-    return f"the {actor.colour} one {where}: {_told(rng, actor.shape, actor.activity)}"
+        return f"the {actor.shape} {where}: {_facts(rng, actor.colour, actor.activity)}"
+    return f"the {actor.colour} one {where}: {_facts(rng, actor.shape, actor.activity)}"
 
 
-def _told(rng: random.Random, first: str, second: str) -> str:
-    """Both facts in either order: what is told first is found with the key alone."""
+def _facts(rng: random.Random, first: str, second: str) -> str:
+    """Both facts in either order: the first of them is found with the key alone."""
     return ", ".join(rng.sample((first, second), 2))
 
 
 def _check(actor: Actor, visit: Visit, where: str, rng: random.Random) -> str:
-    """A true or a false statement about one object, as often the one as the other."""
+    """A true or a false statement about one object, equally often."""
     is_true = rng.random() < 0.5
     about = rng.choice(("activity", "colour", "shape", "name", "name"))
     if about == "activity":
-        told = actor.activity if is_true else other_word(actor.activity, ACTIVITIES, rng)
-        return f"{actor.shape} {told} {where}: {_verdict(is_true)}"
+        fact = actor.activity if is_true else other_word(actor.activity, ACTIVITIES, rng)
+        return f"{actor.shape} {fact} {where}: {_verdict(is_true)}"
     if about == "colour":
-        told = actor.colour if is_true else _absent([other.colour for other in visit.actors], COLOURS, rng)
-        return f"a {told} one {where}: {_verdict(is_true)}"
+        fact = actor.colour if is_true else _absent([other.colour for other in visit.actors], COLOURS, rng)
+        return f"a {fact} one {where}: {_verdict(is_true)}"
     if about == "shape":
-        told = actor.shape if is_true else _absent([other.shape for other in visit.actors], SHAPES, rng)
+        fact = actor.shape if is_true else _absent([other.shape for other in visit.actors], SHAPES, rng)
     else:
-        told = actor.name if is_true else absent_name(actor, visit.actors, rng)
-    return f"a {told} {where}: {_verdict(is_true)}"
+        fact = actor.name if is_true else absent_name(actor, visit.actors, rng)
+    return f"a {fact} {where}: {_verdict(is_true)}"
 
 
 def _absent(there: Sequence[str], words: tuple[str, ...], rng: random.Random) -> str:
@@ -183,7 +183,7 @@ def _verdict(is_true: bool) -> str:
 
 
 def _in_view(visit: Visit, until: float, rng: random.Random, checked: float) -> Iterator[str]:
-    """Some of what is in view, and what is gone from it."""
+    """Some of what is in view, and what has left it."""
     present = visit.present(until)
     for actor in visit.actors:
         if actor.leaves and actor.end <= until:

@@ -1,40 +1,35 @@
-"""Packs a trained tiny model, a clip and questions about it as the package's embedded default.
-
-`python -m flash_vstream.synthetic.package --model_path checkpoints-finetune/tiny/stage2`
-"""
+"""Ship a trained tiny model, a clip and questions about it as the package's defaults."""
 
 import argparse
 import json
-import os
 import random
-import shutil
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
-from flash_vstream.command import run_command
+from flash_vstream.files import atomic
 from flash_vstream.model import load
-from flash_vstream.synthetic.dataset import write_json
+from flash_vstream.options import CommandParser
 from flash_vstream.synthetic.questions import all_questions, ask_times, choose
 from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import Stream, make_stream
-from flash_vstream.train.checkpoints import flush
 
-CLIP_SEED = 3_000_029  # away from training and scoring; in it one object leaves a room and comes into the next
+CLIP_SEED = 3_000_029  # far from training and scoring; in it one object leaves a room and enters the next
 CLIP_SECONDS = (115.0, 125.0)
-DEMONSTRATED = ("room now", "first room", "room of object", "colour then")  # kinds that the shipped model has learnt
-CLIP_SIZE = 288  # pixels a side: for people to look at
+DEMONSTRATED = (
+    "room now",
+    "first room",
+    "room of object",
+    "colour then",
+)  # templates that the shipped model has learnt
+CLIP_SIZE = 288  # pixels a side, for human viewers
 CLIP_FPS = 8
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
 def package_model(model_path: str, folder: Path) -> None:
-    """Write model and processor to `folder`, weights in float16 and opened as float32."""
+    """Write model and processor to `folder`, with weights in float16 that are opened as float32."""
     model, processor = load(model_path, dtype=torch.float32)
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -42,12 +37,12 @@ def package_model(model_path: str, folder: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     for part in (config, config["text_config"], config["vision_config"]):
         part["dtype"] = "float32"
-        part.pop("_name_or_path", None)  # a folder of the machine that trained it
-    write_json(path, config)
+        part.pop("_name_or_path", None)  # a local path of the training
+    path.write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
 def clip_questions(stream: Stream) -> list[dict[str, object]]:
-    """What to ask when nobody asks anything: of the kinds in DEMONSTRATED, in the second half of the clip."""
+    """Default questions about the clip: of the templates in DEMONSTRATED, in its second half."""
     rng = random.Random(CLIP_SEED)
     calm = ask_times(stream, int(stream.duration), rng, earliest=0.2)
     chosen = []
@@ -57,39 +52,31 @@ def clip_questions(stream: Stream) -> list[dict[str, object]]:
     return [{"time": item.asked_at, "question": item.question, "answer": item.answer} for item in chosen]
 
 
-def package_clip(folder: Path) -> None:
+def package_clip(clip: Path, questions: Path) -> None:
     """Write the clip and its questions."""
     stream = make_stream(CLIP_SEED, *CLIP_SECONDS)
-    write_mp4(stream, folder / "clip.mp4", CLIP_FPS, CLIP_SIZE)
-    write_json(folder / "clip.json", clip_questions(stream))
+    write_mp4(stream, clip, CLIP_FPS, CLIP_SIZE)
+    questions.write_text(json.dumps(clip_questions(stream), indent=1), encoding="utf-8")
 
 
 def package(model_path: str, assets: Path) -> None:
-    """Put model and clip into `assets`. What is there stays until all that takes its place is on the disk."""
-    with tempfile.TemporaryDirectory(suffix=".part", dir=assets) as name:
-        part = Path(name)
-        package_model(model_path, part / "tiny")
-        package_clip(part)
-        flush(part)
-        old = assets / "tiny.old"  # not in `part`, which goes whatever happens between these lines
-        if (assets / "tiny").exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(assets / "tiny", old)
-        for made in ("tiny", "clip.mp4", "clip.json"):
-            os.replace(part / made, assets / made)
-        shutil.rmtree(old, ignore_errors=True)
+    """Put model and clip into `assets`. All is made before the first of the old ones is replaced."""
+    with (
+        atomic(assets / "tiny") as model,
+        atomic(assets / "clip.mp4") as clip,
+        atomic(assets / "clip.json") as questions,
+    ):
+        package_model(model_path, model)
+        package_clip(clip, questions)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_path", required=True)
-    arguments = parser.parse_args(argv)
-    return run_command(
-        lambda: package(arguments.model_path, ASSETS),
-        interrupted="what was packaged before is kept",
-        refused=(SafetensorError,),  # a full disk, as safetensors puts it
-    )
+def parser() -> argparse.ArgumentParser:
+    """The options of `flash-vstream package`."""
+    parser = CommandParser("package", __doc__)
+    parser.add_argument("--model_path", required=True, metavar="DIR", help="folder of the trained tiny model")
+    return parser
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def run(options: argparse.Namespace) -> None:
+    """Replace the model, the clip and its questions in the package."""
+    package(options.model_path, ASSETS)

@@ -1,8 +1,8 @@
 """Questions and answers about a synthetic stream, of the five VStream-QA kinds, "now" and "back then".
 
-Every question carries the time it is asked at and the interval of its evidence. "now" is answered by what is in view;
-"back then" only by what was last in view at least BACK_THEN_S before the question, so that nothing but memory can help.
-Only questions with exactly one right answer are asked.
+Every question has the time at which it is asked and the interval of its evidence. "now" is answered by what is in view;
+"back then" by what was last in view at least BACK_THEN_S before the question, so that only memory can help. Every
+question has exactly one right answer.
 """
 
 import math
@@ -17,7 +17,7 @@ from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, ROOMS, SHAPES, SL
 KINDS = ("scene summary", "action", "event occurrence", "ordered events", "sequence validation")
 NUMBERS = ("zero", "one", "two", "three", "four")
 BACK_THEN_S = 60.0
-SETTLED_S = 4.0  # a question is asked, and an answer counts as seen, only when a scene has stood this long
+SETTLED_S = 4.0  # a scene must last this long before a question is asked
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,22 @@ class Question:
     """One question with its only right answer; times in stream seconds."""
 
     kind: str
-    template: str  # which rule made it: the unit in which answers are balanced
+    template: str  # the rule that made it; answers are balanced by template
     question: str
     answer: str
     asked_at: float
     evidence: tuple[float, float]
-    # What it asks about: of two questions with a common fact, one may give the other's answer away.
+    # What it asks about: of two questions with a common fact, one may reveal the other's answer.
     facts: frozenset[str]
 
     @property
     def split(self) -> str:
-        """ "now", or "back then" when the evidence went out of view long enough ago."""
+        """The split: "back then" if the evidence went out of view long enough ago, otherwise "now"."""
         return "back then" if self.asked_at - self.evidence[1] >= BACK_THEN_S else "now"
 
     @property
     def in_view(self) -> bool:
-        """Whether it is about the very moment it is asked at."""
+        """Whether the question is about the moment at which it is asked."""
         return self.evidence[1] == self.asked_at
 
 
@@ -58,6 +58,7 @@ def early_ask_times(stream: Stream, count: int, rng: random.Random) -> list[floa
 
 
 def _calm(stream: Stream, earliest: float) -> list[float]:
+    """All settled seconds after the share `earliest` of a stream."""
     changes = [0.0]
     for visit in stream.visits:
         changes += [visit.start, *(actor.start for actor in visit.actors if actor.enters)]
@@ -73,7 +74,7 @@ def _calm(stream: Stream, earliest: float) -> list[float]:
 def all_questions(
     stream: Stream, asked_at: float, rng: random.Random, back_then_s: float = BACK_THEN_S
 ) -> list[Question]:
-    """Everything that can be asked at `asked_at`, all kinds, about what is in view and what went out `back_then_s` ago.
+    """All questions that can be asked at a moment, about what is in view and what went out of view `back_then_s` ago.
 
     Yes/no questions come in pairs, one of each.
     """
@@ -85,13 +86,13 @@ def choose(
     count: int,
     rng: random.Random,
     used: Counter[tuple[str, str]],
-    told: set[str] | None = None,
+    known: set[str] | None = None,
 ) -> list[Question]:
-    """Pick at most `count` questions, templates in turn, each time an answer that `used` has seen least.
+    """Pick at most `count` questions, templates in turn, each time with the answer that was used least.
 
-    `used` counts (template, answer) over a whole data set and is updated: with it, no template has a commonest answer
-    worth guessing. With `told`, for the turns of one conversation, no two share a fact, nor one in `told`, which is
-    updated: else later turns could be answered from the words of earlier ones, without looking.
+    `used` counts (template, answer) over a whole data set and is updated; it keeps any answer of a template from
+    becoming a good guess. `known`, for the turns of one conversation, holds facts and is updated: no picked question
+    shares a fact with them or another, so that no turn can be answered from the words of another.
     """
     by_template: dict[str, list[Question]] = {}
     for question in rng.sample(questions, len(questions)):
@@ -102,8 +103,8 @@ def choose(
             if len(chosen) == count:
                 break
             pool = by_template[template]
-            if told is not None:
-                pool[:] = [question for question in pool if not question.facts & told]
+            if known is not None:
+                pool[:] = [question for question in pool if not question.facts & known]
             if not pool:
                 del by_template[template]
                 continue
@@ -111,8 +112,8 @@ def choose(
             used[template, best.answer] += 1
             chosen.append(best)
             pool.remove(best)
-            if told is not None:
-                told |= best.facts
+            if known is not None:
+                known |= best.facts
     return chosen
 
 
@@ -145,7 +146,7 @@ def _now(stream: Stream, time_s: float, rng: random.Random) -> Iterator[Question
 
 def _back_then(stream: Stream, asked_at: float, rng: random.Random, back_then_s: float) -> Iterator[Question]:
     horizon = asked_at - back_then_s
-    past = [visit for visit in stream.visits if visit.end <= horizon]  # wholly out of view for long enough
+    past = [visit for visit in stream.visits if visit.end <= horizon]  # entirely out of view for long enough
     if not past:
         return
     seen = [visit for visit in stream.visits if visit.start <= asked_at]
@@ -182,7 +183,7 @@ def _back_then(stream: Stream, asked_at: float, rng: random.Random, back_then_s:
 def _about_visit(
     visit: Visit, seen: list[Visit], make: Callable[..., Question], rng: random.Random
 ) -> Iterator[Question]:
-    """Questions about the objects of one past visit; `seen` are all visits so far, to keep the answers unambiguous."""
+    """Questions about the objects of one past visit; `seen`, all visits so far, keeps the answers unambiguous."""
     room = visit.room
     for actor in visit.actors:
         span = (actor.start, actor.end)
@@ -207,7 +208,7 @@ def _about_visit(
 
 
 def absent_name(actor: Actor, present: Sequence[Actor], rng: random.Random) -> str:
-    """The name of an actor with its colour or its shape changed, so that nothing present has that name."""
+    """The name of an actor with its colour or shape changed, such that nothing present has that name."""
     names = {other.name for other in present}
     while True:
         colour, shape = actor.colour, actor.shape
@@ -220,6 +221,7 @@ def absent_name(actor: Actor, present: Sequence[Actor], rng: random.Random) -> s
 
 
 def other_word(word: str, words: tuple[str, ...], rng: random.Random) -> str:
+    """Any of the words but the given one."""
     return rng.choice([candidate for candidate in words if candidate != word])
 
 

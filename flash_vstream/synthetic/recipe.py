@@ -1,4 +1,4 @@
-"""How long and on how much the tiny models are trained: all numbers of the synthetic recipe in one place."""
+"""All numbers of the synthetic recipe: how long and on how much data the tiny models are trained."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,30 +9,31 @@ from transformers import TrainingArguments
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.train.precision import bfloat16_is_native
 
-TRAIN_SEED = 0  # seeds of the streams for training begin here,
-SCORE_SEED = 1_000_000  # those for scoring here: never the same stream,
-BRIEF_SEED, LONG_SEED = 2_000_000, 3_000_000  # those of streams spliced for training here,
-SHOW_SEED, SLIDES_SEED = 4_000_000, 5_000_000  # and of slide shows, rendered and spliced, here
+# The first seed of each kind of stream; the kinds never overlap.
+TRAIN_SEED = 0  # rendered, for training
+SCORE_SEED = 1_000_000  # rendered, for scoring
+BRIEF_SEED, LONG_SEED = 2_000_000, 3_000_000  # spliced, for training
+SHOW_SEED, SLIDES_SEED = 4_000_000, 5_000_000  # slide shows, rendered and spliced
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TinyRecipe:
     """The defaults are the present recipe; `SMOKE` runs the same code in half a minute and learns nothing."""
 
     encoder_steps: int = 450
     encoder_groups: int = 32
     encoder_seed: int = 16
-    whitening_groups: int = 64  # of scenes, whose features the projector starts from
+    whitening_groups: int = 64  # of scenes, whose features the projector is whitened with
     language_steps: int = 60
     language_batch: int = 16
-    shows: int = 500  # slide shows that are rendered
-    slides: int = 6000  # and spliced from them
+    shows: int = 500  # rendered slide shows
+    slides: int = 6000  # spliced from them
     rooms_of_slides: tuple[int, int] = (4, 6)
-    train_streams: int = 2000  # rendered; those that follow are spliced from them
+    train_streams: int = 2000  # rendered; the streams below are spliced from them
     longest_train_stream_s: float = 300.0
     frames_each: int = 8  # single frames of each long stream
-    frames_checked: float = 0.7  # of the notes on single frames say whether something is so
-    slides_again: int = 2000  # others among the single frames, lest what slide shows taught be lost
+    frames_checked: float = 0.7  # share of checks in the notes about single frames
+    slides_again: int = 2000  # more of them beside the single frames, so that their lesson is not forgotten
     brief_streams: int = 12_000
     rooms_of_brief: tuple[int, int] = (2, 8)
     brief_notes_each: int = 2
@@ -40,7 +41,7 @@ class Recipe:
     longest_long_s: float = 900.0
     rooms_of_long: tuple[int, int] = (6, 12)
     long_notes_each: int = 4
-    long_checked: float = 0.35  # of the notes on long streams
+    long_checked: float = 0.35  # share of checks in the notes about long streams
     talk_streams: int = 1100
     talks_each: int = 2
     asks_each: int = 5
@@ -49,15 +50,16 @@ class Recipe:
     frames_batch: int = 64
     brief_batch: int = 32
     batch: int = 16
-    learning_rate: float = 1.5e-3  # by AdamW
-    muon_learning_rate: float = 5e-3  # of the matrices
-    brief_rate: float = 0.6  # of these rates, for single frames and brief streams,
-    long_rate: float = 0.5  # and in the last part of stage 1: at 1.0 it unlearns (docs/log.md)
-    stage2_rate: float = 0.3  # of these rates: stage 2 teaches what a question is, and must not unteach looking
+    learning_rate: float = 1.5e-3  # of AdamW
+    muon_learning_rate: float = 5e-3  # of Muon, for the matrices
+    # Factors of both rates:
+    brief_rate: float = 0.6  # single frames and brief streams
+    long_rate: float = 0.5  # last part of stage 1; at 1.0 the model unlearns (docs/log.md)
+    stage2_rate: float = 0.3  # stage 2, which teaches questions and must not unteach looking things up
     save_steps: int = 200
 
 
-SMOKE = Recipe(
+SMOKE = TinyRecipe(
     encoder_steps=4,
     encoder_groups=2,
     whitening_groups=4,
@@ -85,12 +87,12 @@ SMOKE = Recipe(
     save_steps=1,
 )
 
-# For half as many patches a side as the real encoder has: every part has its place, in 189 tokens.
+# Sizes for half as many patches a side as the real encoder has: all parts, in 189 tokens.
 TINY_MEMORY = MemoryConfig(spatial_size=4, temporal_size=2)
 
 
 def small_run(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> TrainingArguments:
-    """Trainer settings of a small run: bf16 where it is native, cosine, ten checkpoints, the last kept, no reports."""
+    """Trainer settings of a small run: bf16 where native, cosine schedule, ten checkpoints, of which the last stays."""
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,

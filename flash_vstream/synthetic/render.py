@@ -1,7 +1,6 @@
-"""Draws the synthetic world: a frame for any time of a stream, and whole streams as mp4 files (PyAV, H.264)."""
+"""Draws the synthetic world: the frame at any time of a stream, and whole streams as mp4 files (PyAV, H.264)."""
 
 import functools
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -10,10 +9,11 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
+from flash_vstream.files import atomic
 from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, ROOMS, SHAPES, SLIDE_S, Actor, Stream, Visit
 
 FRAME_SIZE = 96  # pixels a side: what the tiny encoder takes
-SPRITE = 0.48  # side of an object with its sign, as a share of the frame's
+SPRITE = 0.48  # side of an object with its sign, as a share of the frame's side
 SUPERSAMPLE = 4  # drawn this much larger and scaled down, for smooth edges
 
 _PAINT = {
@@ -76,7 +76,7 @@ def _outline(shape: str, centre: float, radius: float) -> list[tuple[float, floa
 
 
 def _turned(point: tuple[float, float], quarters: int) -> tuple[float, float]:
-    """The point turned by that many quarters around the origin."""
+    """The point after that many quarter turns around the origin."""
     for _ in range(quarters):
         point = (-point[1], point[0])
     return point
@@ -119,7 +119,7 @@ def _sprite(colour: str, shape: str, activity: str, size: int) -> np.ndarray:
 
 
 def _position(actor: Actor, time_s: float, size: int) -> tuple[int, int]:
-    """Top-left pixel of the sprite: its spot, a little sway, and sliding in from or out to the nearer side."""
+    """Top-left pixel of the sprite: its spot, a slight sway, and the slide in from or out to the nearer side."""
     side = int(size * SPRITE)
     left = actor.spot % 2 == 0
     x = size * (0.25 if left else 0.75) - side / 2
@@ -160,10 +160,8 @@ def render_stream(stream: Stream, fps: float, size: int = FRAME_SIZE) -> Iterato
 
 
 def write_mp4(stream: Stream, path: Path, fps: int, size: int = FRAME_SIZE) -> None:
-    """Encode a stream as H.264; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    with av.open(str(partial), "w", format="mp4") as container:
+    """Encode a stream as H.264, in one thread so that the file is always the same. The write is atomic."""
+    with atomic(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         output = container.add_stream("libx264", rate=Fraction(fps))
         output.width = output.height = size
         output.pix_fmt = "yuv420p"
@@ -172,4 +170,3 @@ def write_mp4(stream: Stream, path: Path, fps: int, size: int = FRAME_SIZE) -> N
         for frame in render_stream(stream, fps, size):
             container.mux(output.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(output.encode())
-    os.replace(partial, path)

@@ -1,8 +1,8 @@
-"""New streams to learn from, spliced out of the visits of rendered ones.
+"""New training streams, spliced from the visits of rendered ones.
 
 Rendering and encoding a stream costs far more than training on it, and a small model that sees the same 2,000 streams
-ten times learns them by heart instead of learning to look (docs/log.md). Visits put together anew, in another order,
-cut to other lengths, are streams it has never seen, with features that are there already.
+ten times memorises them instead of learning to look things up (docs/log.md). Visits in another order and of other
+lengths make new streams whose features already exist.
 """
 
 import math
@@ -19,14 +19,14 @@ from flash_vstream.data import read_features, write_features
 from flash_vstream.synthetic.world import ROOMS, SLIDE_S, Stream, Visit
 
 SHORTEST_PIECE_S = 8
-BRIEF_S = 5, 6  # the shortest and the longest brief piece: long enough to ask about its scene
-CHANGE_MARGIN_S = 6  # what comes in or leaves keeps so much of the visit before and after it
-TRIES = 4  # candidates for each visit: the one with the fewest objects that were there before is taken
+BRIEF_S = 5, 6  # shortest and longest brief piece, long enough to ask about
+CHANGE_MARGIN_S = 6  # kept of the visit before and after an object enters or leaves
+TRIES = 4  # candidates for each visit, of which the one with the fewest objects seen before is taken
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Seconds `start` to `stop` of a rendered stream, wholly within one visit of it."""
+    """Seconds `start` to `stop` of a rendered stream, within one of its visits."""
 
     source: Stream
     visit: Visit
@@ -36,7 +36,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Spliced:
-    """A stream that was never rendered, and what it is made of."""
+    """A stream that was never rendered, and the pieces it consists of."""
 
     stream: Stream
     pieces: tuple[Piece, ...]
@@ -50,14 +50,10 @@ def splice(
     rooms: tuple[int, int] = (2, len(ROOMS)),
     brief: bool = False,
 ) -> list[Spliced]:
-    """`count` streams of so many visits, or as many as fit into `longest_s` seconds.
+    """`count` streams made of visits of the sources; the same arguments give the same streams.
 
-    The same arguments always give the same ones.
-
-    rooms: the fewest and the most visits of a stream. brief: of each visit a few seconds in which nothing changes.
-
-    Raises:
-        ValueError: the sources lack a room.
+    `rooms` are the smallest and largest number of visits; a stream ends before the visit that would exceed `longest_s`.
+    `brief` takes a few seconds without change of each visit. Raises ValueError if no source shows one of the rooms.
     """
     by_room: dict[str, list[tuple[Stream, Visit]]] = {room: [] for room in ROOMS}
     for source in sources:
@@ -94,7 +90,7 @@ def _splice_one(
 
 
 def _cut(source: Stream, visit: Visit, rng: random.Random) -> Piece:
-    """A part of a visit, of log-uniform length, with whatever happens in the visit."""
+    """A part of a visit, of log-uniform length, that contains every change in the visit."""
     first, last = int(visit.start), int(visit.end)
     changes = [a.start for a in visit.actors if a.enters] + [a.end for a in visit.actors if a.leaves]
     begin = min([int(change) - CHANGE_MARGIN_S for change in changes], default=last)
@@ -107,7 +103,7 @@ def _cut(source: Stream, visit: Visit, rng: random.Random) -> Piece:
 
 
 def _cut_brief(source: Stream, visit: Visit, rng: random.Random) -> Piece:
-    """A few seconds of a visit in which nothing changes, as a visit that has only what is there then."""
+    """A few seconds without change of a visit, as a visit with only the objects present then."""
     length = rng.randint(*BRIEF_S)
     moves = [(actor.start, actor.start + SLIDE_S) for actor in visit.actors if actor.enters]
     moves += [(actor.end - SLIDE_S, actor.end) for actor in visit.actors if actor.leaves]
@@ -121,7 +117,7 @@ def _cut_brief(source: Stream, visit: Visit, rng: random.Random) -> Piece:
 
 
 def _moved(piece: Piece, clock: int) -> Visit:
-    """The visit as the new stream shows it: cut, and beginning at `clock` seconds."""
+    """The visit as the new stream shows it: cut, and starting at `clock` seconds."""
     by = clock - piece.start
     actors = tuple(
         replace(actor, start=max(actor.start, piece.start) + by, end=min(actor.end, piece.stop) + by)
@@ -131,7 +127,7 @@ def _moved(piece: Piece, clock: int) -> Visit:
 
 
 def write_spliced(spliced: Sequence[Spliced], features: Path, folder: Path) -> None:
-    """Write what the encoder made of each spliced stream, from that of its sources (one frame a second)."""
+    """Write the features of each spliced stream, joined from those of its sources (one frame a second)."""
     for item in tqdm(spliced, desc="splicing", unit="stream"):
         target = folder / f"{item.stream.seed}.safetensors"
         if not target.is_file():

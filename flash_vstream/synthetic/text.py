@@ -1,23 +1,23 @@
-"""The words of the synthetic world: a sentencepiece tokenizer trained on its sentences."""
+"""The vocabulary of the synthetic world: a sentencepiece tokenizer trained on its sentences."""
 
 import io
-import os
 import random
 from pathlib import Path
 
 import sentencepiece
 
+from flash_vstream.files import atomic
 from flash_vstream.model.prompts import V1_SYSTEM
 from flash_vstream.synthetic.notes import notes
 from flash_vstream.synthetic.questions import NUMBERS, all_questions, ask_times
 from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, ROOMS, SHAPES, caption, make_stream, random_scene
 
 VOCAB_SIZE = 640
-CORPUS_SEED = 10_000_000  # away from the seeds of training and of scoring
+CORPUS_SEED = 10_000_000  # far from the seeds of training and scoring
 
 
 def corpus(n_streams: int = 200) -> list[str]:
-    """Sentences that use every word of the world often enough to become one token each."""
+    """Sentences that contain every word of the world often enough for it to become one token."""
     rng = random.Random(CORPUS_SEED)
     words = [*ROOMS, *COLOURS, *SHAPES, *ACTIVITIES, *NUMBERS, "yes", "no"]
     lines = [V1_SYSTEM, "USER: ASSISTANT:"] * 50 + words * 50
@@ -31,7 +31,7 @@ def corpus(n_streams: int = 200) -> list[str]:
 
 
 def train_tokenizer(folder: Path) -> None:
-    """Write `tokenizer.model` (BPE with byte fallback, Llama's special ids) and the config that transformers reads."""
+    """Train the tokenizer and write `tokenizer.model` (BPE with byte fallback, Llama's special ids)."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus()),
@@ -47,7 +47,5 @@ def train_tokenizer(folder: Path) -> None:
         minloglevel=2,
         num_threads=1,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"tokenizer.{os.getpid()}.part"
-    partial.write_bytes(model.getvalue())
-    os.replace(partial, folder / "tokenizer.model")
+    with atomic(folder / "tokenizer.model") as partial:
+        partial.write_bytes(model.getvalue())

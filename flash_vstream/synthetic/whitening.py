@@ -1,25 +1,21 @@
-"""Starts the tiny model's projector so that the language model is shown all that the tower tells, not the loudest.
+"""Starts the tiny model's projector from whitened features, so that weak directions reach the language model too.
 
-Half of the variance of the tiny tower's features lies in one direction, and what an object's shape or room is in so
-little that a model takes long to look anything up by it (docs/log.md has the figures).
+Half of the variance of the tiny tower's features lies in one direction. An object's shape or room takes so little of
+the rest that a model learns slowly to look anything up by it (docs/log.md has the figures).
 """
 
 import torch
 from torch import Tensor, nn
 
-LEAST_VARIANCE = 1e-2  # of the mean: directions below it are noise, and stay faint
+LEAST_VARIANCE = 1e-2  # relative to the mean variance: directions below it are noise and stay weak
 
 
 @torch.no_grad()
 def whiten(layer: nn.Linear, features: Tensor) -> None:
-    """Puts the whitening of its inputs into `layer`: its weight then meets inputs of mean 0, alike in all directions.
+    """Put the whitening of its inputs into a layer, in place, from samples of them [n, D].
 
-    The outcome has mean 0 too, the bias seeing to that, and unit variance.
-
-    features: [n, D], such as the layer will be given.
-
-    Raises:
-        ValueError: fewer features than they are wide, which say nothing of most directions.
+    Its weight then meets inputs of mean 0 with equal variance in all directions; the output has mean 0, by the bias,
+    and variance 1. Raises ValueError for n < D, where the variances of some directions are unknown.
     """
     if len(features) < features.shape[1]:
         raise ValueError(f"{len(features)} features of {features.shape[1]} numbers are too few to whiten: give more")

@@ -1,8 +1,8 @@
-"""The synthetic world: what happens in a stream, second by second, as plain values drawn from a seed.
+"""The synthetic world: the events of a stream, second by second, as plain values drawn from a seed.
 
-A stream is a walk through rooms. In each room there are a few coloured shapes, each busy with something; in some visits
-one of them comes in or leaves, and what has left may turn up in a later room. Nothing here draws, encodes or asks:
-`render.py` makes frames of a stream, `questions.py` asks about it.
+A stream is a walk through rooms. Each room has a few coloured shapes with an activity each; in some visits one of them
+enters or leaves, and an object that has left may enter a later room. `render.py` makes frames of a stream,
+`questions.py` asks about it.
 """
 
 import math
@@ -15,20 +15,20 @@ ROOMS = (
     "cellar", "bathroom", "hallway", "library", "workshop", "balcony",
 )  # fmt: skip
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")
-SHAPES = ("ring", "square", "triangle", "cross", "bar", "pillar")  # told apart at a glance, with patches this coarse
+SHAPES = ("ring", "square", "triangle", "cross", "bar", "pillar")  # distinct even with coarse patches
 ACTIVITIES = ("sleeping", "singing", "glowing", "jumping")
 SPOTS = ("top left", "top right", "bottom left", "bottom right")
 
 MINUTE = 60.0
 SHORTEST_STREAM_S, LONGEST_STREAM_S = MINUTE, 20 * MINUTE
 SHORTEST_VISIT_S, LONGEST_VISIT_S = 14.0, 110.0
-SLIDE_S = 2.0  # how long an object takes to come in or to leave
-ALONE = 0.7  # of the frames of a slide show have one object, the others two
+SLIDE_S = 2.0  # duration of entering or leaving
+ALONE = 0.7  # share of a slide show's frames with one object; the others have two
 
 
 @dataclass(frozen=True)
 class Actor:
-    """One object during one visit: what it looks like, where it stands, and from when to when (stream seconds)."""
+    """One object during one visit: appearance, place, and times (stream seconds)."""
 
     colour: str
     shape: str
@@ -41,12 +41,13 @@ class Actor:
 
     @property
     def name(self) -> str:
+        """Colour and shape, such as "red ring"."""
         return f"{self.colour} {self.shape}"
 
 
 @dataclass(frozen=True)
 class Visit:
-    """The camera stays in one room from `start` to `end` (stream seconds)."""
+    """The camera's stay in one room from `start` to `end` (stream seconds)."""
 
     room: str
     start: float
@@ -54,7 +55,7 @@ class Visit:
     actors: tuple[Actor, ...]
 
     def present(self, time_s: float) -> list[Actor]:
-        """The objects standing in the room at `time_s`, in the order of their spots."""
+        """The objects in the room at `time_s`, in the order of their spots."""
         return sorted((a for a in self.actors if a.start <= time_s < a.end), key=lambda actor: actor.spot)
 
 
@@ -67,6 +68,7 @@ class Stream:
     visits: tuple[Visit, ...]
 
     def visit_at(self, time_s: float) -> Visit:
+        """The visit at a time. Raises ValueError for a time outside the stream."""
         if not 0 <= time_s <= self.duration:
             raise ValueError(f"time {time_s} s is outside this stream of {self.duration} s")
         return next((visit for visit in self.visits if time_s < visit.end), self.visits[-1])
@@ -84,7 +86,7 @@ def make_stream(seed: int, shortest_s: float = SHORTEST_STREAM_S, longest_s: flo
     rooms = rng.sample(ROOMS, len(bounds))
     names = [(colour, shape) for colour in COLOURS for shape in SHAPES]
     rng.shuffle(names)
-    gone: list[tuple[str, str]] = []  # objects that left a room and may come into a later one
+    gone: list[tuple[str, str]] = []  # objects that left a room and may enter a later one
     visits = []
     for room, (start, end) in zip(rooms, bounds, strict=True):
         actors = _draw_actors(rng, names, gone, start, end)
@@ -104,7 +106,7 @@ def _visit_bounds(rng: random.Random, duration: float, count: int) -> list[tuple
 def _draw_actors(
     rng: random.Random, names: list[tuple[str, str]], gone: list[tuple[str, str]], start: float, end: float
 ) -> tuple[Actor, ...]:
-    """Objects of one visit: colours and shapes differ within it, so that "the ring" means one thing."""
+    """Objects of one visit. Their colours and shapes differ, so that "the ring" is unambiguous."""
     event = rng.choice(("enter", "leave", None, None))
     chosen: list[tuple[str, str]] = []
     if event == "enter" and gone and rng.random() < 0.5:
@@ -121,18 +123,8 @@ def _draw_actors(
     actors = []
     for index, (colour, shape) in enumerate(chosen):
         enters, leaves = index == 0 and event == "enter", index == 0 and event == "leave"
-        actors.append(
-            Actor(
-                colour,
-                shape,
-                rng.choice(ACTIVITIES),
-                spots[index],
-                change if enters else start,
-                change if leaves else end,
-                enters,
-                leaves,
-            )
-        )
+        seen = (change if enters else start, change if leaves else end)
+        actors.append(Actor(colour, shape, rng.choice(ACTIVITIES), spots[index], *seen, enters, leaves))
     if event == "leave":
         gone.append(chosen[0])
     return tuple(actors)
@@ -156,7 +148,7 @@ def random_scene(rng: random.Random) -> Visit:
 
 
 def make_slides(seed: int) -> Stream:
-    """A slide show: every room for one second, with one object or two. Where little is shown, the room is the key."""
+    """A slide show: every room for one second, with one or two objects, so that the room is what identifies them."""
     rng = random.Random(f"slides-{seed}")
     visits = []
     for second, room in enumerate(rng.sample(ROOMS, len(ROOMS))):
@@ -167,6 +159,6 @@ def make_slides(seed: int) -> Stream:
 
 
 def caption(visit: Visit, time_s: float) -> str:
-    """What one frame shows, e.g. "a kitchen: top left a red ring sleeping, bottom right a blue bar singing"."""
+    """One frame in words, such as "a kitchen: top left a red ring sleeping, bottom right a blue bar singing"."""
     seen = ", ".join(f"{SPOTS[a.spot]} a {a.name} {a.activity}" for a in visit.present(time_s))
     return f"a {visit.room}: {seen}" if seen else f"a {visit.room}: nothing"

@@ -1,8 +1,7 @@
-"""Video in, frames with their times out: files (`read_frames`) and live sources (`open_source`, `LiveSource`)."""
+"""Reads video files (`read_frames`) and live sources (`open_source`, `FrameBuffer`) as RGB frames with their times."""
 
-from .index import VideoInfo, probe
-from .buffer import LiveSource
+from .buffer import FrameBuffer
 from .reader import read_frames
-from .sources import Source, open_source
+from .sources import FrameSource, open_source
 
-__all__ = ["LiveSource", "Source", "VideoInfo", "open_source", "probe", "read_frames"]
+__all__ = ["FrameBuffer", "FrameSource", "open_source", "read_frames"]

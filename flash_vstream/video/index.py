@@ -1,7 +1,7 @@
-"""What a video file holds, found by reading its packets once without decoding them, but for the first frame.
+"""Indexes a video file: reads its packets once and decodes only the first frame.
 
-The presentation times come from the packets, not from the header, which may promise anything. Time 0 is the first frame
-that can be decoded. Every complaint about a file is a one-line ValueError with the path and the remedy.
+Presentation times come from the packets, not from the header, which can be wrong. Time 0 is the first frame that can be
+decoded. Every error about a file is a one-line ValueError with the path and the remedy.
 """
 
 from __future__ import annotations
@@ -19,65 +19,59 @@ from av.container import InputContainer
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-# FFmpeg would show these as moving pictures of their text.
+# FFmpeg renders files of these formats as moving pictures of their text.
 TEXT_FORMATS = {"tty", "bin", "xbin", "idf", "adf", "microdvd", "lrc"}
-# Decord (FFmpeg of 2021) gives the same pixels as PyAV for these, as tests check; not for all the rest.
-DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp9"}
-DECORD_FORMATS = {"mov", "matroska", "avi"}  # not mpegts: it seeks between key frames wrongly there
-DECORD_PIXELS = {"yuv420p", "yuvj420p"}
 
 
 def opening_options(version: str) -> dict[str, Any]:
-    """For `av.open` of PyAV `version`: titles in another encoding than they say are no reason to refuse a file.
+    """Arguments for `av.open` of PyAV `version` that accept titles in another encoding than the file declares.
 
-    Since 19 PyAV reads any, and has no such argument.
+    PyAV 19 and later accept them by default and have no such argument.
     """
     return {"metadata_errors": "replace"} if int(version.split(".")[0]) < 19 else {}
 
 
 @dataclasses.dataclass(frozen=True)
-class VideoInfo:
-    """duration_s: from the first frame to the end of the last; fps: the mean; n_frames: found, not promised;
-    width, height: upright, in pixels; rotation: degrees clockwise that were needed for it (0, 90, 180, 270)."""
-
-    duration_s: float
-    fps: float
-    width: int
-    height: int
-    n_frames: int
-    rotation: int
-
-
-@dataclasses.dataclass(frozen=True)
 class VideoIndex:
-    """A file and where its frames are; what the readers share.
+    """A file and the times of its frames.
 
-    times: float64 [n], seconds, rising, times[0] = 0. origin: pts of time 0 in time_base units, None where the stream
-    has no time stamps (then a frame lasts 1 / rate). broken_at: the second where a cut file ends, else None.
-    promised_s: the duration in the header, if there is one. why_not_decord: None where decord can be trusted.
+    Attributes:
+        path: The absolute path.
+        width: Upright width in pixels.
+        height: Upright height in pixels.
+        rotation: Degrees clockwise that turn a stored frame upright: 0, 90, 180 or 270.
+        duration_s: Seconds from the first frame to the end of the last.
+        times: float64 `[n]`, seconds, increasing, `times[0] = 0`.
+        keys: float64 `[m, 2]`, the presentation time of each key frame, increasing, and the time stamp to seek it with
+            (dts, in seconds on the same axis); empty if the stream has no time stamps.
+        origin: The pts of time 0 in units of `time_base`; None if the stream has no time stamps. Then each frame lasts
+            `1 / rate`.
+        time_base: Seconds of one pts unit.
+        rate: Frames a second that the header declares.
+        broken_at: The second where a truncated or damaged file ends, else None.
+        promised_s: The duration that the header declares, if it does.
     """
 
     path: str
-    info: VideoInfo
+    width: int
+    height: int
+    rotation: int
+    duration_s: float
     times: NDArray[np.float64]
+    keys: NDArray[np.float64]
     origin: int | None
     time_base: Fraction
     rate: Fraction
     broken_at: float | None
     promised_s: float | None
-    why_not_decord: str | None
-
-
-def probe(path: str | Path) -> VideoInfo:
-    """Duration, mean rate, upright size, number of frames. Reads the whole file once, decoding one frame.
-
-    Raises ValueError for a file that is missing, empty, no video, or of which nothing can be decoded.
-    """
-    return index_video(path).info
 
 
 def index_video(path: str | Path) -> VideoIndex:
-    """The index of a file; raises like `probe`."""
+    """Index a file.
+
+    Raises:
+        ValueError: The file is missing, empty or no video, or none of its frames can be decoded.
+    """
     full_path = _checked_path(path)
     first, rotation = _first_frame(full_path)
     with open_input(full_path) as container:
@@ -85,74 +79,49 @@ def index_video(path: str | Path) -> VideoIndex:
         assert stream.time_base is not None
         time_base, rate = stream.time_base, Fraction(stream.average_rate or stream.guessed_rate or 25)
         promised_s = container.duration / av.time_base if container.duration else None
-        codec, container_format = stream.codec_context.name, container.format.name
         stamps: list[int | None] = []
-        n_corrupt, last_is_corrupt, last_duration, failed = 0, False, 0, False
-        key_pts, is_open = None, False  # open: frames after a key frame, shown before it, need what was before it
+        key_stamps: list[tuple[int, int]] = []
+        last_is_corrupt, last_duration, failed = False, 0, False
         try:
             for packet in packets_of(container, stream):
                 if packet.size and not packet.is_discard:
                     stamps.append(packet.pts)
-                    if packet.is_keyframe:
-                        key_pts = packet.pts
-                    elif key_pts is not None and packet.pts is not None:
-                        is_open = is_open or packet.pts < key_pts
-                    n_corrupt += packet.is_corrupt
+                    if packet.is_keyframe and packet.pts is not None and packet.dts is not None:
+                        key_stamps.append((packet.pts, packet.dts))
                     last_is_corrupt, last_duration = packet.is_corrupt, packet.duration or last_duration
         except av.FFmpegError:
-            failed = True  # what came before is still good; the reader says where it ended
+            failed = True  # the packets before the error are valid; the reader reports where they end
     if last_is_corrupt and len(stamps) > 1:
-        stamps.pop()  # the part of a frame before the cut is none
+        stamps.pop()  # an incomplete frame
     origin = first.pts
     if origin is None or None in stamps:
         origin, times = None, np.arange(max(1, len(stamps))) / float(rate)
-        frame_s = 1 / float(rate)
+        keys, frame_s = np.zeros((0, 2)), 1 / float(rate)
     else:
         ticks = np.unique(np.array([stamp for stamp in stamps if stamp is not None and stamp >= origin] + [origin]))
         times = (ticks - origin) * float(time_base)
+        keys = (np.array(sorted(key_stamps), np.int64).reshape(-1, 2) - origin) * float(time_base)
         frame_s = last_duration * float(time_base) or 1 / float(rate)
     height, width = (first.width, first.height) if rotation % 180 else (first.height, first.width)
-    n_frames = len(times)
-    info = VideoInfo(
-        duration_s=float(times[-1]) + frame_s,
-        fps=(n_frames - 1) / float(times[-1]) if n_frames > 1 else float(rate),
-        width=width,
-        height=height,
-        n_frames=n_frames,
-        rotation=rotation,
-    )
-    is_complete = origin is not None and len(stamps) == n_frames
+    duration_s = float(times[-1]) + frame_s
     return VideoIndex(
         path=full_path,
-        info=info,
+        width=width,
+        height=height,
+        rotation=rotation,
+        duration_s=duration_s,
         times=times,
+        keys=keys,
         origin=origin,
         time_base=time_base,
         rate=rate,
-        broken_at=float(times[-1]) + frame_s if last_is_corrupt or failed else None,
+        broken_at=duration_s if last_is_corrupt or failed else None,
         promised_s=promised_s,
-        why_not_decord=_why_not_decord(first, codec, container_format, is_complete, is_open, bool(n_corrupt) or failed),
     )
 
 
-def _why_not_decord(
-    first: av.VideoFrame, codec: str, container_format: str, is_complete: bool, is_open: bool, is_damaged: bool
-) -> str | None:
-    """Decord is quick to give another frame or other colours than asked for: what it is known to get wrong."""
-    pixels = first.format.name
-    if codec not in DECORD_CODECS or pixels not in DECORD_PIXELS or first.width % 2 or first.height % 2:
-        return f"it may read {codec} {pixels} of {first.width} x {first.height} differently"
-    if DECORD_FORMATS.isdisjoint(container_format.split(",")):
-        return f"it seeks wrongly in {container_format}"
-    if not is_complete:
-        return "the time stamps are incomplete"
-    if is_open:
-        return "it seeks wrongly where groups of pictures are open"
-    return "the file is damaged" if is_damaged else None
-
-
 def _checked_path(path: str | Path) -> str:
-    """The absolute path, which FFmpeg cannot take for a URL or an option."""
+    """The absolute path of a readable, non-empty file; FFmpeg cannot mistake it for a URL or an option."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a directory: give a video file")
@@ -171,7 +140,7 @@ def _checked_path(path: str | Path) -> str:
 
 
 def picture_stream(container: InputContainer, path: str) -> av.VideoStream:
-    """The first stream of moving pictures; a cover picture of a song is none."""
+    """The first video stream that is not a cover picture. Raises ValueError if there is none."""
     if container.format.name in TEXT_FORMATS:
         raise ValueError(f"{path} is text, not a video: give a video file")
     for stream in container.streams.video:
@@ -181,22 +150,22 @@ def picture_stream(container: InputContainer, path: str) -> av.VideoStream:
 
 
 def open_input(source: Any, **options: Any) -> InputContainer:
-    """PyAV's container of a path, an address or a pipe, to be closed. options: of `av.open`."""
+    """Open a path, an address or a pipe with PyAV; the caller closes it. `options` go to `av.open`."""
     return av.open(source, "r", **opening_options(av.__version__), **options)
 
 
 def packets_of(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of one stream, whatever other streams begin on the way."""
+    """The packets of one stream, even if other streams begin later in the file."""
     while True:
         try:
             yield from container.demux(stream)
             return
-        except IndexError:  # PyAV's answer to a packet of a stream that began after the opening: go on behind it
+        except IndexError:  # PyAV raises it for a packet of a stream that began after opening; skip that packet
             continue
 
 
 def _first_frame(path: str) -> tuple[av.VideoFrame, int]:
-    """The first frame that can be decoded, and the degrees clockwise that turn it upright."""
+    """The first frame that can be decoded, and its rotation in degrees clockwise."""
     try:
         with open_input(path) as container:
             stream = picture_stream(container, path)
@@ -215,5 +184,5 @@ def _first_frame(path: str) -> tuple[av.VideoFrame, int]:
 
 
 def rotation_of(frame: av.VideoFrame) -> int:
-    """Degrees clockwise that turn a frame upright, by its display matrix (other angles count as 0)."""
+    """Degrees clockwise that turn a frame upright, from its display matrix; 0 if not a multiple of 90."""
     return -frame.rotation % 360 if frame.rotation % 90 == 0 else 0

@@ -1,8 +1,4 @@
-"""Frames of a video file on an exact time grid, in bounded memory: `read_frames`.
-
-Decord reads where it can be trusted (see `index.py`), PyAV everywhere else and from the moment decord fails. Both give
-the same frames. Frames come upright. Knows nothing of models and of pacing.
-"""
+"""Reads the frames of a video file on an exact time grid, in bounded memory: `read_frames`."""
 
 from __future__ import annotations
 
@@ -20,26 +16,39 @@ from numpy.typing import NDArray
 
 from .index import VideoIndex, index_video, open_input, packets_of, picture_stream
 
-Frame = NDArray[np.uint8]  # [H, W, 3], RGB
+RGBFrame = NDArray[np.uint8]  # [H, W, 3]
+TimedFrame = tuple[RGBFrame, float]  # and its time in seconds
 
 logger = logging.getLogger(__name__)
 
-EPSILON_S = 1e-6  # a frame due at 1/3 s is not missed because 1/3 is no binary number
-SLICE_BYTES = 32 * 2**20  # of frames that decord decodes at a time
-SEEK_MARGIN_S = 2.0  # a key frame is shown later than it is stored, by less than this
-MISSING_S = 1.0  # frames that are announced by packets but not decoded, before the file counts as broken
+EPSILON_S = 1e-6  # a frame due at 1/3 s is not missed because 1/3 has no exact binary form
+SKIP_S = 2.0  # a seek costs as much as decoding about this many seconds
+MISSING_S = (
+    1.0  # seconds of frames that packets announce but the decoder does not give, before the file counts as broken
+)
 
 
 def read_frames(
     path: str | Path, fps: float = 1.0, start: float = 0.0, end: float | None = None
-) -> Iterator[tuple[Frame, float]]:
-    """Frames at the times start + k / fps below `end` (or the end of the video), each (uint8 RGB [H, W, 3], time_s).
+) -> Iterator[TimedFrame]:
+    """Read the frames at the times start + k / fps, upright.
 
     The frame at a time is the one on screen then: the last whose presentation time is not later. Time 0 is the first
-    frame. Above the video's own rate frames repeat (the same array again). At most one slice of frames is in memory.
-    The file is checked at the call. Raises ValueError, with the path and the remedy, for a file that is missing, empty,
-    no video or without a frame that can be decoded, for an fps that is not above 0 and for a start or end outside; and,
-    after the frames before it were given, where decoding breaks off.
+    frame. Above the video's own rate frames repeat (the same array). One frame is decoded at a time. The file is
+    checked at the call.
+
+    Args:
+        path: The video file.
+        fps: Frames for each second of video.
+        start: The first time, in seconds.
+        end: Frames at this time or later are left out; None means the end of the video.
+
+    Returns:
+        An iterator of (uint8 RGB `[H, W, 3]`, time in seconds).
+
+    Raises:
+        ValueError: The file is missing, empty, no video or without a frame that can be decoded; `fps`, `start` or `end`
+            is out of range; or, after the frames before it were given, decoding fails.
     """
     fps = _number("fps", fps)
     if fps <= 0:
@@ -50,10 +59,9 @@ def read_frames(
     if end is not None and _number("end", end) <= start:
         raise ValueError(f"end is {end:g} s but start is {start:g} s: give an end after the start")
     index = index_video(path)
-    duration = index.info.duration_s
-    if start >= duration:
-        raise ValueError(f"start is {start:g} s but {path} ends at {duration:.3f} s: start earlier")
-    return _read(index, fps, start, duration if end is None else min(end, duration))
+    if start >= index.duration_s:
+        raise ValueError(f"start is {start:g} s but {path} ends at {index.duration_s:.3f} s: start earlier")
+    return _read(index, fps, start, index.duration_s if end is None else min(end, index.duration_s))
 
 
 def _number(name: str, value: float) -> float:
@@ -66,65 +74,24 @@ def _number(name: str, value: float) -> float:
     return number
 
 
-def _read(index: VideoIndex, fps: float, start: float, stop: float) -> Iterator[tuple[Frame, float]]:
-    n_given = 0
-    if index.why_not_decord is None:
-        try:
-            for pair in _read_by_decord(index, _grid(fps, start, stop, 0)):
-                yield pair
-                n_given += 1
-        except _DecordFailed as error:
-            logger.debug("%s: PyAV reads on from frame %d, because decord failed: %s", index.path, n_given, error)
-            yield from _read_by_pyav(index, _grid(fps, start, stop, n_given))
-    else:
-        logger.debug("%s: PyAV reads it; not decord, because %s", index.path, index.why_not_decord)
-        yield from _read_by_pyav(index, _grid(fps, start, stop, 0))
-    if stop < index.info.duration_s:
+def _read(index: VideoIndex, fps: float, start: float, stop: float) -> Iterator[TimedFrame]:
+    yield from _read_at(index, time_grid(fps, start, stop))
+    if stop < index.duration_s:
         return
     if index.broken_at is not None:
         raise _broken(index, index.broken_at)
     if index.promised_s is not None and stop < index.promised_s - MISSING_S:
-        logger.warning("%s: its header promises %.1f s, its pictures end at %.1f s", index.path, index.promised_s, stop)
+        logger.warning("%s: its header promises %.1f s, its frames end at %.1f s", index.path, index.promised_s, stop)
 
 
-def _grid(fps: float, start: float, stop: float, first: int) -> Iterator[float]:
-    """start + k / fps for k = first, first + 1, ... below stop; each computed afresh, so that no error adds up."""
-    times = (start + k / fps for k in itertools.count(first))
+def time_grid(fps: float, start: float, stop: float) -> Iterator[float]:
+    """The times start + k / fps below `stop`; each is computed from k, so that rounding errors do not add up."""
+    times = (start + k / fps for k in itertools.count())
     return itertools.takewhile(lambda time: time < stop - EPSILON_S, times)
 
 
-class _DecordFailed(Exception):
-    """Decord is absent, disagrees about the file, or broke off."""
-
-
-def _read_by_decord(index: VideoIndex, grid: Iterator[float]) -> Iterator[tuple[Frame, float]]:
-    try:
-        import decord
-    except ImportError as error:
-        raise _DecordFailed("it is not installed") from error
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        # One repaired frame in all is one too many: decord repairs by showing another frame in its place.
-        video = decord.VideoReader(index.path, ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
-        stamps = video.get_frame_timestamp(range(len(video)))[:, 0]
-    except Exception as error:  # its errors have no common class; whatever it is, PyAV can try
-        raise _DecordFailed(repr(error)) from error
-    # Its stamps are float32 seconds: the tolerance grows with the time.
-    if len(stamps) != len(index.times) or not np.allclose(stamps - stamps[0], index.times, rtol=1e-6, atol=1e-3):
-        raise _DecordFailed("its frame table differs from the packets of the file")
-    slice_length = max(1, min(16, SLICE_BYTES // (3 * index.info.width * index.info.height)))
-    while times := list(itertools.islice(grid, slice_length)):
-        positions = np.searchsorted(index.times, np.array(times) + EPSILON_S, side="right") - 1
-        wanted = np.unique(positions)
-        try:
-            frames = video.get_batch(wanted).asnumpy()
-        except Exception as error:  # as above
-            raise _DecordFailed(repr(error)) from error
-        for position, time in zip(positions, times, strict=True):
-            yield frames[np.searchsorted(wanted, position)], time
-
-
-def _read_by_pyav(index: VideoIndex, grid: Iterator[float]) -> Iterator[tuple[Frame, float]]:
+def _read_at(index: VideoIndex, grid: Iterator[float]) -> Iterator[TimedFrame]:
+    """The frame on screen at each time of an increasing grid."""
     due = next(grid, None)
     shown: tuple[av.VideoFrame, float] | None = None
     upcoming = _decode(index, due) if due is not None else iter(())
@@ -133,7 +100,7 @@ def _read_by_pyav(index: VideoIndex, grid: Iterator[float]) -> Iterator[tuple[Fr
             following = next(upcoming, None)
         except av.FFmpegError:
             following, is_broken = None, True
-        else:  # frames that packets announced but that never came out are lost, too
+        else:  # frames that packets announced but the decoder did not give are lost, too
             is_broken = following is None and (shown is None or shown[1] < index.times[-1] - MISSING_S)
         if shown is None and following is None:
             raise _broken(index, due)
@@ -141,17 +108,25 @@ def _read_by_pyav(index: VideoIndex, grid: Iterator[float]) -> Iterator[tuple[Fr
             until = following[1] if following else shown[1] + 1 / float(index.rate) if is_broken else math.inf
             picture = None
             while due is not None and due + EPSILON_S < until:
-                if picture is None:  # of the size of the first frame, should a stream change it on the way
-                    picture = upright_rgb(shown[0], index.info.rotation, (index.info.width, index.info.height))
+                if picture is None:  # in the size of the first frame, even if the stream changes its size
+                    picture = upright_rgb(shown[0], index.rotation, (index.width, index.height))
                 yield picture, due
                 due = next(grid, None)
             if is_broken and due is not None:
                 raise _broken(index, shown[1])
+            if picture is not None and due is not None and following is not None:
+                upcoming = _skip(index, following[1], due) or upcoming
         shown = following or shown
 
 
-def upright_rgb(frame: av.VideoFrame, rotation: int, size: tuple[int, int] | None = None) -> Frame:
-    """uint8 [H, W, 3]: turned clockwise by `rotation` degrees; size: (width, height) to come out, if not its own."""
+def upright_rgb(frame: av.VideoFrame, rotation: int, size: tuple[int, int] | None = None) -> RGBFrame:
+    """A decoded frame as uint8 RGB `[H, W, 3]`, turned upright.
+
+    Args:
+        frame: The frame as stored.
+        rotation: Degrees clockwise to turn it.
+        size: (width, height) of the result, if not the frame's own.
+    """
     width, height = (size[::-1] if rotation % 180 else size) if size else (frame.width, frame.height)
     picture = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
     return np.ascontiguousarray(np.rot90(picture, -rotation // 90))
@@ -163,40 +138,57 @@ def _broken(index: VideoIndex, time: float) -> ValueError:
     )
 
 
-def _decode(index: VideoIndex, first_due: float) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Decoded frames and their times, from one that is shown at `first_due` or before."""
-    seek_to = first_due - SEEK_MARGIN_S
-    if index.origin is not None and seek_to > 0:
-        frames = _decode_from(index, seek_to)
-        head = next(frames, None)
-        if head is not None and head[1] <= first_due:
-            yield head
-            yield from frames
-            return
-        frames.close()  # this container cannot seek to there
-    yield from _decode_from(index, None)
+def _decode(index: VideoIndex, due: float) -> Iterator[tuple[av.VideoFrame, float]]:
+    """Decoded frames and their times, beginning with one at or before `due`."""
+    yield from _seek(index, due) or _decode_from(index, None)
+
+
+def _skip(index: VideoIndex, at: float, due: float) -> Iterator[tuple[av.VideoFrame, float]] | None:
+    """The same if a seek avoids decoding a long way from `at` to `due`; None if it does not, or fails."""
+    n_keys = np.searchsorted(index.keys[:, 0], due, side="right")
+    if n_keys == 0 or index.keys[n_keys - 1, 0] < at + SKIP_S:
+        return None
+    with contextlib.suppress(av.FFmpegError):
+        return _seek(index, due)
+    return None
+
+
+def _seek(index: VideoIndex, due: float) -> Iterator[tuple[av.VideoFrame, float]] | None:
+    """Decoded frames from the last key frame at or before `due`; None if that is the first, or out of reach."""
+    n_keys = np.searchsorted(index.keys[:, 0], due, side="right")
+    if n_keys < 2:
+        return None
+    frames = _decode_from(index, float(index.keys[n_keys - 1, 1]))
+    head = next(frames, None)
+    if head is None or head[1] > due:
+        frames.close()
+        return None
+    return itertools.chain((head,), frames)
 
 
 def _decode_from(index: VideoIndex, seek_to: float | None) -> Generator[tuple[av.VideoFrame, float]]:
-    """Decodes on from the key frame before `seek_to` or from the start. Raises av.FFmpegError where that breaks off,
-    after the frames that the decoder still held."""
+    """Decode from the key frame that is stored at `seek_to` (dts in seconds), or from the start.
+
+    Raises av.FFmpegError where decoding fails, after the frames that the decoder still holds.
+    """
     with open_input(index.path) as container:
         stream = picture_stream(container, index.path)
         if seek_to is not None:
             assert index.origin is not None
-            container.seek(index.origin + int(seek_to / index.time_base), stream=stream)
+            container.seek(index.origin + round(seek_to / index.time_base), stream=stream)
         last = -math.inf
         for count, frame in enumerate(_all_frames(container, stream)):
             if index.origin is None or frame.pts is None:
                 time = count / float(index.rate)
             else:
                 time = float((frame.pts - index.origin) * index.time_base)
-            if max(last, -EPSILON_S) < time <= index.times[-1] + EPSILON_S:  # leaves out a last frame that was cut
+            if max(last, -EPSILON_S) < time <= index.times[-1] + EPSILON_S:  # without an incomplete last frame
                 yield frame, time
                 last = time
 
 
 def _all_frames(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """All frames that can be decoded, then the error that ended decoding, if any."""
     try:
         for packet in packets_of(container, stream):
             yield from packet.decode()

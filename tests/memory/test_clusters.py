@@ -1,4 +1,4 @@
-"""Temporal memory and retrieval against brute force and scikit-learn; bounds that hold for 100,000 frames."""
+"""Temporal memory and retrieval against brute force and scikit-learn; bounds that hold at any length."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_candidates_of_merged_centroids_are_in_order_of_arrival() -> None:
     assert not clusters.members[1] and not clusters.member_distances[1]
 
 
-def test_of_equally_far_candidates_the_newest_goes() -> None:
+def test_of_equally_far_candidates_the_newest_is_dropped() -> None:
     clusters = Clusters(2, budget=3, width=1, device=torch.device("cpu"))
     frames = tuple(Frame(torch.zeros(1, 1), torch.zeros(1), index, float(index)) for index in range(4))
     clusters.members[0], clusters.member_distances[0] = frames, (0.0, 2.0, 1.0, 2.0)
@@ -159,20 +159,21 @@ def test_a_still_picture() -> None:
     torch.testing.assert_close(tokens[25:425], features[:25].reshape(400, 8))
 
 
+@pytest.mark.parametrize("laps", [3, pytest.param(20, marks=pytest.mark.slow)])
 @torch.no_grad()
-def test_100_000_frames_stay_within_the_bound() -> None:
+def test_long_streams_stay_within_the_bound(laps: int) -> None:
     config = MemoryConfig(spatial_size=4, temporal_size=2)
     memory, bound = star(config, 4), config.state_nbytes_bound(4, torch.float32)
     scenes = drifting_scenes(5000, dim=4)
     state, largest = memory.init_state(), 0
-    for lap in range(20):
+    for lap in range(laps):
         for chunk in (scenes + 0.1 * lap).split(500):
             state = memory.update(state, chunk)
             largest = max(largest, state.nbytes)
-    assert state.n_frames == 100_000
-    assert state.temporal_weights.sum() == 99_999
+    assert state.n_frames == laps * 5000
+    assert state.temporal_weights.sum() == laps * 5000 - 1
     assert 0.8 * bound < largest <= bound
-    # The distances are kept by recurrence: after 100,000 frames they are still those of the stored centroids.
+    # The distances are kept by recurrence: after all frames they are still those of the stored centroids.
     assert state.clusters is not None
     order, centroids = state.clusters.order, state.clusters.centroids_in_order().double()
     kept = state.clusters.distances[np.ix_(order, order)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -53,6 +55,12 @@ def test_negative_frames() -> None:
     for frames in (-1, math.nan):
         with pytest.raises(ValueError, match="n_frames"):
             MemoryConfig().num_tokens(frames)
+
+
+def test_importing_the_memory_loads_no_transformers() -> None:
+    code = "import sys, flash_vstream.memory; print({'transformers', 'av', 'PIL'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("mode", MODES)

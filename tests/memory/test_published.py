@@ -124,20 +124,26 @@ def test_patches_are_pooled_first() -> None:
 
 def test_it_is_offline_only_and_says_so() -> None:
     memory = build_memory(MemoryConfig(mode="published"), 12)
-    for call in (memory.init_state, lambda: memory.update(None, torch.zeros(1, 64, 12)), lambda: memory.read(None)):
-        with pytest.raises(ValueError, match=r'offline only.*mode="star"'):
+    state = build_memory(MemoryConfig(), 12).init_state()
+    for call in (
+        memory.init_state,
+        lambda: memory.update(state, torch.zeros(1, 64, 12)),
+        lambda: memory.read(state),
+        lambda: memory.state_from_tensors(state.to_tensors()),
+    ):
+        with pytest.raises(ValueError, match='mode="star"'):
             call()
 
 
 def test_bad_input_is_named() -> None:
     features, config, q_proj, k_proj = temporal_case("T60")
-    with pytest.raises(ValueError, match="pool them first"):
+    with pytest.raises(ValueError, match=r"\[T, 64, D\]"):
         consolidate(TEMPORAL["features256"], config, q_proj, k_proj)
-    with pytest.raises(ValueError, match="permutation of the 59 points"):
+    with pytest.raises(ValueError, match="59"):
         consolidate(features, config, q_proj, k_proj, order=torch.arange(60))
     with pytest.raises(ValueError, match="k=0"):
         weighted_kmeans(features, 0)
-    with pytest.raises(ValueError, match="one for each point"):
+    with pytest.raises(ValueError, match="weights"):
         weighted_kmeans(features, 3, torch.ones(4))
     with pytest.raises(ValueError, match="floats"):
         weighted_kmeans(features.long(), 3)

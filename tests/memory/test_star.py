@@ -103,9 +103,9 @@ def test_a_digest_serves_any_weights_and_no_other_width() -> None:
         assert torch.equal(own, memory.read(fold(memory, features, [20, 37])))
     assert not torch.equal(read[0], read[1])
     assert torch.equal(digest(SMALL, features[:1].half())[1], features[0].half())
-    with pytest.raises(ValueError, match="a digest 8 wide was given to a memory of feature_dim=6"):
+    with pytest.raises(ValueError, match="feature_dim=6"):
         star(feature_dim=6).read_digest((entries, tokens))
-    with pytest.raises(ValueError, match="frame 2 of features"):
+    with pytest.raises(ValueError, match="frame 2"):
         digest(SMALL, features.index_fill(0, torch.tensor([2]), math.nan))
     for bad in (features[0], features.numpy()):
         with pytest.raises(ValueError, match="features"):
@@ -163,10 +163,9 @@ def test_a_stored_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
         tokens = memory.read(memory.update(loaded, features[count:]))
         assert torch.equal(tokens, memory.read(memory.update(state, features[count:])))
     tensors = state.to_tensors()
-    with pytest.raises(ValueError, match="does not fit"):
-        star(replace(SMALL, temporal_length=7)).state_from_tensors(tensors)
-    with pytest.raises(ValueError, match="does not fit"):
-        star(feature_dim=9).state_from_tensors(tensors)
+    for other in (star(replace(SMALL, temporal_length=7)), star(feature_dim=9)):
+        with pytest.raises(ValueError, match="configuration"):
+            other.state_from_tensors(tensors)
     with pytest.raises(ValueError, match=r"clusters\.order"):
         memory.state_from_tensors({name: t for name, t in tensors.items() if name != "clusters.order"})
 
@@ -293,26 +292,26 @@ def test_bad_input_is_named() -> None:
     nan, infinite = good.clone(), good.clone()
     nan[2, 3, 1], infinite[3, 0, 0] = float("nan"), float("-inf")
     wrong = {
-        r"shape \[16, 8\]": good[0],
-        r"torch.int64": good.long(),
-        r"torch.complex64": good.to(torch.complex64),
-        r"T = 0": good[:0],
-        r"feature_dim=8": good[:, :, :7],
-        r"15 tokens a frame": good[:, :15],
-        r"grid of 3 x 3": good[:, :9],
-        r"torch.float64 in a stream of torch.float32": good.double(),
-        r"frame 2 of features": nan,
-        r"frame 3 of features": infinite,
-        r"overflowing": 1e30 * drifting_scenes(20),
-        r"not list": [[0.0]],
+        r"\[16, 8\]": good[0],
+        "torch.int64": good.long(),
+        "torch.complex64": good.to(torch.complex64),
+        "T = 0": good[:0],
+        "feature_dim=8": good[:, :, :7],
+        "15 tokens": good[:, :15],
+        "spatial_size=4": good[:, :9],
+        "torch.float64": good.double(),
+        "frame 2": nan,
+        "frame 3": infinite,
+        "overflowing": 1e30 * drifting_scenes(20),
+        "list": [[0.0]],
     }
     for message, features in wrong.items():
         with pytest.raises(ValueError, match=message):
             memory.update(state, features)  # type: ignore[arg-type]
-    for times, message in (([0.0], "1 times"), ([3, 4, 5, 4.5], "run back"), ([9, 9, 9, math.nan], "finite")):
+    for times, message in (([0.0], "1 times"), ([3, 4, 5, 4.5], "4.5"), ([9, 9, 9, math.nan], "nan")):
         with pytest.raises(ValueError, match=message):
             memory.update(state, good, times)
-    with pytest.raises(ValueError, match="another configuration"):
+    with pytest.raises(ValueError, match="configuration"):
         star(replace(SMALL, temporal_length=7)).update(state, good)
     with pytest.raises(ValueError, match="mode 'recent'"):
         build_memory(replace(SMALL, mode="recent"), 8).read(state)

@@ -83,31 +83,31 @@ def test_lora(tiny_model: TinyModel, tmp_path: Path) -> None:
 
 def test_a_lora_on_the_projector_is_refused(tmp_path: Path) -> None:
     config = peft.LoraConfig(r=2, target_modules=r"projector\.0")
-    with pytest.raises(ValueError, match="let the LoRA target the language model only"):
+    with pytest.raises(ValueError, match="target_modules"):
         save_adapter(peft.get_peft_model(tiny(), config), tmp_path)
-    with pytest.raises(ValueError, match="not Linear"):
+    with pytest.raises(ValueError, match="Linear"):
         save_adapter(torch.nn.Linear(2, 2), tmp_path)
 
 
 def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
     file = save_adapter(tiny(), tmp_path)
-    with pytest.raises(ValueError, match=r"memory\.q_proj\.weight has shape \[8, 32\] in .*, but \[32, 32\] in"):
+    with pytest.raises(ValueError, match=r"memory\.q_proj\.weight.*\[8, 32\].*\[32, 32\]"):
         load_adapter(tiny(memory=MemoryConfig(spatial_size=4, temporal_size=2)), tmp_path)
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     save_file({**tensors, "surplus": torch.ones(1)}, file, metadata=metadata)
-    with pytest.raises(ValueError, match=r"surplus in .* has no place in the model"):
+    with pytest.raises(ValueError, match="surplus"):
         load_adapter(tiny(), tmp_path)
     del tensors["projector.0.bias"]
     save_file(tensors, file, metadata=metadata)
-    with pytest.raises(ValueError, match=r"projector\.0\.bias is missing from"):
+    with pytest.raises(ValueError, match=r"projector\.0\.bias"):
         load_adapter(tiny(), tmp_path)
     save_file(tensors, file)
-    with pytest.raises(ValueError, match="is not an adapter of this project"):
+    with pytest.raises(ValueError, match=ADAPTER_FILE):
         load_adapter(tiny(), tmp_path)
     file.write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=f"{ADAPTER_FILE} is missing or not a whole safetensors file"):
+    with pytest.raises(ValueError, match=ADAPTER_FILE):
         load_adapter(tiny(), tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_damaged_or_unfit_lora_weights(tmp_path: Path) -> None:
     whole = file.read_bytes()
     for damaged in (whole[:-7], whole[:100], b"", b"\xff" * 200):
         file.write_bytes(damaged)
-        with pytest.raises(ValueError, match=re.escape(f"the LoRA in {tmp_path} cannot be put on")) as raised:
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path))) as raised:
             load_adapter(tiny(), tmp_path)
         assert "\n" not in str(raised.value)
     file.unlink()
@@ -125,12 +125,12 @@ def test_damaged_or_unfit_lora_weights(tmp_path: Path) -> None:
     bin_file = tmp_path / "adapter_model.bin"
     for damaged in (bin_file.read_bytes()[:-7], b"", b"\xff" * 200):
         bin_file.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"the LoRA in .* copy it again"):
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
             load_adapter(tiny(), tmp_path)
     file.write_bytes(whole)
     config = tmp_path / "adapter_config.json"
     config.write_text(config.read_text().replace('"r": 2', '"r": 3'))
-    with pytest.raises(ValueError, match=r"size mismatch .*language_model") as raised:
+    with pytest.raises(ValueError, match="language_model") as raised:
         load_adapter(tiny(), tmp_path)
     assert "\n" not in str(raised.value)
 

@@ -56,15 +56,15 @@ def test_a_smaller_frame_than_the_towers_own() -> None:
     [
         (
             {"visual_token_id": VOCABULARY - 1},
-            f"visual_token_id {VOCABULARY - 1} is a word .* choose {VOCABULARY} or more",
+            f"visual_token_id {VOCABULARY - 1} .*{VOCABULARY} or more",
         ),
-        ({"vision_feature_layer": -4}, "vision_feature_layer is -4, but the vision tower has 3 hidden states"),
-        ({"vision_feature_layer": 3}, "choose from -3 to 2"),
-        ({"vision_feature_size": 0}, "give at least 1 patch a side"),
-        ({"vision_feature_size": 5}, "frames of 5 x 5 patches cannot be pooled to the memory's spatial_size 4"),
+        ({"vision_feature_layer": -4}, "vision_feature_layer is -4.* 3 "),
+        ({"vision_feature_layer": 3}, "-3 to 2"),
+        ({"vision_feature_size": 0}, "vision_feature_size"),
+        ({"vision_feature_size": 5}, "spatial_size 4"),
         ({"memory": {"temporal_lengths": 3}}, "temporal_lengths"),
         ({"memory": {"mode": "nonsense"}}, "nonsense"),
-        ({"memory": 3}, "memory is a int: give a MemoryConfig or its dict"),
+        ({"memory": 3}, "memory is a int"),
     ],
 )
 def test_impossible_values_are_named(changes: dict[str, Any], message: str) -> None:
@@ -73,7 +73,7 @@ def test_impossible_values_are_named(changes: dict[str, Any], message: str) -> N
 
 
 def test_impossible_parts_are_named() -> None:
-    with pytest.raises(ValueError, match="text_config has model_type 'lama'"):
+    with pytest.raises(ValueError, match=r"text_config.*'lama'"):
         VStreamConfig(text_config={"model_type": "lama"})
-    with pytest.raises(ValueError, match="vision_config is a str"):
+    with pytest.raises(ValueError, match=r"vision_config.*str"):
         VStreamConfig(vision_config="clip")

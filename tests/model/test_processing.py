@@ -84,32 +84,32 @@ def test_batches_are_padded_on_either_side(processor: VStreamProcessor, side: st
 
 
 def test_mistakes_are_named(processor: VStreamProcessor) -> None:
-    with pytest.raises(ValueError, match="the text holds 1 <image> but n_frames has 2 numbers"):
+    with pytest.raises(ValueError, match=r"1 <image>.*n_frames has 2"):
         processor("<image> x", [1, 2])
-    with pytest.raises(ValueError, match="the text holds 1 <image> but n_frames has 0 numbers"):
+    with pytest.raises(ValueError, match=r"1 <image>.*n_frames has 0"):
         processor("<image> x")
-    with pytest.raises(ValueError, match="n_frames holds 0: a visual has at least 1 frame"):
+    with pytest.raises(ValueError, match="n_frames holds 0"):
         processor("<image> x", [0])
-    with pytest.raises(ValueError, match="two <image> stand side by side"):
+    with pytest.raises(ValueError, match="two <image>"):
         processor("a <image><image> x", [1, 2])
-    with pytest.raises(ValueError, match="padding_side is 'middle'"):
+    with pytest.raises(ValueError, match=r"padding_side.*'middle'"):
         processor("x", padding_side="middle")
-    with pytest.raises(ValueError, match="not images"):
+    with pytest.raises(ValueError, match="images"):
         processor("x", images=[])
-    with pytest.raises(ValueError, match="style 'v7' is unknown: choose one of v1, plain, chat_template"):
+    with pytest.raises(ValueError, match=r"'v7'.*v1, plain, chat_template"):
         processor.prompt("x", conversation="v7")
-    with pytest.raises(ValueError, match="question of turn 1 is empty"):
+    with pytest.raises(ValueError, match="turn 1"):
         processor.prompt("  ")
-    with pytest.raises(ValueError, match="turn 1 has no answer but is not the last"):
+    with pytest.raises(ValueError, match="turn 1"):
         processor.prompt([("a", None), ("b", None)])
-    with pytest.raises(ValueError, match="at least one turn"):
+    with pytest.raises(ValueError, match="turn"):
         processor.prompt([])
-    with pytest.raises(ValueError, match="holds one caption, not 3 turns"):
+    with pytest.raises(ValueError, match="3 turns"):
         processor.encode_conversation(TURNS, conversation="plain")
     for turns in ([("a", None)], [("a", ""), ("b", " ")]):
-        with pytest.raises(ValueError, match="nothing in this conversation is to be learnt"):
+        with pytest.raises(ValueError, match="no answer to learn"):
             processor.encode_conversation(turns)
-    with pytest.raises(ValueError, match="nothing in this conversation is to be learnt"):
+    with pytest.raises(ValueError, match="no answer to learn"):
         processor.encode_conversation([("a", "")], [1], conversation="plain")
 
 
@@ -155,7 +155,7 @@ def test_what_is_too_long_is_cut_at_a_turn(processor: VStreamProcessor, n_frames
         wanted_ids, wanted_labels = whole[sum(length <= max_length for length in lengths) - 1]
         assert torch.equal(ids, wanted_ids) and torch.equal(labels, wanted_labels)
     for max_length in (lengths[0] - 1, 10, 0):
-        with pytest.raises(ValueError, match=f"the first turn does not fit into max_length {max_length}: raise it"):
+        with pytest.raises(ValueError, match=f"max_length {max_length}"):
             processor.encode_conversation(TURNS, n_frames, conversation, max_length)
 
 
@@ -163,7 +163,7 @@ def test_after_a_cut_something_is_left_to_be_learnt(processor: VStreamProcessor)
     turns = [("What?", ""), ("Where?", "In the garden.")]
     length = len(processor.encode_conversation(turns)[0])
     assert len(processor.encode_conversation(turns, max_length=length)[0]) == length
-    with pytest.raises(ValueError, match="nothing in this conversation is to be learnt"):
+    with pytest.raises(ValueError, match="no answer to learn"):
         processor.encode_conversation(turns, max_length=length - 1)
 
 
@@ -184,7 +184,7 @@ def test_own_chat_template() -> None:
     assert learnt == "A car.<|im_end|>\ngone<|im_end|>\n"
     prompt_ids = processor(prompt, [2])["input_ids"][0]
     assert torch.equal(ids[: len(prompt_ids)], prompt_ids)
-    with pytest.raises(ValueError, match="the tokenizer has no chat template"):
+    with pytest.raises(ValueError, match="chat template"):
         make(load_tokenizer(LLAMA)).prompt("What?", conversation="chat_template")
 
 
@@ -211,29 +211,27 @@ def test_saved_and_opened_again(processor: VStreamProcessor, tmp_path: Path) -> 
 
 
 def test_damaged_processor_files_are_named(processor: VStreamProcessor, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no processor_config\.json"):
+    with pytest.raises(ValueError, match=r"processor_config\.json"):
         VStreamProcessor.from_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     file = tmp_path / "processor_config.json"
     whole = file.read_text()
     file.write_text(whole[:30])
-    with pytest.raises(ValueError, match=r"processor_config\.json is not valid json"):
+    with pytest.raises(ValueError, match=r"processor_config\.json"):
         VStreamProcessor.from_pretrained(tmp_path)
     file.write_text(whole.replace('"visual_token_id"', '"image_token_id"'))
-    with pytest.raises(ValueError, match="lacks or does not know image_token_id, visual_token_id"):
+    with pytest.raises(ValueError, match="image_token_id, visual_token_id"):
         VStreamProcessor.from_pretrained(tmp_path)
     for field in ("frames", "memory"):
         for value in (5, None, ["x"]):
             file.write_text(json.dumps(json.loads(whole) | {field: value}))
-            with pytest.raises(
-                ValueError, match=r"processor_config\.json describes no processor .*: save the"
-            ) as raised:
+            with pytest.raises(ValueError, match=r"processor_config\.json") as raised:
                 VStreamProcessor.from_pretrained(tmp_path)
             assert "\n" not in str(raised.value)
     file.write_text(whole)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).unlink()
-    with pytest.raises(ValueError, match="has no readable tokenizer"):
+    with pytest.raises(ValueError, match="tokenizer"):
         VStreamProcessor.from_pretrained(tmp_path)
 
 

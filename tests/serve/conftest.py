@@ -36,6 +36,6 @@ def start(
     *arguments: str, stdin: int, stdout: int, environment: dict[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     """The command line in a process of its own."""
-    command = [sys.executable, "-m", "flash_vstream.serve.command", "--device", "cpu", *arguments]
+    command = [sys.executable, "-m", "flash_vstream", "live", "--device", "cpu", *arguments]
     environment = os.environ | (environment or {})
     return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=environment)

@@ -27,7 +27,7 @@ def test_lines_with_a_time(line: str, time_s: float, text: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["What is there?", "Note: what is it?", "  at 30: what?  ", "nan: what?"])
-def test_lines_without_a_time_are_for_the_end_where_that_is_allowed(line: str) -> None:
+def test_lines_without_a_time_are_for_now_where_that_is_allowed(line: str) -> None:
     assert parse(line, need_time=False) == TimedQuestion(line.strip(), None)
     with pytest.raises(ValueError, match="has no time"):
         parse(line, need_time=True)
@@ -38,8 +38,8 @@ def test_lines_without_a_time_are_for_the_end_where_that_is_allowed(line: str) -
     [
         ("5:", "empty question"),
         ("5:  ", "empty question"),
-        ("-1: What?", "before the stream began"),
-        ("1: \udcff What?", "characters that are no text"),
+        ("-1: What?", "-1: What"),
+        ("1: \udcff What?", "UTF-8"),
     ],
 )
 def test_lines_that_are_no_question(line: str, words: str) -> None:
@@ -50,16 +50,20 @@ def test_lines_that_are_no_question(line: str, words: str) -> None:
 
 def test_schedule_gives_each_question_once_and_in_order() -> None:
     a, b, c, d = TimedQuestion("a", 5), TimedQuestion("b", 2), TimedQuestion("c", None), TimedQuestion("d", 99)
-    schedule = Schedule([a, b, c, d])
+    schedule = Schedule([a, c, b, d])
     assert schedule.take_before(2.0) == []
-    assert schedule.take_at(2.0) == [b]
+    assert schedule.take_at(2.0) == [b, c]
     assert schedule.take_at(2.0) == []
-    late = TimedQuestion("late", 1)
+    late, now = TimedQuestion("late", 1), TimedQuestion("now")
+    schedule.add(now)
     schedule.add(late)
     assert schedule.take_before(6.0) == [late, a]
-    assert len(schedule) == 2
-    assert schedule.take_rest() == [d, c]
+    assert schedule.take_now() == [now]
+    assert len(schedule) == 1
+    assert schedule.close() == [d]
     assert len(schedule) == 0
+    with pytest.raises(ValueError, match="ended"):
+        schedule.add(now)
 
 
 def test_a_clip_s_own_questions(tmp_path: Path) -> None:

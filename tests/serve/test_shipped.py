@@ -1,4 +1,4 @@
-"""What a newcomer sees first: the command line without arguments, on the shipped clip, with the shipped model."""
+"""What a newcomer sees first: `flash-vstream live` without options, on the shipped clip with the shipped model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def normalised(text: str) -> str:
 
 
 def run(*arguments: str) -> str:
-    command = [sys.executable, "-m", "flash_vstream.serve.command", "--device", "cpu", *arguments]
+    command = [sys.executable, "-m", "flash_vstream", "live", "--device", "cpu", *arguments]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout

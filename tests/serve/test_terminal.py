@@ -26,7 +26,7 @@ class PseudoTerminal:
         os.close(side)
         self.shown = ""
 
-    def wait_for(self, text: str, timeout_s: float = 120) -> None:
+    def wait_for(self, text: str, timeout_s: float = 300) -> None:
         give_up = time.monotonic() + timeout_s
         while text not in self.shown:
             assert time.monotonic() < give_up, f"{text!r} did not come in {self.shown[-2000:]!r}"
@@ -45,7 +45,7 @@ class PseudoTerminal:
 
     def end(self) -> tuple[int, str]:
         """Waits for the end; the exit code and what came on stderr."""
-        _, error = self.process.communicate(timeout=60)
+        _, error = self.process.communicate(timeout=300)
         os.close(self._main)
         return self.process.returncode, error.decode()
 
@@ -78,9 +78,9 @@ def test_questions_and_commands_are_taken_while_the_stream_plays(
     type_line(f"/save {tmp_path / 'stream.safetensors'}")
     wait_for("Saved to")
     type_line("/save /dev/null/nowhere")
-    wait_for("error: cannot save the session")
+    wait_for("error: cannot write")
     type_line("/save ~nobody_of_this_name/stream.safetensors")
-    wait_for("error: cannot save the session")
+    wait_for("error: cannot write")
     type_line("/reset")
     wait_for("The memory is empty")
     type_line("And now?")
@@ -96,4 +96,6 @@ def test_ctrl_c_ends_cleanly(checkpoint: str, pictures: str) -> None:
     terminal.wait_for("playing")
     terminal.type("half a question\x03")
     terminal.wait_for("0 questions answered")
-    assert terminal.end() == (130, "interrupted\n")
+    code, error = terminal.end()
+    assert code == 130
+    assert error.startswith("interrupted") and error.count("\n") == 1

@@ -85,5 +85,5 @@ def test_features_are_those_of_the_pieces(tmp_path: Path) -> None:
 
 
 def test_too_few_sources_are_an_error() -> None:
-    with pytest.raises(ValueError, match="no source stream shows the"):
+    with pytest.raises(ValueError, match="source"):
         splice(make_streams(0, 1, 60, 60), 0, 1, 100)

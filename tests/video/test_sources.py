@@ -1,4 +1,4 @@
-"""Live sources on the loopback, on pipes and in folders: pacing, time-outs, closing; all without a network."""
+"""Live sources on the loopback, on pipes and in folders: time-outs, gaps, closing; all without a network."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 
-from flash_vstream.video import open_source, read_frames, sources
+from flash_vstream.video import open_source, read_frames
 
 from .clips import number_of, numbered, write_clip
 
@@ -39,34 +38,15 @@ def test_a_file_as_fast_as_possible_is_what_read_frames_gives(clip: Path) -> Non
         assert given(open_source(spec, fps=5, play_speed=math.inf)) == given(read_frames(clip, fps=5))
 
 
-@pytest.mark.parametrize("speed", [1.0, 4.0])
-def test_pacing_follows_the_wall_clock(speed: float) -> None:
-    """Frames due every 50 ms; the consumer dawdles over one of them, which must not delay those after the next."""
-    frames = ((np.zeros((1, 1, 3), np.uint8), 7.0 + k * 0.05 * speed) for k in range(16))
-    seen = []
-    for k, (_, stream_time) in enumerate(sources._pace(frames, speed, threading.Event())):
-        seen.append((time.monotonic(), stream_time))
-        if k == 5:
-            time.sleep(0.12)
-    for at, stream_time in seen:  # never early, from the first frame on
-        assert at - seen[0][0] >= (stream_time - 7.0) / speed - 1e-3
-    assert seen[-1][0] - seen[0][0] < 0.75 + 0.5  # and the lost 120 ms were caught up (0.5 s for a busy machine)
-
-
-def test_a_paced_file_takes_its_time(clip: Path) -> None:
+def test_a_paced_file_takes_its_time_and_can_be_closed(clip: Path) -> None:
+    """The last of 10 frames is due after 1.8 s of the stream: never sooner, but on a busy machine later."""
     begin = time.monotonic()
     assert len(given(open_source(clip, fps=5, play_speed=4.0))) == 10
     assert time.monotonic() - begin >= 1.8 / 4 - 0.01
-
-
-@pytest.mark.parametrize("speed", [1e-3, 1e-12, 5e-324])  # the latter two wait longer than a lock can
-def test_closing_ends_a_wait(clip: Path, speed: float) -> None:
-    source = open_source(clip, fps=5, play_speed=speed)
+    source = open_source(clip, fps=5, play_speed=1e-6)
     next(source)
     threading.Timer(0.1, source.close).start()
-    begin = time.monotonic()
     assert list(source) == []
-    assert time.monotonic() - begin < 5
 
 
 def write_pictures(folder: Path, names: list[str]) -> None:
@@ -87,22 +67,22 @@ def test_a_directory_of_pictures_in_natural_order(tmp_path: Path) -> None:
 
 
 def test_directories_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no pictures: give a directory of jpg or png"):
+    with pytest.raises(ValueError, match="holds no pictures"):
         open_source(tmp_path)
     write_pictures(tmp_path, ["1.png"])
     (tmp_path / "2.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"2\.png cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"2\.png"):
         list(open_source(tmp_path, play_speed=math.inf))
 
 
 @pytest.mark.parametrize(
     ("spec", "settings", "message"),
     [
-        ("none.mp4", {}, "none.mp4 does not exist"),
-        ("ftp://host/a.mp4", {}, "ftp://host/a.mp4 cannot be opened: give"),
-        ("/dev/null", {}, "give a video file, a directory of pictures, a named pipe or an address"),
-        ("webcam:first", {}, "webcam:first is no webcam"),
-        ("webcam:77", {}, "there is no /dev/video77"),
+        ("none.mp4", {}, "none.mp4"),
+        ("ftp://host/a.mp4", {}, "ftp://host/a.mp4"),
+        ("/dev/null", {}, "/dev/null"),
+        ("webcam:first", {}, "webcam:first"),
+        ("webcam:77", {}, "/dev/video77"),
         ("a.mp4", {"fps": 0}, "fps is 0"),
         ("a.mp4", {"fps": math.nan}, "fps is nan"),
         ("a.mp4", {"play_speed": 0}, "play_speed is 0"),
@@ -117,7 +97,7 @@ def test_what_cannot_be_opened_is_named(spec: str, settings: dict[str, float], m
 
 def test_a_closed_standard_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)  # what Python makes of `<&-`
-    with pytest.raises(ValueError, match="standard input, which is closed: pipe a video into it"):
+    with pytest.raises(ValueError, match="standard input"):
         open_source("-")
 
 
@@ -127,7 +107,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/stalls":
-            time.sleep(3)  # longer than the time-out of the test
+            self.server.test_is_over.wait(60)  # type: ignore[attr-defined]
         super().do_GET()
 
 
@@ -135,6 +115,7 @@ class QuietServer(http.server.ThreadingHTTPServer):
     """Nothing on stderr, where a test that runs when a stalled answer ends would find it among its own."""
 
     daemon_threads, block_on_close = True, False
+    test_is_over: threading.Event
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """The client has hung up, as it should."""
@@ -145,127 +126,117 @@ def http_server(folder: Path) -> Iterator[str]:
     handler = functools.partial(QuietHandler, directory=str(folder))
     with QuietServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        server.test_is_over = threading.Event()
         yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.test_is_over.set()
         server.shutdown()
 
 
-def test_http(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+GAP = [0, 1, 2, 3, 4, 19, 20]  # seconds
+
+
+@pytest.fixture
+def gap(tmp_path: Path) -> Path:
+    """A clip with nothing between second 4 and second 19."""
+    return write_clip(tmp_path / "gap.ts", [90_000 * second for second in GAP], Fraction(1, 90000), rate=1)
+
+
+GAP_AS_FILE = [(max(k for k, at in enumerate(GAP) if at <= second), float(second)) for second in range(21)]
+
+
+def test_http(clip: Path, gap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("http_proxy", raising=False)
     with http_server(clip.parent) as address:
         assert given(open_source(f"{address}/a.mp4", fps=5, play_speed=math.inf)) == given(read_frames(clip, fps=5))
-        with pytest.raises(ValueError, match=r"none\.mp4 cannot be read at 0\.000 s .*check that it is there"):
+        assert given(open_source(f"{address}/gap.ts", play_speed=math.inf)) == GAP_AS_FILE
+        with pytest.raises(ValueError, match=r"none\.mp4 .*0\.000 s"):
             list(open_source(f"{address}/none.mp4", play_speed=math.inf))
-        monkeypatch.setattr(sources, "TIMEOUT_S", 0.5)
-        begin = time.monotonic()
-        with pytest.raises(ValueError, match=r"nothing came for 0\.5 s"):
-            list(open_source(f"{address}/stalls", play_speed=math.inf))
-        assert time.monotonic() - begin < 2.5
+        with pytest.raises(ValueError, match=r"0\.5 s"):  # the server answers when this test is over
+            list(open_source(f"{address}/stalls", play_speed=math.inf, timeout_s=0.5))
 
 
-def test_udp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "TIMEOUT_S", 2.0)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data = write_clip(tmp_path / "a.ts", [3600 * k for k in range(1000)], Fraction(1, 90000), key_every=5).read_bytes()
-    done = threading.Event()
+class UdpSender:
+    """Sends a file to a free port again and again, until it is stopped."""
 
-    def send() -> None:
+    def __init__(self, path: Path, times: int) -> None:
+        self.stopped = threading.Event()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.address = f"udp://127.0.0.1:{self._port}"
+        self._data, self._times = path.read_bytes(), times
+        self._thread = threading.Thread(target=self._send, daemon=True)
+
+    def __enter__(self) -> UdpSender:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stopped.set()
+        self._thread.join()
+
+    def _send(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            for at in range(0, len(data), 1316):
-                if done.wait(0.004):
+            for at in list(range(0, len(self._data), 1316)) * self._times:
+                if self.stopped.wait(0.004):
                     return
-                sender.sendto(data[at : at + 1316], ("127.0.0.1", port))
+                sender.sendto(self._data[at : at + 1316], ("127.0.0.1", self._port))
 
-    thread = threading.Thread(target=send, daemon=True)
-    source = open_source(f"udp://127.0.0.1:{port}", fps=5)
-    thread.start()
-    frames = [next(source) for _ in range(4)]
-    done.set()
-    thread.join()
+
+def test_udp(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.ts", [3600 * k for k in range(1000)], Fraction(1, 90000), key_every=5)
+    with UdpSender(clip, times=1) as sender:
+        source = open_source(sender.address, fps=5)
+        frames = [next(source) for _ in range(4)]
     source.close()
     numbers = [number_of(frame) for frame, _ in frames]
     assert [time_s for _, time_s in frames] == [0.0, 0.2, 0.4, 0.6]
     assert numbers == [numbers[0] + 5 * k for k in range(4)]  # joined midway, but 0.2 s are 5 frames
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_named_pipe(tmp_path: Path) -> None:
-    data = write_clip(tmp_path / "a.ts", [3600 * k for k in range(50)], Fraction(1, 90000)).read_bytes()
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    source = open_source(pipe, fps=5, play_speed=math.inf)
+def test_of_a_live_sender_a_gap_is_a_restart(gap: Path) -> None:
+    """The clip comes again and again: neither its gap nor its beginning anew is a long step."""
+    with UdpSender(gap, times=100) as sender:
+        source = open_source(sender.address)
+        numbers = [number_of(next(source)[0]) for _ in range(12)]
+    source.close()
+    assert max(numbers.count(number) for number in set(numbers)) <= 5  # as a pause frame 4 would come 15 times
+
+
+def feed(pipe: Path, data: bytes) -> threading.Thread:
+    """Writes to a named pipe in a thread."""
     thread = threading.Thread(target=pipe.write_bytes, args=(data,), daemon=True)
     thread.start()
-    assert given(source) == [(5 * k, k / 5) for k in range(10)]
-    thread.join(5)
+    return thread
 
 
-GAP = [0, 1, 2, 3, 4, 19, 20]  # seconds
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes here")
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
 
 
-def write_gap(folder: Path) -> Path:
-    return write_clip(folder / "gap.ts", [90_000 * second for second in GAP], Fraction(1, 90000), rate=1)
+def test_a_named_pipe(tmp_path: Path, pipe: Path, gap: Path) -> None:
+    clip = write_clip(tmp_path / "a.ts", [3600 * k for k in range(50)], Fraction(1, 90000))
+    for data, fps, right in [(clip, 5.0, [(5 * k, k / 5) for k in range(10)]), (gap, 1.0, GAP_AS_FILE)]:
+        source = open_source(pipe, fps=fps, play_speed=math.inf)
+        thread = feed(pipe, data.read_bytes())
+        assert given(source) == right  # a gap is a pause, as in a file: nobody can have restarted
+        thread.join()
+    assert given(read_frames(gap)) == GAP_AS_FILE
 
 
-@pytest.mark.parametrize(
-    ("address", "is_live"),
-    [("rtsp://camera", True), ("UDP://:9", True), ("webcam:0", True), ("https://host/gap.ts", False)],
-)
-def test_only_of_a_live_sender_a_gap_is_a_restart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, is_live: bool
-) -> None:
-    clip = write_gap(tmp_path)
-    monkeypatch.setattr(sources, "_open", lambda *source, **settings: av.open(str(clip)))
-    monkeypatch.setattr(sources, "_webcam", lambda spec: ("/dev/video0", "v4l2"))
-    *_, (_, last) = open_source(address, play_speed=math.inf)
-    assert last < 7 if is_live else last == 20
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_gap_in_what_a_pipe_brings_is_a_pause(tmp_path: Path) -> None:
-    """A file with a varying frame rate keeps its times: nobody can have restarted."""
-    clip = write_gap(tmp_path)
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    source = open_source(pipe, play_speed=math.inf)
-    thread = threading.Thread(target=pipe.write_bytes, args=(clip.read_bytes(),), daemon=True)
-    thread.start()
-    seen = given(source)
-    thread.join(5)
-    assert seen == [(max(k for k, at in enumerate(GAP) if at <= second), second) for second in range(21)]
-    assert seen == given(read_frames(clip))
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_without_a_writer_or_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "TIMEOUT_S", 0.5)
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with pytest.raises(ValueError, match=r"pipe cannot be read .*nothing came for 0\.5 s"):
-        list(open_source(pipe, play_speed=math.inf))
-    thread = threading.Thread(target=pipe.write_bytes, args=(b"no video" * 1000,), daemon=True)
-    thread.start()
+def test_a_pipe_without_a_writer_or_a_video(pipe: Path) -> None:
+    with pytest.raises(ValueError, match=r"pipe .*0\.5 s"):
+        list(open_source(pipe, play_speed=math.inf, timeout_s=0.5))
+    feed(pipe, b"no video" * 1000)
     with pytest.raises(ValueError, match="pipe cannot be read"):
         list(open_source(pipe, play_speed=math.inf))
-    thread.join(5)
-    source = open_source(pipe, play_speed=math.inf)
+
+
+def test_closing_ends_a_wait_for_a_writer(pipe: Path) -> None:
+    source = open_source(pipe, play_speed=math.inf, timeout_s=math.inf)
     threading.Timer(0.1, source.close).start()
-    monkeypatch.setattr(sources, "TIMEOUT_S", 30)
-    begin = time.monotonic()
     assert list(source) == []
-    assert time.monotonic() - begin < 5
-
-
-def test_a_restarted_sender_goes_on_in_time() -> None:
-    """Clock jumps of a live stream are one small step; its grid then goes on without a burst of repeats."""
-    clock = sources._StreamClock(0.04, is_live=True)
-    times = [clock.at(stamp) for stamp in (100.0, 100.04, 100.08, 3.0, 3.04, 90_000.0, None, 90_000.08)]
-    np.testing.assert_allclose(times, [0.0, 0.04, 0.08, 0.12, 0.16, 0.20, 0.24, 0.28], atol=1e-9)
-
-
-def test_a_file_that_is_piped_starts_again_but_never_leaps() -> None:
-    """Two files one after the other: the second goes on in time; a gap inside of one stays a gap."""
-    clock = sources._StreamClock(0.04, is_live=False)
-    times = [clock.at(stamp) for stamp in (100.0, 100.04, 130.0, 0.0, 0.04, 90_000.0)]
-    np.testing.assert_allclose(times, [0.0, 0.04, 30.0, 30.04, 30.08, 90_030.04], atol=1e-9)

@@ -1,7 +1,7 @@
-"""Adapters: what was trained on top of a base model, without the base model's weights.
+"""Adapters: the weights trained on top of a base model, without the base model's own.
 
-A folder holds `adapter.safetensors` (projector and memory: all that stage 1 trains) and, where a LoRA was trained,
-PEFT's own `adapter_config.json` and `adapter_model.safetensors` beside it. The files alone decide what is loaded.
+A folder holds `adapter.safetensors` (projector and memory, which is all that stage 1 trains) and, after LoRA training,
+PEFT's `adapter_config.json` and `adapter_model.safetensors`. The files alone decide what is loaded.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from flash_vstream.files import atomic
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model.checkpoints.zero3 import gathered
 from flash_vstream.model.modeling import VStreamForConditionalGeneration
@@ -23,7 +24,7 @@ from flash_vstream.model.modeling import VStreamForConditionalGeneration
 ADAPTER_FILE = "adapter.safetensors"
 LORA_FILE = "adapter_config.json"
 PARTS = ("projector.", "memory.")
-WRAPPED = "base_model.model."  # in front of the names of a PeftModel's weights
+WRAPPED = "base_model.model."  # prefix of a PeftModel's weight names
 
 
 def save_adapter(
@@ -32,10 +33,19 @@ def save_adapter(
     base: str | Path | None = None,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> Path:
-    """Writes the projector, the memory and any LoRA of a model (a PeftModel, if LoRA); returns the adapter file.
+    """Write the projector, the memory and any LoRA of a model.
 
-    base: folder or hub id of the model it was trained on, noted in the file; default: where the model was loaded from.
-    state_dict: the model's weights where the model itself does not hold them whole (DeepSpeed's ZeRO-3).
+    Args:
+        model: The model, or a PeftModel of it.
+        folder: Where to write.
+        base: Folder or hub id of the base model, recorded in the file; default: where the model was loaded from.
+        state_dict: The model's weights, if the model itself does not hold them whole (DeepSpeed's ZeRO-3).
+
+    Returns:
+        The path of the adapter file.
+
+    Raises:
+        ValueError: The model is of another class, or the LoRA targets projector or memory.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,9 +60,10 @@ def save_adapter(
     }
     if inner is not model:
         wrapper: Any = model
-        # False: told to find out by itself, peft asks the hub about the base model.
+        # False, because by default peft queries the hub about the base model.
         wrapper.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state_dict)
-    save_file(tensors, folder / ADAPTER_FILE, metadata=metadata)
+    with atomic(folder / ADAPTER_FILE) as partial:
+        save_file(tensors, partial, metadata=metadata)
     return folder / ADAPTER_FILE
 
 
@@ -62,22 +73,22 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def read_metadata(folder: str | Path) -> tuple[str, MemoryConfig]:
-    """The base an adapter was trained on, and its memory configuration. Raises ValueError for any other file."""
+    """The base that an adapter was trained on, and its memory configuration. Raises ValueError for any other file."""
     file = Path(folder) / ADAPTER_FILE
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is missing or not a whole safetensors file ({error}): copy it again") from error
+        raise ValueError(f"{file} is missing or not a complete safetensors file ({error}): copy it again") from error
     if metadata.get("format") != "flash_vstream.adapter":
         raise ValueError(f"{file} is not an adapter of this project: give a folder that save_adapter wrote")
     return metadata["base"], MemoryConfig.from_dict(json.loads(metadata["memory"]))
 
 
 def load_adapter(model: VStreamForConditionalGeneration, folder: str | Path, merge_lora: bool = True) -> Any:
-    """Puts an adapter on its base, in place, and returns the model.
+    """Put an adapter on its base, in place, and return the model.
 
-    merge_lora: False keeps a LoRA apart, to train it on; a PeftModel is then returned. Raises ValueError, naming
+    With `merge_lora` False a LoRA stays separate, for training, and a PeftModel is returned. Raises ValueError, naming
     the tensor, unless the adapter fits the model exactly.
     """
     folder = Path(folder)
@@ -88,7 +99,7 @@ def load_adapter(model: VStreamForConditionalGeneration, folder: str | Path, mer
 
 
 def load_parts(model: nn.Module, folder: str | Path) -> None:
-    """Puts the projector and the memory of an adapter into a model (a PeftModel, if LoRA), in place. ValueError."""
+    """Load an adapter's projector and memory into a model or PeftModel. Raises ValueError if they do not fit."""
     file = Path(folder) / ADAPTER_FILE
     with safe_open(file, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
@@ -119,7 +130,7 @@ def _with_lora(model: VStreamForConditionalGeneration, folder: Path, merge: bool
     except torch.OutOfMemoryError:
         raise
     except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        # PEFT hands on what the readers of either format raise, and torch's list of tensors that do not fit.
+        # PEFT passes on the errors of both formats' readers, and torch's list of tensors that do not fit.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"the LoRA in {folder} cannot be put on its base model ({reason}): copy it again, or give the base that it"
@@ -129,26 +140,26 @@ def _with_lora(model: VStreamForConditionalGeneration, folder: Path, merge: bool
 
 
 def _inner(model: nn.Module) -> VStreamForConditionalGeneration:
-    """The model itself, out of its PEFT wrapper if it has one."""
+    """The model itself, without its PEFT wrapper."""
     if isinstance(model, VStreamForConditionalGeneration):
         return model
     wrapper: Any = model
     inner = wrapper.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(inner, VStreamForConditionalGeneration):
         raise ValueError(
-            f"adapters are of VStreamForConditionalGeneration or a PeftModel of it, not {type(model).__name__}"
+            f"adapters belong to VStreamForConditionalGeneration or a PeftModel of it, not {type(model).__name__}"
         )
     return inner
 
 
 def _parts_of(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Of a model's weights those that an adapter file holds, by their name in the bare model."""
-    bare = {name.removeprefix(WRAPPED): tensor for name, tensor in weights.items()}
-    parts = {name: tensor for name, tensor in bare.items() if name.startswith(PARTS)}
+    """The weights that an adapter file holds, by their names in the model without a wrapper."""
+    unwrapped = {name.removeprefix(WRAPPED): tensor for name, tensor in weights.items()}
+    parts = {name: tensor for name, tensor in unwrapped.items() if name.startswith(PARTS)}
     wrapped = [name for name in parts if ".base_layer." in name or ".lora_" in name or ".modules_to_save." in name]
     if wrapped:
         raise ValueError(
-            f"{wrapped[0]}: the projector and the memory are trained whole; let the LoRA target the language model"
-            r" only, such as target_modules=r'language_model\..*_proj'"
+            f"{wrapped[0]}: the projector and the memory are trained in full; let the LoRA target the language model"
+            r" only, for example target_modules=r'language_model\..*_proj'"
         )
     return parts

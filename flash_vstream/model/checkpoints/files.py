@@ -1,7 +1,7 @@
-"""The files of a checkpoint folder: which there are, whether they are whole, and what is in them.
+"""The files of a checkpoint folder: finding, checking and reading them.
 
-Every fault is a one-line ValueError that names the file. Nothing is ever unpickled: `.bin` files are read with
-`weights_only=True`. Knows nothing of models.
+Every fault is a one-line ValueError that names the file. Nothing is unpickled: `.bin` files are read with
+`weights_only=True`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HUB_FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt"]
 
 
 def resolve_folder(path: str | Path, revision: str | None = None) -> Path:
-    """The folder of a checkpoint given as a path, or as a hub id, which is downloaded. Raises ValueError."""
+    """The folder of a checkpoint, given as a path or as a hub id, which is downloaded. Raises ValueError."""
     folder = Path(path)
     if folder.is_dir():
         return folder
@@ -38,19 +38,19 @@ def resolve_folder(path: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(str(path), revision=revision, allow_patterns=HUB_FILES))
     except Exception as error:
-        # The hub client's errors have no common base and fill many lines.
+        # The hub client's errors have no common base class and span many lines.
         reason = type(error).__name__
         raise ValueError(
-            f"there is no folder {path}, and it cannot be had from the hub ({reason}): check it"
+            f"there is no folder {path}, and it cannot be downloaded from the hub ({reason}): check it"
         ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a json file. Raises ValueError where the file is missing or holds anything else."""
+    """The object in a JSON file. Raises ValueError if the file is missing or contains anything else."""
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing: {path.parent} is not a whole checkpoint folder") from None
+        raise ValueError(f"{path} is missing: {path.parent} is not a complete checkpoint folder") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid json ({error}): copy the checkpoint again") from error
     if not isinstance(contents, dict):
@@ -59,7 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder, all of them present: safetensors before `.bin`, shards by their index."""
+    """The weight files of a folder: safetensors before `.bin`, shards by index. Raises ValueError if one is missing."""
     for single, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
         if (folder / single).is_file():
             return [folder / single]
@@ -78,12 +78,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_weights(folder: Path) -> None:
-    """Raises ValueError unless all weight files are there, every safetensors header is readable and every `.bin`."""
+    """Raise ValueError unless all weight files exist and every safetensors header and `.bin` file is readable."""
     for file in weight_files(folder):
         if file.suffix == ".safetensors":
             _checked_safetensors(file)
         else:
-            _read_bin(file)  # it stays on the disk, but for the format that torch wrote before 1.6
+            _read_bin(file)  # mapped, not copied, unless torch before 1.6 wrote it
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def _checked_safetensors(file: Path) -> None:
         with safe_open(file, framework="pt"):
             return
     except SafetensorError as error:
-        raise ValueError(f"{file} is not a whole safetensors file ({error}): copy or download it again") from error
+        raise ValueError(f"{file} is not a complete safetensors file ({error}): copy or download it again") from error
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -120,5 +120,5 @@ def _read_bin(file: Path) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{file} cannot be read as plain weights ({reason}): copy or download it again") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{file} holds something else than named tensors: give a weights file")
+        raise ValueError(f"{file} holds other things than named tensors: give a weights file")
     return weights

@@ -1,8 +1,7 @@
-"""Opens a checkpoint folder: the one way in for the command line, evaluation and tests."""
+"""Opens a checkpoint folder of any kind, for the command line, evaluation and tests."""
 
 from __future__ import annotations
 
-import dataclasses
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from flash_vstream.model.processing import VStreamProcessor
 
 
 def embedded_checkpoint() -> Path:
-    """Folder of the tiny trained model that ships with the package. Raises ValueError where it does not."""
+    """Folder of the tiny trained model that ships with the package. Raises ValueError if it is missing."""
     folder = Path(str(files("flash_vstream") / "assets" / "tiny"))
     if not (folder / "config.json").is_file():
         raise ValueError(f"the embedded model is missing ({folder}): install the package again, or name a checkpoint")
@@ -32,32 +31,39 @@ def load(
     base: str | Path | None = None,
     **kwargs: Any,
 ) -> tuple[VStreamForConditionalGeneration, VStreamProcessor]:
-    """Opens a checkpoint, native or published, as (model in evaluation mode, processor); None: the embedded tiny model.
+    """Open a checkpoint of any kind: native, published, or an adapter on its base.
 
-    A folder that holds an adapter only is put on its base model: `base`, or the one that the adapter names.
-    memory_mode changes the memory of both. dtype "auto" is the checkpoint's own. Other arguments go to
-    `from_pretrained`. Raises ValueError, in one line, for whatever is wrong with the checkpoint
-    or the device.
+    Args:
+        path: Folder or hub id; None: the embedded tiny model.
+        device: Where the model goes; None: it stays where it was loaded.
+        dtype: Of the weights; "auto": the checkpoint's own.
+        memory_mode: Replaces the memory mode of model and processor.
+        base: Base model of an adapter; default: the one that the adapter names.
+        **kwargs: For `VStreamForConditionalGeneration.from_pretrained`.
+
+    Returns:
+        The model in evaluation mode, and its processor.
+
+    Raises:
+        ValueError: The checkpoint or the device cannot be used; the message says why.
     """
     folder = embedded_checkpoint() if path is None else resolve_folder(path)
     adapter = folder if is_adapter(folder) else None
-    memory = None
+    changes: dict[str, Any] = {"memory_mode": memory_mode}
     if adapter is not None:
-        named, memory = read_metadata(adapter)
+        named, changes["memory"] = read_metadata(adapter)
         folder = resolve_folder(base or named)
-    config = read_config(folder)  # first: the tokenizer would stumble over a damaged one too, and blame itself
-    processor = VStreamProcessor.from_pretrained(folder, memory=memory)
-    model = VStreamForConditionalGeneration.from_pretrained(folder, config=config, memory=memory, dtype=dtype, **kwargs)
+    config = read_config(folder)  # first: a damaged one would also fail in the tokenizer, with a misleading error
+    processor = VStreamProcessor.from_pretrained(folder, **changes)
+    model = VStreamForConditionalGeneration.from_pretrained(folder, config=config, dtype=dtype, **changes, **kwargs)
     if processor.visual_token_id != model.config.visual_token_id or processor.memory != model.config.memory:
-        raise ValueError(f"processor_config.json and config.json in {folder} differ: save both again together")
+        raise ValueError(f"processor_config.json and config.json in {folder} differ: save both again")
     if adapter is not None:
         model = load_adapter(model, adapter)
-    if memory_mode is not None:
-        processor.memory = dataclasses.replace(processor.memory, mode=memory_mode)
-        model.set_memory(processor.memory)
+        model.set_memory(processor.memory)  # the adapter's own, in the wanted mode
     if device is not None:
         try:
-            if torch.device(device).type == "meta":  # torch would go there, and leave the weights behind
+            if torch.device(device).type == "meta":  # torch accepts it and drops the weights
                 raise RuntimeError("it holds no numbers")
             model = model.to(device)
         except (RuntimeError, AssertionError, ImportError) as error:

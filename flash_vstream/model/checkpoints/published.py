@@ -1,8 +1,8 @@
-"""Checkpoints in the layout of the published Flash-VStream: their configuration and their weights' names.
+"""Converts checkpoints in the layout of the published Flash-VStream: their configuration and their weights' names.
 
-Such a checkpoint is one flat Llama configuration with `mm_*`, `compress_*` and `video_*` fields beside it; its vision
-tower lives in a folder of its own, named by `mm_vision_tower`. The memory of a converted checkpoint is the project's
-own ("star"); `memory_mode="published"` reproduces the release. Knows the layout only; `checkpoint.py` reads files.
+Such a checkpoint has one flat Llama configuration with added `mm_*`, `compress_*` and `video_*` fields; its vision
+tower is in a folder of its own, named by `mm_vision_tower`. A converted checkpoint uses this project's memory ("star");
+`memory_mode="published"` reproduces the release.
 """
 
 from __future__ import annotations
@@ -17,28 +17,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from flash_vstream.memory import MemoryConfig
 
 LLAMA_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_scaling",
-    "attention_bias",
-    "attention_dropout",
-    "mlp_bias",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "tie_word_embeddings",
-    "use_cache",
-)
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps", "rope_theta",
+    "rope_scaling", "attention_bias", "attention_dropout", "mlp_bias", "bos_token_id", "eos_token_id", "pad_token_id",
+    "tie_word_embeddings", "use_cache",
+)  # fmt: skip
 MEMORY_FIELDS = {
     "spatial_length": "video_current_memory_length",
     "spatial_size": "compress_size",
@@ -49,7 +32,7 @@ MEMORY_FIELDS = {
     "update_ratio": "compress_Turing_update_ratio",
     "attention_dim": "compress_Turing_hidden_dim",  # absent in real releases, where it is MemoryConfig's default, 32
 }
-# What this project can do of the release's switches; another value would silently give another model.
+# The supported values of the release's switches; another value would silently give another model.
 SUPPORTED = {
     "mm_projector_type": "mlp2x_gelu",
     "mm_vision_select_feature": "patch",
@@ -58,7 +41,7 @@ SUPPORTED = {
     "compress_type": "mean",
     "video_sample_type": "weighted_kmeans",
 }
-# Never trained and unused (attention_model), recomputed at start (inv_freq), or read from the tower's own folder.
+# Never trained and unused (attention_model), recomputed (inv_freq), or read from the tower's own folder.
 DROPPED = re.compile(
     r"model\.attention_model\.(v_proj|out_proj|out_ln)\.(weight|bias)"
     r"|model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
@@ -73,14 +56,15 @@ RENAMED = (
 
 
 def is_published(config: Mapping[str, Any]) -> bool:
-    """Whether the contents of a config.json are of the published layout."""
+    """Whether the contents of a config.json have the published layout."""
     return config.get("model_type") == "vstream" and "mm_vision_tower" in config and "text_config" not in config
 
 
 def convert_config(config: Mapping[str, Any], folder: str | Path) -> dict[str, Any]:
-    """The published config.json's contents -> VStreamConfig's. folder: the checkpoint's, to find the vision tower.
+    """Convert the contents of a published config.json to those of a `VStreamConfig`.
 
-    Raises ValueError, naming the field, for a switch this project does not reproduce.
+    `folder` is the checkpoint's, where the vision tower is looked for. Raises ValueError, naming the field, for a value
+    that is not supported.
     """
     for field, value in SUPPORTED.items():
         if config.get(field, value) != value:
@@ -89,7 +73,7 @@ def convert_config(config: Mapping[str, Any], folder: str | Path) -> dict[str, A
     vision_config = tower_config(tower)
     if config.get("mm_hidden_size", vision_config.hidden_size) != vision_config.hidden_size:
         raise ValueError(
-            f"the checkpoint wants vision features of {config['mm_hidden_size']} numbers, but the tower {tower} gives"
+            f"the checkpoint needs vision features of {config['mm_hidden_size']} numbers, but the tower {tower} gives"
             f" {vision_config.hidden_size}: point mm_vision_tower in config.json at the tower it was trained with"
         )
     memory = {ours: config[theirs] for ours, theirs in MEMORY_FIELDS.items() if theirs in config}
@@ -106,8 +90,10 @@ def convert_config(config: Mapping[str, Any], folder: str | Path) -> dict[str, A
 
 
 def find_tower(name: str, folder: str | Path) -> str:
-    """Where the vision tower is: an absolute path, a path relative to the checkpoint's folder, to its parent or to the
-    working folder, or else a hub id. Raises ValueError, listing where it was looked for.
+    """The path or hub id of the vision tower that a published configuration names.
+
+    `name` is an absolute path, a path relative to the checkpoint's folder, to its parent or to the working folder, or a
+    hub id. Raises ValueError that lists the places tried.
     """
     folder = Path(folder).resolve()
     places = [Path(name)] if Path(name).is_absolute() else [folder / name, folder.parent / name, Path.cwd() / name]
@@ -129,17 +115,19 @@ def find_tower(name: str, folder: str | Path) -> str:
 
 
 def tower_config(tower: str) -> PreTrainedConfig:
-    """The configuration of a tower's folder or hub id; of a two-tower CLIP or SigLIP, the vision part."""
+    """The configuration of a tower's folder or hub id (of a two-tower model its vision part). Raises ValueError."""
     try:
         config = AutoConfig.from_pretrained(tower)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise ValueError(f"{tower} is no vision tower that transformers can read ({reason}): copy it again") from error
+        raise ValueError(
+            f"{tower} is not a vision tower that transformers can read ({reason}): copy it again"
+        ) from error
     return config.vision_config if "vision_config" in config.sub_configs else config
 
 
 def rename_weights(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Published parameter names -> this project's; what DROPPED names is left out, any other kept to be judged."""
+    """Published parameter names -> this project's, without those in DROPPED; unknown names are kept."""
     renamed = {}
     for name, tensor in weights.items():
         if DROPPED.fullmatch(name):

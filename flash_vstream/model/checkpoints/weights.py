@@ -1,7 +1,7 @@
-"""Loads a checkpoint into the model, strictly: every parameter from a file, and every tensor of the files in its place.
+"""Loads a checkpoint into the model, strictly: every parameter from a file, and every tensor of the files used.
 
-What is loaded is decided by the folder's files and config.json. transformers does the loading itself (dtypes, device
-maps, quantization); this file gives it the weights of either layout and turns what it reports into one-line errors.
+The folder's files and config.json decide what is loaded. transformers does the loading (dtypes, device maps,
+quantization); this file gives it the weights of either layout and turns its report into one-line errors.
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ def load_model(
     output_loading_info: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """What `VStreamForConditionalGeneration.from_pretrained` does; load: transformers' own `from_pretrained`."""
+    """Load a checkpoint, for `VStreamForConditionalGeneration.from_pretrained`, whose arguments these are.
+
+    `load` is transformers' own `from_pretrained`. Raises ValueError, naming the file or parameter, for anything
+    missing, unexpected, misshapen or unreadable.
+    """
     folder = resolve_folder(path, kwargs.get("revision"))
     published = check_architecture(folder)
     _check_token_ids(folder)
@@ -59,7 +63,7 @@ def load_model(
         weights.update(_tower_weights(config))
         model, info = _quietly(load, None, *model_args, state_dict=weights, **options)
         model.config.vision_tower_path = None
-        model.config.name_or_path = str(folder)  # an adapter names it as its base
+        model.config.name_or_path = str(folder)  # adapters record it as their base
         _take_token_ids(model, folder)
     else:
         check_weights(folder)
@@ -76,19 +80,21 @@ def read_config(folder: Path) -> VStreamConfig:
     except ValueError:
         raise
     except Exception as error:
-        # A field of a wrong kind fails anywhere in the sub-configurations, with any kind of error.
+        # A field of a wrong type can fail anywhere in the sub-configurations, with any error.
         reason = " ".join(str(error).split())
-        raise ValueError(f"{folder / 'config.json'} describes no model ({reason}): copy it again") from error
+        raise ValueError(
+            f"{folder / 'config.json'} is not a model's configuration ({reason}): copy it again"
+        ) from error
 
 
 def _spare_small_parts(quantization: Any) -> None:
-    """Of a bitsandbytes configuration without a choice of its own: only the language model is worth quantizing."""
+    """Exclude all but the language model from a bitsandbytes configuration that makes no choice of its own."""
     if isinstance(quantization, BitsAndBytesConfig) and quantization.llm_int8_skip_modules is None:
         quantization.llm_int8_skip_modules = ["vision_tower", "memory", "projector", "lm_head"]
 
 
 def check_architecture(folder: Path) -> bool:
-    """Whether a folder holds a published checkpoint (else a native one). Raises ValueError where it holds neither."""
+    """Whether a folder holds a published checkpoint (else a native one). Raises ValueError if it holds neither."""
     contents = read_json(folder / "config.json")
     if is_published(contents):
         return True
@@ -100,17 +106,17 @@ def check_architecture(folder: Path) -> bool:
 
 
 def changed_memory(memory: MemoryConfig, replacement: MemoryConfig | None, mode: str | None) -> MemoryConfig:
-    """The checkpoint's memory configuration, or its replacement, and its mode changed where one is asked for."""
+    """A checkpoint's memory configuration, or its replacement, in another mode if one is given."""
     memory = memory if replacement is None else replacement
     return memory if mode is None else dataclasses.replace(memory, mode=mode)
 
 
 def check_loaded(info: dict[str, Any], source: str) -> None:
-    """Raises ValueError, naming the first, if transformers reports parameters missing, unexpected or misshapen."""
+    """Raise ValueError, naming the first, if transformers reports missing, unexpected or misshapen parameters."""
     for name, found, wanted in sorted(info["mismatched_keys"]):
         raise ValueError(
             f"{name} has shape {list(found)} in {source}, but the configuration asks for {list(wanted)}:"
-            " config.json and the weights are not of one model"
+            " config.json and the weights belong to different models"
         )
     for kind, remedy in (("missing", "is missing from"), ("unexpected", "has no place in the model but is in")):
         names = sorted(info[f"{kind}_keys"])
@@ -133,7 +139,7 @@ def _tower_weights(config: VStreamConfig) -> dict[str, Tensor]:
 
 
 def load_tower(tower: str, config: PreTrainedConfig) -> PreTrainedModel:
-    """A vision tower from its own folder or hub id, in its own dtype; of a two-tower CLIP or SigLIP, the vision part.
+    """Load a vision tower alone, in its own dtype; of a two-tower CLIP or SigLIP only the vision part.
 
     Raises ValueError, naming the parameter, for any that is missing, unexpected or does not fit the configuration.
     """
@@ -150,18 +156,18 @@ def load_tower(tower: str, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _check_token_ids(folder: Path) -> None:
-    """Raises ValueError for a generation_config.json that would be ignored, or whose ids would end no answer."""
+    """Raise ValueError for a generation_config.json that is unreadable or whose ids are not token ids."""
     file = folder / "generation_config.json"
     contents = read_json(file) if file.is_file() else {}
     for name in TOKEN_IDS:
         value = contents.get(name)
-        ids = value if isinstance(value, list) and name == "eos_token_id" else [value]  # an answer may end in many ways
+        ids = value if isinstance(value, list) and name == "eos_token_id" else [value]
         if value is not None and not all(type(token) is int for token in ids):
-            raise ValueError(f"{file} has {name} {value!r}, which is no token id: copy the checkpoint again")
+            raise ValueError(f"{file} has {name} {value!r}, which is not a token id: copy the checkpoint again")
 
 
 def _take_token_ids(model: PreTrainedModel, folder: Path) -> None:
-    """Special ids from a published generation_config.json. Its sampling settings are left: answers are greedy here."""
+    """Take the special ids of a published generation_config.json, not its sampling settings: answers are greedy."""
     if (folder / "generation_config.json").is_file():
         given = GenerationConfig.from_pretrained(folder)
         for name in TOKEN_IDS:
@@ -170,7 +176,7 @@ def _take_token_ids(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _quietly(load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls a transformers loader without its table of faults, and with missing extras as one-line errors."""
+    """Call a transformers loader without its printed report, and with missing packages as one-line errors."""
     with _muted("transformers.modeling_utils"):
         try:
             return load(*args, **kwargs)
@@ -178,12 +184,14 @@ def _quietly(load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             wanted = kwargs.get("attn_implementation") or kwargs.get("quantization_config")
             name = wanted if isinstance(wanted, str) else type(wanted).__name__
             reason = " ".join(str(error).split())
-            raise ValueError(f"{name} needs a package that is absent ({reason}): install it, or do without") from error
+            raise ValueError(
+                f"{name} needs a package that is not installed ({reason}): install it, or leave the option out"
+            ) from error
 
 
 @contextlib.contextmanager
 def _muted(name: str) -> Iterator[None]:
-    """Drops a logger's messages. By a filter: transformers reads the level, and does other things at another one."""
+    """Drop a logger's messages, by a filter: transformers reads the level and behaves differently at another one."""
 
     def drop(record: logging.LogRecord) -> bool:
         return False

@@ -1,9 +1,9 @@
-"""DeepSpeed's ZeRO-3, which keeps a part of each weight in a process: what it asks of this model, in one place.
+"""What DeepSpeed's ZeRO-3, which splits each weight among processes, requires of this model.
 
-ZeRO-3 gathers a module's weights from all processes whenever the module is called, and some ahead of time, in the order
-of the calls before. So all processes must call the same modules in the same order, else they wait for each other for
-ever. How often the vision tower and the semantic attention run depends on what a process is shown. They are therefore
-kept whole in every process, as ZeRO-3 does with small weights, and are called past its hooks (`module.forward`).
+ZeRO-3 gathers a module's weights from all processes when the module is called, and prefetches in the order of earlier
+calls. All processes must therefore call the same modules in the same order, or they wait for each other forever. How
+often the vision tower and the semantic attention run depends on a process's samples. Their weights are therefore kept
+whole in every process, as ZeRO-3 does with small weights, and they are called without its hooks (`module.forward`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ from typing import Any
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-THRESHOLD = "stage3_param_persistence_threshold"  # how many numbers a weight may have that is kept whole
+THRESHOLD = "stage3_param_persistence_threshold"  # largest size of a weight that is kept whole
 
 
 @contextlib.contextmanager
 def gathered(parameters: Iterable[nn.Parameter], change: bool = False) -> Iterator[None]:
-    """Within it the parameters are whole; without ZeRO-3 they always are.
-
-    change: what the first process does to them in here stays.
-    """
+    """Gather parameters for the block (a no-op without ZeRO-3); `change`: keep the changes of the first process."""
     if not is_deepspeed_zero3_enabled():
         yield
         return
@@ -34,7 +31,7 @@ def gathered(parameters: Iterable[nn.Parameter], change: bool = False) -> Iterat
 
 
 def without_hooks(tower: nn.Module) -> None:
-    """Has DeepSpeed, which is yet to be started, put no hooks inside the vision tower."""
+    """Keep DeepSpeed, which starts later, from putting hooks inside the vision tower."""
     if is_deepspeed_zero3_enabled():
         from deepspeed.utils import set_z3_leaf_module
 
@@ -42,9 +39,9 @@ def without_hooks(tower: nn.Module) -> None:
 
 
 def gather_whole(parts: dict[str, nn.Module]) -> None:
-    """Gathers what must be whole for the next step: DeepSpeed does so after a step, but not at first, nor after saving.
+    """Gather the weights that the next step needs whole; DeepSpeed does so after a step, not at first or after saving.
 
-    Raises ValueError where DeepSpeed was not told to keep all of it.
+    Raises ValueError unless DeepSpeed is configured to keep all of them whole.
     """
     if not is_deepspeed_zero3_enabled():
         return
@@ -54,8 +51,8 @@ def gather_whole(parts: dict[str, nn.Module]) -> None:
             kept: Any = parameter
             if not kept.ds_persist:
                 raise ValueError(
-                    f"{part}.{name} has {kept.ds_numel} numbers, too many for DeepSpeed to keep it whole: raise"
-                    f" {THRESHOLD} in its file to the size of the largest weight of {' and '.join(parts)}"
+                    f"{part}.{name} has {kept.ds_numel} numbers, more than DeepSpeed keeps whole: raise"
+                    f" {THRESHOLD} in its configuration to the size of the largest weight of {' and '.join(parts)}"
                 )
             parameters.append(kept)
     parameters[0].all_gather(parameters)

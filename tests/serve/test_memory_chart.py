@@ -1,4 +1,4 @@
-"""The text picture of a memory, on a state whose numbers are given."""
+"""The drawing of a memory, on a state whose numbers are given."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from flash_vstream.memory import MemoryConfig
-from flash_vstream.serve import memory_chart as picture
+from flash_vstream.serve import memory_chart
 from tests.conftest import make_tiny_model
 from tests.serve.test_session import make_frames, watched
 
 
-def test_picture_of_a_known_state() -> None:
+def test_drawing_of_a_known_state() -> None:
     memory = SimpleNamespace(
         n_frames=31,
         nbytes=3 * 2**20,
@@ -23,7 +23,7 @@ def test_picture_of_a_known_state() -> None:
         retrieved_times=torch.tensor([21.0, 4.0]),
         spatial_times=torch.tensor([33.0]),
     )
-    assert picture.draw(memory, 681).splitlines() == [
+    assert memory_chart.draw(memory, 681).splitlines() == [
         "memory of 31 frames: 681 tokens, 3.00 MiB",
         "temporal: 2 centroids in time order (weight: frames each stands for)",
         " mean time    from      to weight            0 s ... 33 s",
@@ -38,6 +38,6 @@ def test_picture_of_a_known_state() -> None:
 @pytest.mark.parametrize("n_frames", [1, 2, 30])
 def test_every_memory_can_be_drawn(mode: str, n_frames: int) -> None:
     session = watched(make_tiny_model(MemoryConfig(spatial_size=4, temporal_size=2, mode=mode)), make_frames(n_frames))
-    text = picture.draw(session.snapshot.memory, session.stats().n_memory_tokens)
+    text = memory_chart.draw(session.snapshot.memory, session.stats().n_memory_tokens)
     assert text.startswith(f"memory of {n_frames} frames: {session.stats().n_memory_tokens} tokens")
     assert all(len(line) < 80 for line in text.splitlines() if not line.startswith(("retrieved", "spatial")))
