@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
-from flash_vstream.model.generation import greedy_tokens, stop_ids
+from flash_vstream.model.modeling import CACHE
 from flash_vstream.model.prompts import VISUAL_TOKEN
 from flash_vstream.serve import session_file
 from flash_vstream.serve.questions import check_text
@@ -254,6 +254,36 @@ class StreamSession:
         memory, time_s = session_file.read(path, model)
         session._start(Snapshot(memory, time_s, memory.n_frames))
         return session
+
+
+def greedy_tokens(
+    model: VStreamForConditionalGeneration, prompt_ids: torch.Tensor, memory: Any, max_new_tokens: int
+) -> Iterator[int]:
+    """The likeliest next token, again and again, `max_new_tokens` times; stop tokens are the caller's to heed.
+
+    Args:
+        prompt_ids: [1, L], with the visual placeholders that `memory` needs when read.
+        memory: a memory state; read at the first step only.
+    """
+    ids = prompt_ids.to(model.device)
+    cache = None
+    for step in range(max_new_tokens):
+        # inference_mode belongs to the thread: it must not stay on while the consumer of this generator runs.
+        with torch.inference_mode():
+            visual = [model.memory.read(memory)] if step == 0 else None
+            out = model(input_ids=ids, memory_tokens=visual, use_cache=True, logits_to_keep=1, **{CACHE: cache})
+            cache = out[CACHE]
+            ids = out.logits[:, -1].argmax(dim=-1, keepdim=True)  # [1, 1]
+        yield int(ids)
+
+
+def stop_ids(model: VStreamForConditionalGeneration) -> frozenset[int]:
+    """The tokens that end an answer."""
+    assert model.generation_config is not None
+    stop = model.generation_config.eos_token_id
+    if stop is None:
+        return frozenset()
+    return frozenset([stop] if isinstance(stop, int) else stop)
 
 
 def _checked_frame(frame: np.ndarray | torch.Tensor) -> torch.Tensor:
