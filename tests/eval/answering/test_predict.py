@@ -154,10 +154,10 @@ def encoded(model: TinyModel, path: Path) -> Tensor:
     ("shape", "metadata", "fault"),
     [
         ((3, 16, 32), {"encoder": "another"}, "another vision encoder"),
-        ((3, 16, 32), {"encoder": "own", "layer": "-1"}, r"its encoder with another layer \(-1, the model's is -2\)"),
-        ((3, 16, 32), {"fps": "2.0"}, "2.0 frames a second, not 1"),
-        ((3, 16, 24), {}, "width 24, not the model's 32"),
-        ((3, 9, 32), {}, "9 patches a frame, which do not pool to the memory's 4 x 4"),
+        ((3, 16, 32), {"encoder": "own", "layer": "-1"}, r"layer \(-1, .* -2\)"),
+        ((3, 16, 32), {"fps": "2.0"}, r"2\.0 .* 1"),
+        ((3, 16, 24), {}, "width 24, .* 32"),
+        ((3, 9, 32), {}, "9 patches .* 4 x 4"),
     ],
 )
 def test_features_that_do_not_fit_the_model_are_refused(
