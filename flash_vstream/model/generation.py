@@ -40,8 +40,3 @@ def stop_ids(model: VStreamForConditionalGeneration) -> frozenset[int]:
     if stop is None:
         return frozenset()
     return frozenset([stop] if isinstance(stop, int) else stop)
-
-
-def max_length(model: VStreamForConditionalGeneration) -> int:
-    """The number of tokens that the language model takes, prompt and answer together."""
-    return model.config.text_config.max_position_embeddings

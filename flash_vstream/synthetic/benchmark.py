@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flash_vstream.eval.benchmarks.base import Benchmark
+from flash_vstream.files import write_json
 
 N_STREAMS = 24
 ASKS_EACH = 2  # moments of a stream at which questions are asked
@@ -25,7 +26,7 @@ def make_files(folder: Path, model: Any, processor: Any, n_streams: int | None =
     streams = dataset.make_streams(SCORE_SEED, n_streams or N_STREAMS, SHORTEST_STREAM_S, LONGEST_STREAM_S)
     dataset.write_videos(streams, folder / "videos")
     extract_features(model, processor, folder / "videos", folder / "features")
-    dataset.write_json(folder / "test_qa.json", dataset.held_out_questions(streams, ASKS_EACH, QUESTIONS_EACH))
+    write_json(folder / "test_qa.json", dataset.held_out_questions(streams, ASKS_EACH, QUESTIONS_EACH))
 
 
 BENCHMARKS = (

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
-from flash_vstream.eval.benchmarks import find_benchmark
-from flash_vstream.model import load
+from flash_vstream import cli
 
 N_STREAMS = 2
 
@@ -17,7 +15,8 @@ N_STREAMS = 2
 def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with the first two held-out streams and the embedded model's features of them."""
     root = tmp_path_factory.mktemp("data")
-    benchmark = find_benchmark("synthetic")
-    assert benchmark.make_files is not None
-    benchmark.make_files(benchmark.folder(root), *load(dtype=torch.float32), N_STREAMS)
+    assert (
+        cli.main(["prepare", "synthetic", "--data_root", str(root), "--streams", str(N_STREAMS), "--device", "cpu"])
+        == 0
+    )
     return root

@@ -210,9 +210,8 @@ def test_two_processes_killed_in_the_middle_lose_and_double_nothing(synthetic_ro
     parts = [tmp_path / "two" / f"predictions.{rank}.jsonl" for rank in range(2)]
     killed = start(command)
     try:
-        deadline = time.monotonic() + 300
         while not all(part.exists() and part.stat().st_size for part in parts):
-            assert killed.poll() is None and time.monotonic() < deadline
+            assert killed.poll() is None
             time.sleep(0.002)
     finally:
         kill_all(killed)

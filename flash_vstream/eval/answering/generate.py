@@ -9,7 +9,7 @@ import torch
 from flash_vstream.eval.answering.watch import Seen
 from flash_vstream.eval.sample import Sample
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
-from flash_vstream.model.generation import max_length, stop_ids
+from flash_vstream.model.generation import stop_ids
 from flash_vstream.model.prompts import V1_SYSTEM, VISUAL_TOKEN
 
 
@@ -34,7 +34,7 @@ def checked_prompt(
     if VISUAL_TOKEN in sample.question:
         raise ValueError(f"the question holds {VISUAL_TOKEN}, which stands for the video itself: leave it out")
     prompt = prompt_of(sample, processor)
-    length, limit = processor(prompt, [seen.n_frames])["input_ids"].shape[1], max_length(model)
+    length, limit = processor(prompt, [seen.n_frames])["input_ids"].shape[1], _max_length(model)
     if length >= limit:
         raise ValueError(f"the prompt has {length} tokens and the language model holds {limit}: shorten the question")
     return prompt
@@ -62,10 +62,15 @@ def generate(
     tokens = [each.tokens for each in seen]
     output = model.generate(**inputs, memory_tokens=tokens, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
     answers = output[:, batch["input_ids"].shape[1] :].tolist()
-    rooms = (max_length(model) - batch["attention_mask"].sum(1)).tolist()  # tokens that an unpadded prompt leaves
+    rooms = (_max_length(model) - batch["attention_mask"].sum(1)).tolist()  # tokens that an unpadded prompt leaves
     stop = stop_ids(model)
     texts = []
     for ids, room in zip(answers, rooms, strict=True):
         end = next((place for place, token in enumerate(ids) if token in stop), len(ids))
         texts.append(processor.decode(ids[: min(end, room)]).strip())
     return texts
+
+
+def _max_length(model: VStreamForConditionalGeneration) -> int:
+    """The number of tokens that the language model holds, prompt and answer together."""
+    return model.config.text_config.max_position_embeddings

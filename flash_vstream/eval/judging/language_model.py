@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from flash_vstream.eval.judging.cache import CacheKey, JudgeReply, JudgeRequest, ReplyCache
 from flash_vstream.eval.judging.prompt import RESPONSE_FORMATS, messages
-from flash_vstream.eval.judging.replies import find_reply, must_be_asked, verdict_of
+from flash_vstream.eval.judging.replies import find_reply, must_be_asked, reply_verdict
 from flash_vstream.eval.judging.settings import EndpointSettings
 from flash_vstream.eval.sample import Verdict
 
@@ -50,7 +50,7 @@ def judge_requests(
         if failure is not None or reply is None:
             verdicts[request] = Verdict(None, None, failure, settings.judge_name)
         else:
-            verdicts[request] = verdict_of(reply, settings)
+            verdicts[request] = reply_verdict(reply, settings)
     return verdicts
 
 
@@ -90,7 +90,7 @@ class _Endpoint:
         if failure is not None:
             self._failures[request] = failure
         elif (reply := find_reply(request, self._settings, self._cache.replies)) is not None:
-            failure = verdict_of(reply, self._settings).failure
+            failure = reply_verdict(reply, self._settings).failure
         self._failed_in_a_row = 0 if failure is None else self._failed_in_a_row + 1
         if self._failed_in_a_row == self._settings.stop_after:
             raise ValueError(

@@ -91,7 +91,7 @@ def _dictionary_pairs(text: str) -> list[tuple[Any, Any]]:
     for key, value in zip(node.keys, node.values, strict=True):
         if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
             raise ValueError("unreadable reply")
-        # A value that is no constant, -1 among them, is none of those allowed either.
+        # A value that is not a constant, such as -1, is not allowed either.
         pairs.append((key.value, value.value if isinstance(value, ast.Constant) else None))
     return pairs
 
@@ -105,7 +105,7 @@ def _matches(pred: Any) -> bool:
 
 
 def _score(score: Any) -> int:
-    # bool is an int to Python; True is no score.
+    # bool is a subclass of int, but True is not a score.
     if isinstance(score, bool) or not isinstance(score, int | float) or score != score // 1:
         raise ValueError("score is not an integer")
     if not 0 <= score <= 5:

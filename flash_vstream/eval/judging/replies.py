@@ -18,7 +18,7 @@ def find_reply(request: JudgeRequest, settings: EndpointSettings, replies: Repli
     return next((reply for reply in found if reply is not None), None)
 
 
-def verdict_of(reply: JudgeReply, settings: EndpointSettings) -> Verdict:
+def reply_verdict(reply: JudgeReply, settings: EndpointSettings) -> Verdict:
     """What a reply says; a failure with its reason if the reply cannot be used."""
     try:
         matches, score = _read(reply, settings)
@@ -30,7 +30,7 @@ def verdict_of(reply: JudgeReply, settings: EndpointSettings) -> Verdict:
 def must_be_asked(request: JudgeRequest, settings: EndpointSettings, replies: Replies) -> bool:
     """Whether the cache has no reply that spares asking."""
     reply = find_reply(request, settings, replies)
-    return reply is None or (settings.ask_again and verdict_of(reply, settings).failure is not None)
+    return reply is None or (settings.ask_again and reply_verdict(reply, settings).failure is not None)
 
 
 def _read(reply: JudgeReply, settings: EndpointSettings) -> tuple[bool, int]:

@@ -14,16 +14,16 @@ from flash_vstream.eval.sample import Sample
 from flash_vstream.options import positive_int
 
 JUDGES = ("auto", "offline", "openai")
-_CLIENT = "leave it out: the openai client retries by itself and follows Retry-After"
+_CLIENT = "the openai client retries by itself and follows Retry-After"
 REMOVED = {
     "--judge_attempts": _CLIENT,
     "--judge_first_wait_s": _CLIENT,
     "--judge_longest_wait_s": _CLIENT,
-    "--judge_timeout_s": "leave it out: a reply may take 60 s, then the request is retried",
-    "--judge_stop_after": "leave it out: 20 failures in a row end the run",
-    "--judge_reply_format": "leave it out: the strictest format that the endpoint accepts is used",
-    "--judge_input_price": "leave it out: --dry_run prints the numbers of tokens",
-    "--judge_output_price": "leave it out: --dry_run prints the numbers of tokens",
+    "--judge_timeout_s": "a reply may take 60 s, then the request is retried",
+    "--judge_stop_after": "20 failures in a row end the run",
+    "--judge_reply_format": "the strictest format that the endpoint accepts is used",
+    "--judge_input_price": "--dry_run prints the numbers of tokens",
+    "--judge_output_price": "--dry_run prints the numbers of tokens",
 }
 
 
@@ -76,12 +76,6 @@ class JudgeSettings:
     max_failures: float = 0.01
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)
 
-    def __post_init__(self) -> None:
-        if self.judge not in JUDGES:
-            raise ValueError(f"--judge {self.judge}: choose one of {', '.join(JUDGES)}")
-        if not 0 <= self.max_failures <= 1:
-            raise ValueError(f"--max_judge_failures must be between 0 and 1, got {self.max_failures}")
-
     def is_offline(self, samples: Sequence[Sample]) -> bool:
         """Whether the samples of one tag are judged without a language model; multiple choice always is."""
         scorer = find_benchmark(samples[0].tag).scorer
@@ -127,7 +121,7 @@ def add_max_failures(parser: argparse.ArgumentParser) -> None:
     """--max_judge_failures: from which share of judge failures on a command ends with exit code 1."""
     parser.add_argument(
         "--max_judge_failures",
-        type=float,
+        type=_share,
         default=JudgeSettings.max_failures,
         metavar="SHARE",
         help="exit with 1 if the judge failed on a larger share of the predictions (%(default)s)",
@@ -145,6 +139,16 @@ def judge_settings(options: argparse.Namespace) -> JudgeSettings:
         ask_again=options.judge_ask_again,
     )
     return JudgeSettings(options.judge, options.judge_cache, options.max_judge_failures, endpoint)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
+    return share
 
 
 def _temperature(text: str) -> float | None:

@@ -87,7 +87,7 @@ def streamed(model: TinyModel, media: Media, tmp_path_factory: pytest.TempPathFa
 def test_stream_answers_are_those_of_the_live_session(model: TinyModel, media: Media, streamed: Rows) -> None:
     samples = make_samples()
     assert len(streamed) == len(samples) == 16
-    expected = {}
+    expected: Texts = {}
     for video, path in media.items():
         expected |= session_answers(model, path, [sample for sample in samples if sample.video_id == video])
     assert texts(streamed) == expected
@@ -154,10 +154,10 @@ def encoded(model: TinyModel, path: Path) -> Tensor:
     ("shape", "metadata", "fault"),
     [
         ((3, 16, 32), {"encoder": "another"}, "another vision encoder"),
-        ((3, 16, 32), {"encoder": "own", "layer": "-1"}, r"its encoder with another layer \(-1, the model's is -2\)"),
-        ((3, 16, 32), {"fps": "2.0"}, "2.0 frames a second, not 1"),
-        ((3, 16, 24), {}, "width 24, not the model's 32"),
-        ((3, 9, 32), {}, "9 patches a frame, which do not pool to the memory's 4 x 4"),
+        ((3, 16, 32), {"encoder": "own", "layer": "-1"}, r"layer \(-1, .* -2\)"),
+        ((3, 16, 32), {"fps": "2.0"}, r"2\.0 .* 1"),
+        ((3, 16, 24), {}, "width 24, .* 32"),
+        ((3, 9, 32), {}, "9 patches .* 4 x 4"),
     ],
 )
 def test_features_that_do_not_fit_the_model_are_refused(
@@ -168,6 +168,7 @@ def test_features_that_do_not_fit_the_model_are_refused(
         check_features([tmp_path / "a.safetensors"], model[0], {"encoder": "own", "layer": "-2"}, fps=1.0)
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_resumes_to_the_same_answers(
     model: TinyModel, media: Media, streamed: Rows, tmp_path: Path
 ) -> None:
@@ -176,10 +177,9 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_answers(
     worker = subprocess.Popen([sys.executable, "-m", "tests.eval.worlds", str(tmp_path)], cwd=root, env=environment)
     path = tmp_path / "predictions.0.jsonl"
     try:
-        deadline = time.monotonic() + 300
         while not path.exists() or path.stat().st_size == 0:
-            assert worker.poll() is None and time.monotonic() < deadline
-            time.sleep(0.002)
+            assert worker.poll() is None
+            time.sleep(0.01)
     finally:
         worker.send_signal(signal.SIGKILL)
         worker.wait()

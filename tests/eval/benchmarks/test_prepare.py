@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from safetensors import safe_open
 
 from flash_vstream import cli
 from flash_vstream.eval.benchmarks import find_benchmark
 from flash_vstream.eval.benchmarks.prepare import convert
 from flash_vstream.eval.sample import Sample
-from flash_vstream.features.file import read_features
-from tests.conftest import TinyModel
+from tests.eval.conftest import N_STREAMS
 
 ACTIVITYNET_Q = [
     {"video_name": "1QIUV7WYKXg", "question": "is the athlete tall", "question_id": "v_1QIUV7WYKXg_3"},
@@ -309,18 +308,14 @@ def test_the_command_ends_in_one_line(
     assert printed.startswith("error: ") and message in printed and printed.count("\n") == 1
 
 
-def test_the_synthetic_world_is_made_with_features_and_times(tmp_path: Path, tiny_model: TinyModel) -> None:
-    for part in tiny_model:
-        part.save_pretrained(tmp_path / "model")
-    where = ["--data_root", str(tmp_path), "--model_path", str(tmp_path / "model"), "--device", "cpu"]
-    assert main(["synthetic", *where, "--streams", "1"]) == 0
+def test_the_synthetic_world_is_made_with_features_and_times(synthetic_root: Path) -> None:
     benchmark = find_benchmark("synthetic")
-    samples = benchmark.load(tmp_path)
-    assert len(samples) >= 10 and len({sample.video_id for sample in samples}) == 1
-    assert {sample.split for sample in samples} <= {"now", "back then"}
-    rows = written(tmp_path, "synthetic")
+    samples = benchmark.load(synthetic_root)
+    assert len(samples) >= 20 and {sample.split for sample in samples} <= {"now", "back then"}
+    rows = written(synthetic_root, "synthetic")
     assert all(row["start_time"] <= row["end_time"] < row["duration"] for row in rows)
-    (path,) = benchmark.find_media(samples, tmp_path).values()
-    features, metadata = read_features(path)
-    assert features.shape == (rows[0]["duration"], 16, 32) and features.dtype == torch.float16
-    assert metadata["fps"] == "1.0"
+    media = benchmark.find_media(samples, synthetic_root)
+    assert len(media) == N_STREAMS
+    with safe_open(media[samples[0].video_id], framework="pt") as file:
+        shape, metadata = file.get_slice("feature").get_shape(), file.metadata()
+    assert shape[0] == rows[0]["duration"] and metadata["fps"] == "1.0"
