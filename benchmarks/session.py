@@ -1,9 +1,9 @@
-"""What a live stream costs: frames a second, time to first token, tokens a second and memory of a StreamSession.
+"""Measures a live stream: frames a second, time to first token, tokens a second and memory of a StreamSession.
 
     python -m benchmarks.session                      the shipped tiny model
     python -m benchmarks.session --shapes 7b --device cuda --dtype bfloat16
 
-`7b` has the shapes of CLIP ViT-L/14 and Vicuna-7B with random weights: speed does not depend on what they say. Each
+`7b` has the shapes of CLIP ViT-L/14 and Vicuna-7B with random weights; speed does not depend on the weights. Each
 figure is a median; "in a long stream" is measured after as many frames again, to show that nothing grows.
 """
 

@@ -1,4 +1,4 @@
-"""What reading a video costs: `read_frames` (PyAV) beside decord, in CPU seconds, and whether the frames are equal.
+"""Measures reading a video: `read_frames` (PyAV) beside decord, in CPU seconds, and whether the frames are equal.
 
     python -m benchmarks.video                        the shipped clip, and one of 45 minutes made from it
     python -m benchmarks.video --video_file a.mp4     the same with another clip

@@ -17,8 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from safetensors import SafetensorError
-
 Row = dict[str, Any]
 
 
@@ -53,14 +51,13 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def explain_failed_writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write `path` into a ValueError that names the path and the remedy."""
+    """Turn an OSError of writing `path` into a ValueError that names the path and the remedy."""
     try:
         yield
-    except (OSError, SafetensorError) as error:  # a full disk's error does not name the file
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:  # a full disk's error does not name the file
         raise ValueError(
-            f"cannot write {path} ({reason}): free some space there or give another place, then run the same command"
-            " again"
+            f"cannot write {path} ({error.strerror or error}): free some space there or give another place, then run"
+            " the same command again"
         ) from error
 
 

@@ -163,7 +163,7 @@ def _introduce(options: argparse.Namespace, session: StreamSession, is_clip: boo
 
 
 def _is_standard_input(video: str) -> bool:
-    """Whether the video comes from standard input, under whatever name (-, /dev/stdin, ...)."""
+    """Whether the video comes from standard input (-, /dev/stdin, ...)."""
     try:
         return video == "-" or os.path.samestat(os.stat(video.removeprefix("file://")), os.fstat(sys.stdin.fileno()))
     except OSError:  # no file, but an address
@@ -171,6 +171,6 @@ def _is_standard_input(video: str) -> bool:
 
 
 def _is_file(video: str, file: Path) -> bool:
-    """Whether `video` names an existing file, under whatever path."""
+    """Whether `video` is a path of this file."""
     path = Path(video)
     return path.is_file() and file.is_file() and path.samefile(file)

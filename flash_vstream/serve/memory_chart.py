@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flash_vstream.memory.controls import ControlState
-from flash_vstream.memory.state import State
 
 # A row is then 79 characters wide.
 BAR_WIDTH = 10
 AXIS_WIDTH = 34
 
 
-def draw(memory: State, n_tokens: int) -> str:
+def draw(memory: Any, n_tokens: int) -> str:
     """Draw a memory state of at least one frame, which gives the language model `n_tokens` tokens."""
     times = memory.temporal_times.tolist()
     weights = memory.temporal_weights.tolist()

@@ -47,7 +47,7 @@ class SessionStats:
 
     Attributes:
         n_frames: Frames watched.
-        n_dropped: Frames that the source dropped, as `count_dropped` was told.
+        n_dropped: Frames that the source dropped, by `count_dropped`.
         stream_time_s: The stream time of the newest frame.
         n_memory_tokens: Tokens that the memory gives the language model.
         memory_nbytes: Bytes of the memory state.

@@ -94,9 +94,10 @@ def index_video(path: str | Path) -> VideoIndex:
     if last_is_corrupt and len(stamps) > 1:
         stamps.pop()  # an incomplete frame
     origin = first.pts
+    keys: NDArray[np.float64]
     if origin is None or None in stamps:
-        origin, times = None, np.arange(max(1, len(stamps))) / float(rate)
-        keys, frame_s = np.zeros((0, 2)), 1 / float(rate)
+        origin, frame_s = None, 1 / float(rate)
+        times, keys = np.arange(max(1, len(stamps))) / float(rate), np.empty((0, 2))
     else:
         ticks = np.unique(np.array([stamp for stamp in stamps if stamp is not None and stamp >= origin] + [origin]))
         times = (ticks - origin) * float(time_base)

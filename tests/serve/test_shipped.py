@@ -42,6 +42,7 @@ def test_the_shipped_clip_is_answered_rightly() -> None:
     assert {key: normalised(answer) for key, answer in given.items()} == wanted
 
 
+@pytest.mark.slow
 def test_the_answers_come_from_the_video() -> None:
     """Streams that the model has not seen; of 12 rooms, a guess is right in fewer than one of 8."""
     model, processor = load()

@@ -92,7 +92,9 @@ def test_each_part_of_the_training_is_the_one_of_the_recipe(
     assert run["data"]["video_feature_folder"] == str(built.data / "spliced")
     assert run["data"]["conversation"] == conversation
     training = run["training"]
-    found = [training[name] for name in ("per_device_train_batch_size", "learning_rate", "muon_learning_rate")]
+    (optimizer,) = (built.work / folder).glob("checkpoint-*/optimizer.pt")
+    muon = torch.load(optimizer, weights_only=True)["muon"]["param_groups"][0]["initial_lr"]
+    found = [training["per_device_train_batch_size"], training["learning_rate"], muon]
     assert found == [batch, rate * SMOKE.learning_rate, rate * SMOKE.muon_learning_rate]
 
 
