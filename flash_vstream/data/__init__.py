@@ -5,7 +5,6 @@ from flash_vstream.data.dataset import ConversationDataset
 from flash_vstream.data.media import MediaFolders
 from flash_vstream.data.records import Records
 from flash_vstream.data.sampler import GroupedSampler, grouped_order
-from flash_vstream.features.file import read_features, write_features
 
 __all__ = [
     "ConversationCollator",
@@ -14,6 +13,4 @@ __all__ = [
     "MediaFolders",
     "Records",
     "grouped_order",
-    "read_features",
-    "write_features",
 ]

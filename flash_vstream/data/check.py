@@ -29,16 +29,18 @@ import torch
 from tqdm import tqdm
 
 from flash_vstream.command import run_command
-from flash_vstream.data.dataset import check_features, check_limits
+from flash_vstream.data.dataset import check_limits
 from flash_vstream.data.faults import Fault, fault_of, summary, write_report
-from flash_vstream.data.media import FEATURE_SUFFIX, MediaFolders, check_encoder, check_rate, read_image, window_of
+from flash_vstream.data.media import FEATURE_SUFFIX, MediaFolders, window_of
 from flash_vstream.data.records import Record, Records, conversation_turns, visual_kind
-from flash_vstream.features.file import feature_shape
+from flash_vstream.features.file import FeatureFile, FeatureSpec
 from flash_vstream.model.configuration import VStreamConfig
 from flash_vstream.model.encoder import expected_metadata
+from flash_vstream.model.preprocessing import MAX_ASPECT_RATIO
 from flash_vstream.model.processing import VStreamProcessor
 from flash_vstream.model.prompts import write
 from flash_vstream.video import read_frames
+from flash_vstream.video.pictures import read_image
 
 SOON_S = 5  # what is done by then needs no progress bar
 MOST_WORKERS = 64  # that nobody asked for: each holds eight open files here, of which often 1,024 are allowed
@@ -56,8 +58,7 @@ class Checks:
     conversation: str | None = None
     processor: VStreamProcessor | None = None
     max_length: int | None = None
-    feature_width: int | None = None
-    encoder: Mapping[str, str] | None = None
+    spec: FeatureSpec = FeatureSpec()
 
     def of_record(self, record: Record) -> tuple[str, str] | None:
         """What is wrong with the record itself, as (fault, detail); no file is opened."""
@@ -83,15 +84,13 @@ class Checks:
     def of_content(self, path: Path, kind: str) -> int:
         """How many frames the file has, at `fps` for a video. Raises ValueError where it cannot be read to its end."""
         if path.suffix == FEATURE_SUFFIX:
-            shape, metadata = feature_shape(path)
-            check_encoder(path, metadata, self.encoder)
-            if kind == "video":
-                check_rate(path, metadata, self.fps)
-            spatial_size = self.processor.memory.spatial_size if self.processor else 1
-            check_features(str(path), shape, spatial_size, self.feature_width)
-            return shape[0]
+            file = FeatureFile(path)
+            file.require(self.spec, self.fps if kind == "video" else None)
+            return len(file)
         if kind == "image":
-            read_image(path)
+            height, width = read_image(path).shape[:2]
+            if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+                raise ValueError(f"picture {path} is {width} x {height}, one side over {MAX_ASPECT_RATIO} times the other")
             return 1
         return sum(1 for _ in read_frames(str(path), self.fps))
 
@@ -260,10 +259,9 @@ def run(arguments: argparse.Namespace) -> list[Fault]:
     if arguments.model_path is not None:
         model["processor"] = VStreamProcessor.from_pretrained(arguments.model_path)
         config = VStreamConfig.from_pretrained(arguments.model_path)
-        model["feature_width"] = config.vision_config.hidden_size
         model["max_length"] = arguments.max_length or config.text_config.max_position_embeddings
-        if arguments.image_feature_folder or arguments.video_feature_folder:
-            model["encoder"] = expected_metadata(arguments.model_path)
+        reads_features = arguments.image_feature_folder or arguments.video_feature_folder
+        model["spec"] = FeatureSpec.of(config, expected_metadata(arguments.model_path) if reads_features else None)
     folders = MediaFolders(
         arguments.image_folder, arguments.video_folder, arguments.image_feature_folder, arguments.video_feature_folder
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from flash_vstream.data.media import FEATURE_SUFFIX, MediaFolders, batches, window_of
 from flash_vstream.data.records import Record, conversation_turns, visual_kind
+from flash_vstream.features.file import FeatureSpec
 from flash_vstream.memory import digest
 from flash_vstream.model.processing import VStreamProcessor
 
@@ -30,8 +31,8 @@ class ConversationDataset(Dataset[dict[str, Any]]):
     records: see `records`; which frames of a video are seen, see `media`. conversation: prompt style, "plain" or "v1".
     fps: frames a second at which videos are decoded, or their features were made. aspect: "plain" crops pictures to a
     square, "pad" puts them on one of the mean colour (videos are always cropped; features are taken as they are).
-    max_length: turns past this many tokens are left out. feature_width, encoder: D that the model takes, and what files
-    are to say of its encoder (see `encoder.expected_metadata`); None checks nothing. digests: do here what the memory
+    max_length: turns past this many tokens are left out. spec: the features that the model
+    takes; None checks only the memory's grid. digests: do here what the memory
     does with features one frame after the other; only for a memory of mode "star".
 
     Raises:
@@ -48,8 +49,7 @@ class ConversationDataset(Dataset[dict[str, Any]]):
         fps: float = 1.0,
         aspect: str = "plain",
         max_length: int | None = None,
-        feature_width: int | None = None,
-        encoder: Mapping[str, str] | None = None,
+        spec: FeatureSpec | None = None,
         digests: bool = False,
     ) -> None:
         if aspect not in ASPECTS:
@@ -57,8 +57,8 @@ class ConversationDataset(Dataset[dict[str, Any]]):
         if digests and processor.memory.mode != "star":
             raise ValueError(f"digests are of the memory of mode 'star', not {processor.memory.mode!r}: leave them out")
         self.records, self.processor, self.conversation, self.folders = records, processor, conversation, folders
-        self.fps, self.aspect, self.max_length, self.feature_width = fps, aspect, max_length, feature_width
-        self.encoder, self.digests = encoder, digests
+        self.fps, self.aspect, self.max_length, self.digests = fps, aspect, max_length, digests
+        self.spec = spec or FeatureSpec(processor.memory.spatial_size)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -105,8 +105,7 @@ class ConversationDataset(Dataset[dict[str, Any]]):
         if path is None:
             return {}, []
         if path.suffix == FEATURE_SUFFIX:
-            features = self.folders.features(record, self.fps, self.encoder)
-            check_features(str(path), features.shape, self.processor.memory.spatial_size, self.feature_width)
+            features = self.folders.features(record, self.fps, self.spec)
             if self.digests:  # float32, as the model takes features in training
                 return {"visual_digests": digest(self.processor.memory, features.float())}, [len(features)]
             return {"visual_features": features}, [len(features)]
@@ -122,23 +121,6 @@ def check_limits(video_fps: float, max_length: int | None) -> None:
         raise ValueError(f"video_fps is {video_fps:g}: give a number of frames a second above 0")
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length is {max_length}: give 1 or more tokens, or leave it out")
-
-
-def check_features(name: str, shape: Sequence[int], spatial_size: int, width: int | None) -> None:
-    """Raises ValueError where features [L, P, D] (or [P, D]) do not fit the model: D is not its width, or the patches
-    are no square that can be pooled to the memory's spatial_size."""
-    n_patches, own_width = shape[-2:]
-    side = math.isqrt(n_patches)
-    if side * side != n_patches or side % spatial_size:
-        raise ValueError(
-            f"feature file {name} has {n_patches} patches a frame, no square that the memory's {spatial_size} x"
-            f" {spatial_size} goes into: extract it again with this model's encoder"
-        )
-    if width is not None and own_width != width:
-        raise ValueError(
-            f"feature file {name} is {own_width} wide but the model takes {width}: extract it again with this model's"
-            " encoder"
-        )
 
 
 def _named(record: Record, error: ValueError) -> str:

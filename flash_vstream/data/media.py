@@ -17,19 +17,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from flash_vstream.data.records import Record, visual_kind
-from flash_vstream.features.file import ROUNDING, frames_before, read_features
-from flash_vstream.model.preprocessing import MAX_ASPECT_RATIO
+from flash_vstream.features.file import ROUNDING, FeatureFile, FeatureSpec, frames_before
 from flash_vstream.video import read_frames
+from flash_vstream.video.pictures import read_image
 
 FEATURE_SUFFIX = ".safetensors"
 OTHER_SUFFIXES = (".gif", ".png", ".jpeg")  # of pictures that the records call .jpg, whatever they are
@@ -109,23 +107,21 @@ class MediaFolders:
             return next((other for other in map(path.with_suffix, OTHER_SUFFIXES) if other.exists()), path)
         return path
 
-    def features(self, record: Record, fps: float, encoder: Mapping[str, str] | None = None) -> Tensor:
-        """The features [T, P, D] of a record whose `path` is a feature file. encoder: as for `check_encoder`.
+    def features(self, record: Record, fps: float, spec: FeatureSpec) -> Tensor:
+        """The features [T, P, D] of a record whose `path` is a feature file. spec: what the model takes.
 
         Raises:
-            ValueError: as `read_features` and `window_of`; or the file was made at another rate or by another encoder.
+            ValueError: as `FeatureFile` and `window_of`; or the file does not fit the model or the rate.
         """
         path = self.path(record)
         assert path is not None
+        file = FeatureFile(path)
         if visual_kind(record) == "image":
-            features, metadata = read_features(path)
-            check_encoder(path, metadata, encoder)
-            return features
+            file.require(spec)
+            return file.read()
         window = window_of(record, fps)
-        features, metadata = read_features(path, window.start, window.stop)
-        check_encoder(path, metadata, encoder)
-        check_rate(path, metadata, fps)
-        features = features[:: window.step]
+        file.require(spec, fps)
+        features = file.read(window.start, window.stop)[:: window.step]
         if len(features) < window.needed:
             raise ValueError(f"feature file {path} ends before the second that record {record.get('id')!r} is about")
         return features
@@ -149,63 +145,6 @@ class MediaFolders:
             count += 1
         if count < window.needed:
             raise ValueError(f"{path} ends before the second that record {record.get('id')!r} is about")
-
-
-def check_encoder(path: Path, metadata: Mapping[str, str], encoder: Mapping[str, str] | None) -> None:
-    """Raises ValueError where a feature file says otherwise than `encoder`, as far as both say anything.
-
-    encoder: of the model, as `data.encoder.expected_metadata` gives it; None: not known.
-    """
-    for name, wanted in (encoder or {}).items():
-        found = metadata.get(name, wanted)
-        if found != wanted:
-            what = "another vision encoder" if name == "encoder" else f"its encoder with another {name}"
-            raise ValueError(
-                f"feature file {path} was made by {what} ({_short(found)}, the model's is {_short(wanted)}):"
-                " extract the features with this model, or give another feature folder"
-            )
-
-
-def _short(text: str) -> str:
-    """As much of a digest as people compare; settings are whole."""
-    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text
-
-
-def check_rate(path: Path, metadata: dict[str, str], fps: float) -> None:
-    """Raises ValueError where a feature file says that it was made at another rate; without metadata it is believed."""
-    try:
-        fits = "fps" not in metadata or math.isclose(float(metadata["fps"]), fps, rel_tol=1e-3)
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"feature file {path} has {metadata['fps']} frames a second, not {fps:g}: set the rate to that, or"
-            " extract it again"
-        )
-
-
-def read_image(path: Path) -> np.ndarray:
-    """A picture, its first where it moves, as uint8 RGB [H, W, 3]. What it is, its content says, not its name.
-
-    Raises:
-        ValueError: the file is missing, empty, damaged, no picture, or too narrow to be resized.
-    """
-    if not path.is_file():
-        raise ValueError(f"picture {path} is missing: fetch it, or skip the record")
-    if path.stat().st_size == 0:
-        raise ValueError(f"picture {path} is empty: fetch it again, or skip the record")
-    try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-    except Exception as error:  # what damaged bytes make the decoders raise has no common class
-        raise ValueError(f"picture {path} is damaged ({error}): fetch it again, or skip the record") from error
-    height, width = pixels.shape[:2]
-    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise ValueError(
-            f"picture {path} is {width} x {height}, one side over {MAX_ASPECT_RATIO} times the other: cut it, or skip"
-            " the record"
-        )
-    return pixels
 
 
 def batches(frames: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:

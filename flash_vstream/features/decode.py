@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flash_vstream.data.media import read_image
 from flash_vstream.features.inputs import Source
 from flash_vstream.model import FramePreprocessor
 from flash_vstream.video import read_frames
+from flash_vstream.video.pictures import read_image
 
 FRAMES_A_MESSAGE = 16
 STOP_WAIT_S = 10.0  # for a thread to notice that it is no longer needed; a decoder that hangs is left behind

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flash_vstream.features.file import feature_shape
+from flash_vstream.features.file import FeatureFile
 
 IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".3gp"}
@@ -94,7 +94,7 @@ def is_finished(target: Path, metadata: dict[str, str]) -> bool:
     """Whether a feature file is there. Raises ValueError where it is damaged or made in another way than `metadata`."""
     if not target.is_file():
         return False
-    _, found = feature_shape(target)
+    found = FeatureFile(target).metadata
     for key in sorted(metadata.keys() | found.keys()):
         if metadata.get(key) != found.get(key):
             raise ValueError(f"{target} has {key} {found.get(key, 'unknown')}, not {metadata.get(key, 'unknown')}")

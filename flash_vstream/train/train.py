@@ -23,9 +23,9 @@ from flash_vstream.command import run_command
 from flash_vstream.data import ConversationCollator, ConversationDataset, MediaFolders, Records
 from flash_vstream.data.check import quick_faults
 from flash_vstream.data.faults import without_listed
-from flash_vstream.data.media import FEATURE_SUFFIX, check_encoder
+from flash_vstream.data.media import FEATURE_SUFFIX
 from flash_vstream.data.ranks import LONGEST_RUN
-from flash_vstream.features.file import feature_shape
+from flash_vstream.features.file import FeatureFile, FeatureSpec
 from flash_vstream.model.encoder import expected_metadata
 from flash_vstream.train.arguments import STAGES, DataArguments, ModelArguments, VStreamTrainingArguments
 from flash_vstream.train.checkpoints import PART, explain_failed_writing, last_checkpoint
@@ -126,7 +126,7 @@ def check_encoders(records: Records, folders: MediaFolders, encoder: Mapping[str
         path = folders.path(record)
         if path is not None and path.suffix == FEATURE_SUFFIX and path.parent not in seen:
             seen.add(path.parent)
-            check_encoder(path, feature_shape(path)[1], encoder)
+            FeatureFile(path).require(FeatureSpec(encoder=encoder))
 
 
 def said_by_the_first(find: Callable[[], str | None], arguments: VStreamTrainingArguments) -> str | None:
@@ -172,8 +172,7 @@ def make_trainer(
         fps=data_arguments.video_fps,
         aspect=data_arguments.image_aspect_ratio,
         max_length=data_arguments.max_length or longest,
-        feature_width=config.vision_config.hidden_size,
-        encoder=encoder_of(model_arguments, data_arguments),
+        spec=FeatureSpec.of(config, encoder_of(model_arguments, data_arguments)),
         # Frame by frame on a processor, beside the steps, which otherwise wait for it (docs/performance.md).
         digests=arguments.dataloader_num_workers > 0 and processor.memory.mode == "star",
     )

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from flash_vstream.data.media import check_encoder
-from flash_vstream.features.file import KEY, read_features
-from flash_vstream.memory.pooling import grid_side, pool_grid
+from flash_vstream.features.file import FeatureFile, FeatureSpec
+from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.video import open_source, read_frames
 
@@ -84,23 +82,14 @@ def check_features(
     Raises:
         ValueError: a file of another encoder, frame rate, width or grid: its answers would be noise.
     """
-    width, side = model.config.vision_config.hidden_size, model.config.memory.spatial_size
+    spec = FeatureSpec.of(model.config, encoder)
     files = [path for path in paths if path.suffix == FEATURE_ENDING]
     for path in tqdm(files, desc="looking into features", unit="file", leave=False, disable=not show_progress):
         try:
-            first, metadata = read_features(path, 0, 1)
+            file = FeatureFile(path)
         except ValueError:
             continue  # a file that cannot be read is a failure of its own questions, not of the run
-        check_encoder(path, metadata, encoder)
-        if not math.isclose(float(metadata.get("fps", fps)), fps, rel_tol=1e-3):
-            fault = f"has {metadata['fps']} frames a second, not {fps:g}"
-        elif first.shape[2] != width:
-            fault = f"has features of width {first.shape[2]}, not the model's {width}"
-        elif grid_side(first.shape[1]) % side:
-            fault = f"has {first.shape[1]} patches a frame, which do not pool to the memory's {side} x {side}"
-        else:
-            continue
-        raise ValueError(f"feature file {path} {fault}: extract the features with this model, or move them away")
+        file.require(spec, fps)
 
 
 def _read(model: VStreamForConditionalGeneration, state: Any) -> Seen:
@@ -127,11 +116,11 @@ def _blocks(
     """Features [T, P, D] in the model's dtype, T at most BLOCK; a block ends at each moment."""
     device = model.memory.q_proj.weight.device
     if path.suffix == FEATURE_ENDING:
-        length = _length(path)
+        file = FeatureFile(path)
         for start, stop in _spans(moments):
-            if start >= length:
+            if start >= len(file):
                 return
-            yield read_features(path, start, min(stop, length))[0].to(device, model.dtype)
+            yield file.read(start, min(stop, len(file))).to(device, model.dtype)
         return
     frames = _frames(path, moments[-1], fps)
     for start, stop in _spans(moments):
@@ -158,11 +147,3 @@ def _spans(moments: Sequence[float]) -> Iterator[tuple[int, int]]:
             stop = int(min(start + BLOCK, moment))
             yield start, stop
             start = stop
-
-
-def _length(path: Path) -> int:
-    """Frames in a feature file."""
-    read_features(path, 0, 1)  # for its errors
-    with safe_open(path, framework="pt") as file:
-        shape = file.get_slice(KEY).get_shape()
-    return shape[0] if len(shape) == 3 else 1
