@@ -13,7 +13,8 @@ import torch
 import yaml
 
 from flash_vstream import recipe as recipe_module
-from flash_vstream.data import check, write_features
+from flash_vstream.data import check
+from flash_vstream.features.file import FeatureFile
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.recipe import Launch, Step, batches, commands, main, missing, read_recipe
 from flash_vstream.recipe_steps import is_checked
@@ -229,7 +230,7 @@ def test_an_extraction_that_refuses_ends_the_recipe_and_a_bad_file_does_not(
     Path("features").mkdir()
     Path("features/extraction-rank-0-of-1.json").write_text("{}")
     if refuses:
-        write_features(Path("features/a.safetensors"), torch.zeros(16, 32), {"encoder": "another"})
+        FeatureFile.write(Path("features/a.safetensors"), torch.zeros(16, 32), {"encoder": "another"})
     extract = [{"input": "images", "output": "features", "vision_tower": str(TOWER), "num_workers": 1}]
     recipe = read_recipe(changed(tmp_path, extract=extract))
     (step,) = (step for step in commands(recipe, Launch(1)) if step.name == "extract")

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from flash_vstream.data import ConversationDataset, MediaFolders, Records, write_features
+from flash_vstream.data import ConversationDataset, MediaFolders, Records
 from flash_vstream.data.check import MOST_WORKERS, Checks, find_faults, main, parser, quick_faults
 from flash_vstream.data.faults import without_listed
+from flash_vstream.features.file import FeatureFile
 from tests.conftest import TinyModel
 from tests.data.files import conversation, image_record, record, text_record, write_picture, write_records
 from tests.full_disk import full_disk
@@ -212,7 +213,7 @@ def test_features_and_lengths_are_held_against_a_model(
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     for name, shape in {"good": (9, 16, 32), "wide": (9, 16, 33), "coarse": (9, 4, 32)}.items():
-        write_features(tmp_path / f"{name}.safetensors", torch.zeros(shape), {})
+        FeatureFile.write(tmp_path / f"{name}.safetensors", torch.zeros(shape), {})
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "good.safetensors").read_bytes()[:-4])
     long = conversation([("Say much.", "word " * 300)])
     records = [

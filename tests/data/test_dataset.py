@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from flash_vstream.data import ConversationCollator, ConversationDataset, MediaFolders, write_features
+from flash_vstream.data import ConversationCollator, ConversationDataset, MediaFolders
+from flash_vstream.features.file import FeatureFile, FeatureSpec
 from flash_vstream.model import VStreamProcessor
 from flash_vstream.model.prompts import V1_SYSTEM
 from tests.conftest import TinyModel
@@ -28,8 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_picture(folder / "a.jpg")
     write_clip(folder / "a.mp4", range(0, 4000, 250))
     torch.manual_seed(0)
-    write_features(folder / "features" / "f.safetensors", torch.randn(20, N_PATCHES, WIDTH).half(), {"fps": "1.0"})
-    write_features(folder / "features" / "a.safetensors", torch.randn(N_PATCHES, WIDTH).half(), {})
+    FeatureFile.write(folder / "features" / "f.safetensors", torch.randn(20, N_PATCHES, WIDTH).half(), {"fps": "1.0"})
+    FeatureFile.write(folder / "features" / "a.safetensors", torch.randn(N_PATCHES, WIDTH).half(), {})
     return folder
 
 
@@ -201,13 +202,11 @@ def test_what_keeps_an_item_from_being_made_is_named(
 
 def test_features_of_another_model_are_refused(tmp_path: Path, processor: VStreamProcessor) -> None:
     folders = MediaFolders(video_features=tmp_path)
-    write_features(tmp_path / "a.safetensors", torch.zeros(3, N_PATCHES, WIDTH + 1), {})
-    with pytest.raises(
-        ValueError, match=r"record 'r1': feature file .*a\.safetensors is 33 wide but the model takes 32"
-    ):
-        dataset([record()], processor, tmp_path, folders=folders, feature_width=WIDTH)[0]
+    FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(3, N_PATCHES, WIDTH + 1), {})
+    with pytest.raises(ValueError, match=r"record 'r1': feature file .*a\.safetensors .* 33, not the model's 32"):
+        dataset([record()], processor, tmp_path, folders=folders, spec=FeatureSpec(width=WIDTH))[0]
     for n_patches in (15, 4, 36):  # no square; smaller than 4 x 4; no multiple of it
-        write_features(tmp_path / "a.safetensors", torch.zeros(3, n_patches, WIDTH), {})
+        FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(3, n_patches, WIDTH), {})
         with pytest.raises(ValueError, match=rf"a\.safetensors has {n_patches} patches a frame"):
             dataset([record()], processor, tmp_path, folders=folders)[0]
 
@@ -217,16 +216,19 @@ def test_features_of_another_encoder_are_refused_where_they_say_so(tmp_path: Pat
     for seen, shape in ((record(), (3, N_PATCHES, WIDTH)), (image_record(), (N_PATCHES, WIDTH))):
         own = {"encoder": "aa", "layer": "-2"}
         for metadata, known in ((own, own), ({"encoder": "aa"}, None), ({}, own), (own, {"layer": "-2"})):
-            write_features(tmp_path / "a.safetensors", torch.zeros(*shape), metadata)
-            assert "visual_features" in dataset([seen], processor, tmp_path, folders=folders, encoder=known)[0]
-        write_features(tmp_path / "a.safetensors", torch.zeros(*shape), {"encoder": "aa"})
+            FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(*shape), metadata)
+            assert (
+                "visual_features"
+                in dataset([seen], processor, tmp_path, folders=folders, spec=FeatureSpec(encoder=known))[0]
+            )
+        FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(*shape), {"encoder": "aa"})
         with pytest.raises(
             ValueError, match=rf"record '{seen['id']}': feature file .* another vision encoder \(aa, .* bb"
         ):
-            dataset([seen], processor, tmp_path, folders=folders, encoder={"encoder": "bb"})[0]
-        write_features(tmp_path / "a.safetensors", torch.zeros(*shape), {**own, "layer": "-1"})
-        with pytest.raises(ValueError, match=r"its encoder with another layer \(-1, the model's is -2\): extract"):
-            dataset([seen], processor, tmp_path, folders=folders, encoder=own)[0]
+            dataset([seen], processor, tmp_path, folders=folders, spec=FeatureSpec(encoder={"encoder": "bb"}))[0]
+        FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(*shape), {**own, "layer": "-1"})
+        with pytest.raises(ValueError, match=r"an encoder with another layer \(-1, the model's is -2\): extract"):
+            dataset([seen], processor, tmp_path, folders=folders, spec=FeatureSpec(encoder=own))[0]
 
 
 def test_an_unknown_aspect_is_named(processor: VStreamProcessor, tmp_path: Path) -> None:

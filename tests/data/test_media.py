@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from flash_vstream.data import ConversationDataset, MediaFolders, read_features, write_features
-from flash_vstream.data.media import read_image, window_of
-from flash_vstream.features.file import feature_shape, frames_before
+from flash_vstream.data import ConversationDataset, MediaFolders
+from flash_vstream.data.media import window_of
+from flash_vstream.features.file import FeatureFile, FeatureSpec
 from tests.conftest import TinyModel
 from tests.data.files import image_record, record, text_record, write_picture
 from tests.video.clips import number_of, write_clip
@@ -29,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clip(folder / "a.mp4", range(0, LENGTH * 1000, 500))
     for fps in (1, 2):
         numbers = torch.arange(LENGTH * fps).view(-1, 1, 1).expand(-1, N_PATCHES, WIDTH).half()
-        write_features(folder / str(fps) / "a.safetensors", numbers, {"fps": f"{fps}.0"})
+        FeatureFile.write(folder / str(fps) / "a.safetensors", numbers, {"fps": f"{fps}.0"})
     return folder
 
 
@@ -59,7 +58,7 @@ def test_moments_are_the_same_in_features_and_frames(
     folder: Path, moment: dict[str, float], at_1: list[int], at_2: list[int]
 ) -> None:
     for fps, wanted in ((1, at_1), (2, at_2)):
-        features = MediaFolders(video_features=folder / str(fps)).features(record(**moment), fps)
+        features = MediaFolders(video_features=folder / str(fps)).features(record(**moment), fps, FeatureSpec())
         assert features[:, 0, 0].tolist() == wanted
         assert features.shape[1:] == (N_PATCHES, WIDTH)
         frames = MediaFolders(videos=folder).frames(record(**moment), fps)
@@ -70,7 +69,7 @@ def test_moments_are_the_same_in_features_and_frames(
 @pytest.mark.parametrize("moment", [{"time": 20}, {"time_9": 20.5}, {"time_9": 30}, {"time_9dense": 21}])
 def test_moments_past_the_end_are_named(folder: Path, moment: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"a\.safetensors (has no frame from|ends before the second that record 'r1')"):
-        MediaFolders(video_features=folder / "1").features(record(**moment), 1)
+        MediaFolders(video_features=folder / "1").features(record(**moment), 1, FeatureSpec())
     with pytest.raises(ValueError, match=r"a\.mp4 ends (at 19|before the second that record 'r1')"):
         list(MediaFolders(videos=folder).frames(record(**moment), 1))
 
@@ -149,83 +148,14 @@ def test_videos_are_not_padded(folder: Path, tiny_model: TinyModel) -> None:
     assert torch.equal(items[0]["pixel_values"], items[1]["pixel_values"])
 
 
-def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.jpg"
-    with pytest.raises(ValueError, match=r"a\.jpg is missing"):
-        read_image(path)
-    path.touch()
-    with pytest.raises(ValueError, match=r"a\.jpg is empty"):
-        read_image(path)
-    path.write_bytes(b"<html>404</html>")
-    with pytest.raises(ValueError, match=r"a\.jpg is damaged"):
-        read_image(path)
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    for kind in ("JPEG", "PNG", "GIF"):
-        Image.fromarray(noise).save(path, format=kind)
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(ValueError, match=r"a\.jpg is damaged"):
-            read_image(path)
-    write_picture(path, (1000, 2))
-    with pytest.raises(ValueError, match=r"a\.jpg is 1000 x 2"):
-        read_image(path)
-
-
 def test_features_at_another_rate_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.safetensors has 2\.0 frames a second, not 1"):
-        MediaFolders(video_features=folder / "2").features(record(), 1)
-    write_features(tmp_path / "a.safetensors", torch.zeros(3, 4, 5), {"fps": "one"})
+        MediaFolders(video_features=folder / "2").features(record(), 1, FeatureSpec())
+    FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(3, 4, 5), {"fps": "one"})
     with pytest.raises(ValueError, match=r"a\.safetensors has one frames a second"):
-        MediaFolders(video_features=tmp_path).features(record(), 1)
-    write_features(tmp_path / "a.safetensors", torch.zeros(3, 4, 5), {})
-    assert MediaFolders(video_features=tmp_path).features(record(), 1).shape == (3, 4, 5)
-
-
-def test_feature_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "f.safetensors"
-    for read in (read_features, feature_shape):
-        path.unlink(missing_ok=True)
-        with pytest.raises(ValueError, match=r"f\.safetensors is missing"):
-            read(path)
-        path.write_bytes(b"not a tensor file at all")
-        with pytest.raises(ValueError, match=r"f\.safetensors is damaged"):
-            read(path)
-        write_features(path, torch.zeros(3, 4, 5), {})
-        path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(ValueError, match=r"f\.safetensors is damaged"):
-            read(path)
-        save_file({"other": torch.zeros(1)}, path)
-        with pytest.raises(ValueError, match=r"keys \['other'\]"):
-            read(path)
-        save_file({"feature": torch.zeros(1)}, path)
-        with pytest.raises(ValueError, match=r"shape \[1\], not \[L, P, D\]"):
-            read(path)
-        write_features(path, torch.zeros(0, 4, 5), {})
-        with pytest.raises(ValueError, match="no frame"):
-            read(path)
-    write_features(path, torch.zeros(3, 4, 5), {"fps": "1.0"})
-    assert read_features(path)[1] == {"fps": "1.0"}
-    assert feature_shape(path) == ((3, 4, 5), {"fps": "1.0"})
-    with pytest.raises(ValueError, match="no frame from 3 on"):
-        read_features(path, 3)
-    write_features(path, torch.ones(4, 5), {})
-    assert read_features(path)[0].shape == (1, 4, 5)
-    assert feature_shape(path)[0] == (1, 4, 5)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_features_that_cannot_be_put_in_place_leave_nothing_behind(tmp_path: Path) -> None:
-    (tmp_path / "f.safetensors" / "inside").mkdir(parents=True)
-    with pytest.raises(OSError, match=r"f\.safetensors"):
-        write_features(tmp_path / "f.safetensors", torch.zeros(3, 4, 5), {})
-    assert [path.name for path in tmp_path.iterdir()] == ["f.safetensors"]
-
-
-@pytest.mark.parametrize(
-    ("end", "fps", "count"), [(0.0, 1.0, 1), (3.0, 1.0, 3), (3.2, 1.0, 4), (2.0, 0.5, 1), (0.07, 100.0, 7)]
-)
-def test_frames_before_a_time(end: float, fps: float, count: int) -> None:
-    assert frames_before(end, fps) == count
+        MediaFolders(video_features=tmp_path).features(record(), 1, FeatureSpec())
+    FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(3, 4, 5), {})
+    assert MediaFolders(video_features=tmp_path).features(record(), 1, FeatureSpec()).shape == (3, 4, 5)
 
 
 def test_a_time_that_is_a_frames_own_means_that_frame() -> None:

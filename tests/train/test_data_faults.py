@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from flash_vstream.data import check, write_features
+from flash_vstream.data import check
+from flash_vstream.features.file import FeatureFile
 from flash_vstream.model import load
 from flash_vstream.model.encoder import FrameEncoder, expected_metadata
 from flash_vstream.train.arguments import DataArguments
@@ -77,7 +78,7 @@ def test_features_of_another_width_are_named(
     model: Path, data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = Path(str(data.video_feature_folder)) / "video0.safetensors"
-    write_features(path, torch.zeros(3, 16, 31), {})
+    FeatureFile.write(path, torch.zeros(3, 16, 31), {})
     line = run(model, data, tmp_path / "run", capsys)
     assert "record 'r0'" in line and f"feature file {path} is 31 wide but the model takes 32" in line
 
@@ -100,8 +101,8 @@ def test_features_of_another_encoder_are_refused(
     own = FrameEncoder.from_checkpoint(model).digest
     folder = Path(str(data.video_feature_folder))
     features = torch.randn(12, 16, 32)
-    write_features(folder / "video0.safetensors", features, {"encoder": own})
-    write_features(folder / "video3.safetensors", features, {"encoder": "f00d" * 16})
+    FeatureFile.write(folder / "video0.safetensors", features, {"encoder": own})
+    FeatureFile.write(folder / "video3.safetensors", features, {"encoder": "f00d" * 16})
     line = run(model, data, tmp_path / "run", capsys)  # of this folder the first is the model's own
     assert line == (
         f"error: record 'r3': feature file {folder / 'video3.safetensors'} was made by another vision encoder"
@@ -113,7 +114,7 @@ def test_features_of_another_encoder_are_refused(
     assert check.main([*options, "--workers", "0"]) == 1  # which opens all files, beforehand
     (fault,) = json.loads((tmp_path / "faults.json").read_text())["faults"]
     assert fault["id"] == "r3" and fault["detail"] in line
-    write_features(folder / "video0.safetensors", features, {"encoder": "f00d" * 16})
+    FeatureFile.write(folder / "video0.safetensors", features, {"encoder": "f00d" * 16})
     line = run(model, data, tmp_path / "run", capsys)
     assert line.startswith(f"error: feature file {folder / 'video0.safetensors'} was made by another vision encoder")
 
@@ -135,10 +136,10 @@ def test_features_of_another_layer_are_refused_whatever_the_weights(
 ) -> None:
     path = Path(str(data.video_feature_folder)) / "video0.safetensors"
     settings = expected_metadata(model, with_weights=False)
-    write_features(path, torch.randn(12, 16, 32), settings)
+    FeatureFile.write(path, torch.randn(12, 16, 32), settings)
     assert main(command(everything(model), data, tmp_path / "fits")) == 0
     for name, value in (("layer", "-1"), ("resolution", "999"), ("preprocessing", "{}")):
-        write_features(path, torch.randn(12, 16, 32), {**settings, name: value})
+        FeatureFile.write(path, torch.randn(12, 16, 32), {**settings, name: value})
         line = run(model, data, tmp_path / "run", capsys)
         assert line.startswith(f"error: feature file {path} was made by its encoder with another {name} ({value}, ")
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from flash_vstream.data import write_features
+from flash_vstream.features.file import FeatureFile
 from flash_vstream.model.checkpoints.adapters import is_adapter
 from flash_vstream.model.checkpoints.zero3 import THRESHOLD
 from flash_vstream.recipe_steps import Launch
@@ -68,7 +68,7 @@ PUBLISHED = {**STEPS, "max_steps": 1, "global_batch_size": 2}
 
 def published_data(folder: Path) -> DataArguments:
     """A video as the published model sees it: 8 x 8 patches of 32."""
-    write_features(folder / "a.safetensors", torch.randn(3, 64, 32, generator=torch.Generator().manual_seed(0)), {})
+    FeatureFile.write(folder / "a.safetensors", torch.randn(3, 64, 32, generator=torch.Generator().manual_seed(0)), {})
     turns = [{"from": "human", "value": "What is this?\n<image>"}, {"from": "gpt", "value": "a cat"}]
     records = [{"id": str(number), "video": "a.mp4", "conversations": turns} for number in range(2)]
     (folder / "records.json").write_text(json.dumps(records))
