@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -20,8 +21,11 @@ from typing import Any
 Row = dict[str, Any]
 
 
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.\d+-\d+\.part")  # the temporary names of `atomic`
+
+
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write a file or a folder to; rename it to `path` when the block ends without an error.
 
     A reader sees the old contents or the new ones, never a part: the data is on the disk before the rename. After an
@@ -30,6 +34,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Args:
         path: The final name. Its parent folder is made if it is missing.
+        durable: Whether to wait until the data is on the disk. Without it a power failure can leave a damaged file.
 
     Yields:
         A path beside `path` that does not exist yet.
@@ -43,10 +48,24 @@ def atomic(path: Path) -> Iterator[Path]:
         _remove(partial)
         try:
             yield partial
-            flush(partial)
+            if durable:
+                flush(partial)
             _replace(partial, path)
         finally:
             _remove(partial)
+
+
+def remove_partials(paths: Iterable[Path]) -> int:
+    """Remove the temporary files that killed runs left of `atomic` writes to these paths; returns their number."""
+    names = {(path.parent, path.name) for path in paths}
+    removed = 0
+    for folder in {parent for parent, _ in names}:
+        for partial in folder.glob(".*.part"):
+            match = _PARTIAL.fullmatch(partial.name)
+            if match and (folder, match["name"]) in names:
+                _remove(partial)
+                removed += 1
+    return removed
 
 
 @contextlib.contextmanager

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from transformers import HfArgumentParser
 
 from flash_vstream.command import run_command
 from flash_vstream.eval import run as evaluation
 from flash_vstream.eval.benchmarks.base import BENCHMARKS, find_benchmark
 from flash_vstream.eval.judging.judge import check_environment
-from flash_vstream.features.extract import ExtractArguments
+from flash_vstream.features import extract
 from flash_vstream.recipe_steps import Launch, Step, run_check, run_step
 from flash_vstream.train import assemble
 from flash_vstream.train import train as training
@@ -103,9 +102,7 @@ def check_options(recipe: Recipe, path: Path) -> None:
     for options in recipe.extract:
         if not isinstance(options, dict):
             raise ValueError(f"recipe {path}: extract has {options!r}, which is no mapping of options")
-        parser: Any = HfArgumentParser(ExtractArguments)  # type: ignore[arg-type]
-        _check(path, "extract", options, parser, words(options))
-        parser.parse_args_into_dataclasses(words(options))  # for the checks of its own
+        _check(path, "extract", options, extract.parser(), flags(options))
     _check(path, "assemble", recipe.assemble, assemble.parser(), words(recipe.assemble))
     for tag in recipe.tags:
         find_benchmark(tag)
@@ -164,7 +161,7 @@ def commands(recipe: Recipe, launch: Launch) -> Iterator[Step]:
     if not base.exists() and launch.node_rank == 0:
         yield Step("assemble", [sys.executable, "-m", "flash_vstream.train.assemble", *words(recipe.assemble)])
     for options in recipe.extract:
-        command = launch.command("flash_vstream.features.extract", words(options))
+        command = launch.command("flash_vstream.features.extract", flags(options))
         yield Step("extract", command, tuple(launch.extraction_reports(Path(options["output"]))))
     for name in STAGE_STEPS:  # both before the first, which takes days
         yield check_step(recipe, name)

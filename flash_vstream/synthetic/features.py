@@ -19,7 +19,7 @@ def extract_features(
         ValueError: a video cannot be read.
     """
     keep_this_world_only(features, "*.safetensors")
-    arguments = ExtractArguments(str(videos), str(features), pooled=True, overwrite=True)
+    arguments = ExtractArguments(videos, features, pooled=True, overwrite=True)
     report = extract(arguments, FrameEncoder.of(model, processor))
     for fault in report.faults:
         raise ValueError(f"{fault['file']} cannot be encoded ({fault['fault']}): delete it, and it will be made anew")
