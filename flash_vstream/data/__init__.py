@@ -1,8 +1,8 @@
-"""Training data: LLaVA-style records, their conversations, what they show, and the batches made of them."""
+"""Training data: records of conversations about images and videos, checked, read and collated to batches."""
 
 from flash_vstream.data.collator import ConversationCollator
 from flash_vstream.data.dataset import ConversationDataset
-from flash_vstream.data.media import MediaFolders
+from flash_vstream.data.record import MediaFolders, Record
 from flash_vstream.data.records import Records
 from flash_vstream.data.sampler import GroupedSampler, grouped_order
 
@@ -11,6 +11,7 @@ __all__ = [
     "ConversationDataset",
     "GroupedSampler",
     "MediaFolders",
+    "Record",
     "Records",
     "grouped_order",
 ]

@@ -22,9 +22,10 @@ from flash_vstream.model.checkpoints.files import read_weights, resolve_folder
 from flash_vstream.model.checkpoints.load import embedded_checkpoint
 from flash_vstream.model.checkpoints.published import tower_config
 from flash_vstream.model.checkpoints.weights import load_tower, read_config
-from flash_vstream.model.modeling import VStreamForConditionalGeneration, drop_prefix_tokens
+from flash_vstream.model.modeling import VStreamForConditionalGeneration
 from flash_vstream.model.preprocessing import FramePreprocessor
 from flash_vstream.model.processing import FRAMES_FILE, VStreamProcessor, read_frame_preprocessor
+from flash_vstream.model.tower import drop_prefix_tokens
 
 TOWER = "vision_tower."  # prefix of the tower's weights in a checkpoint
 LAYER = -2  # of a tower without a model: the last but one

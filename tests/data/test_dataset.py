@@ -14,6 +14,7 @@ from flash_vstream.data import ConversationCollator, ConversationDataset, MediaF
 from flash_vstream.features.file import FeatureFile, FeatureSpec
 from flash_vstream.model import VStreamProcessor
 from flash_vstream.model.prompts import V1_SYSTEM
+from flash_vstream.model.visuals import Digest, Features, Pixels
 from tests.conftest import TinyModel
 from tests.data.files import TURNS, conversation, image_record, record, text_record, write_picture
 from tests.video.clips import write_clip
@@ -96,11 +97,10 @@ def test_a_batch_mixes_everything_and_is_learnt_from(folder: Path, tiny_model: T
         folders=of_features(folder),
     )
     items = [extracted[0], seen[0], seen[1], extracted[1], seen[2], extracted[2]]
-    assert [item["visual_features"].shape[0] for item in extracted] == [20, 1, 1]
+    assert [len(item["visual"].values) for item in extracted] == [20, 1, 1]
     collate = ConversationCollator(processor.pad_token_id)
     batch = collate(items)
-    assert [pixels is None for pixels in batch["pixel_values"]] == [True, False, True, False, True]
-    assert [features is None for features in batch["visual_features"]] == [False, True, False, True, False]
+    assert [type(visual) for visual in batch["visuals"]] == [Features, Pixels, Features, Pixels, Features]
     assert batch["attention_mask"].sum(1).tolist() == [len(item["input_ids"]) for item in items]
     assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED).all()
     labels = batch["labels"].clone()
@@ -127,8 +127,8 @@ def test_digests_stand_for_features(folder: Path, tiny_model: TinyModel) -> None
         extracted = dataset(records, processor, folder, folders=folders, digests=digests)
         items = [*extracted, *dataset([image_record()], processor, folder, digests=digests)]
         batches.append(collate(items))
-    assert set(batches[1]) == {*batches[0], "visual_digests"} - {"visual_features"}
-    assert [given is None for given in batches[1]["visual_digests"]] == [False, False, False, True]
+    assert [type(visual) for visual in batches[0]["visuals"]] == [Features, Features, Features, Pixels]
+    assert [type(visual) for visual in batches[1]["visuals"]] == [Digest, Digest, Digest, Pixels]
     assert torch.equal(batches[0]["input_ids"], batches[1]["input_ids"])
     assert torch.equal(model(**batches[0]).loss, model(**batches[1]).loss)
     recent = copy.copy(processor)
@@ -217,10 +217,8 @@ def test_features_of_another_encoder_are_refused_where_they_say_so(tmp_path: Pat
         own = {"encoder": "aa", "layer": "-2"}
         for metadata, known in ((own, own), ({"encoder": "aa"}, None), ({}, own), (own, {"layer": "-2"})):
             FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(*shape), metadata)
-            assert (
-                "visual_features"
-                in dataset([seen], processor, tmp_path, folders=folders, spec=FeatureSpec(encoder=known))[0]
-            )
+            items = dataset([seen], processor, tmp_path, folders=folders, spec=FeatureSpec(encoder=known))
+            assert "visual" in items[0]
         FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(*shape), {"encoder": "aa"})
         with pytest.raises(
             ValueError, match=rf"record '{seen['id']}': feature file .* another vision encoder \(aa, .* bb"

@@ -1,7 +1,8 @@
-"""What a record shows is found, opened by its content, and cut to the moments it is about."""
+"""A record is parsed once: its turns, its file and its frames; what is invalid is named with the record's id."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from flash_vstream.data import ConversationDataset, MediaFolders
-from flash_vstream.data.media import window_of
+from flash_vstream.data import ConversationDataset, MediaFolders, Record
+from flash_vstream.data.dataset import decode_frames, read_features
+from flash_vstream.data.record import record_id
 from flash_vstream.features.file import FeatureFile, FeatureSpec
 from tests.conftest import TinyModel
-from tests.data.files import image_record, record, text_record, write_picture
+from tests.data.files import conversation, image_record, record, text_record, write_picture
 from tests.video.clips import number_of, write_clip
 
 LENGTH = 20  # seconds of video and features
@@ -30,6 +32,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         numbers = torch.arange(LENGTH * fps).view(-1, 1, 1).expand(-1, N_PATCHES, WIDTH).half()
         FeatureFile.write(folder / str(fps) / "a.safetensors", numbers, {"fps": f"{fps}.0"})
     return folder
+
+
+def parsed(fields: dict[str, Any], fps: float = 1, **folders: Path) -> Record:
+    return Record.parse(fields, MediaFolders(**(folders or {"images": Path("i"), "videos": Path("v")})), fps)
 
 
 def span(start: int, stop: int, step: int = 1) -> list[int]:
@@ -58,20 +64,22 @@ def test_moments_are_the_same_in_features_and_frames(
     folder: Path, moment: dict[str, float], at_1: list[int], at_2: list[int]
 ) -> None:
     for fps, wanted in ((1, at_1), (2, at_2)):
-        features = MediaFolders(video_features=folder / str(fps)).features(record(**moment), fps, FeatureSpec())
+        extracted = parsed(record(**moment), fps, video_features=folder / str(fps))
+        features = read_features(extracted, FeatureSpec(), fps)
         assert features[:, 0, 0].tolist() == wanted
         assert features.shape[1:] == (N_PATCHES, WIDTH)
-        frames = MediaFolders(videos=folder).frames(record(**moment), fps)
+        frames = decode_frames(parsed(record(**moment), fps, videos=folder), fps)
         assert [number_of(frame) * fps // 2 for frame in frames] == wanted
-        assert len(wanted) <= window_of(record(**moment), fps).n_frames
+        assert len(wanted) <= extracted.window.n_frames
+        assert len(wanted) == extracted.window.count(LENGTH * fps)
 
 
 @pytest.mark.parametrize("moment", [{"time": 20}, {"time_9": 20.5}, {"time_9": 30}, {"time_9dense": 21}])
 def test_moments_past_the_end_are_named(folder: Path, moment: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"a\.safetensors (has no frame from|ends before the second that record 'r1')"):
-        MediaFolders(video_features=folder / "1").features(record(**moment), 1, FeatureSpec())
+        read_features(parsed(record(**moment), video_features=folder / "1"), FeatureSpec(), 1)
     with pytest.raises(ValueError, match=r"a\.mp4 ends (at 19|before the second that record 'r1')"):
-        list(MediaFolders(videos=folder).frames(record(**moment), 1))
+        list(decode_frames(parsed(record(**moment), videos=folder), 1))
 
 
 @pytest.mark.parametrize(
@@ -86,22 +94,20 @@ def test_moments_past_the_end_are_named(folder: Path, moment: dict[str, float]) 
 )
 def test_moments_that_are_none_are_named(moment: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        window_of(record(**moment), 1)
+        parsed(record(**moment))
 
 
 def test_a_file_is_looked_for_where_its_kind_is(tmp_path: Path) -> None:
-    folders = MediaFolders(Path("i"), Path("v"), Path("if"), Path("vf"))
-    assert folders.path(text_record()) is None
-    assert folders.path(record(video="p/a.b.mp4")) == Path("vf/p/a.b.safetensors")
-    assert folders.path(image_record(image="coco/a.jpg")) == Path("if/coco/a.safetensors")
-    assert MediaFolders(Path("i"), Path("v")).path(record(video="p/a.mp4")) == Path("v/p/a.mp4")
-    assert MediaFolders(Path("i"), Path("v")).path(image_record()) == Path("i/a.jpg")
-    with pytest.raises(
-        ValueError, match=r"'i1' shows the image a\.jpg but .* --image_folder or --image_feature_folder"
-    ):
-        MediaFolders(videos=tmp_path).path(image_record())
-    with pytest.raises(ValueError, match=r"'r1' shows the video a\.mp4 but .* --video_folder"):
-        MediaFolders(images=tmp_path).path(record())
+    features = {"image_features": Path("if"), "video_features": Path("vf")}
+    assert parsed(text_record()).path is None
+    assert parsed(record(video="p/a.b.mp4"), **features).path == Path("vf/p/a.b.safetensors")
+    assert parsed(image_record(image="coco/a.jpg"), **features).path == Path("if/coco/a.safetensors")
+    assert parsed(record(video="p/a.mp4")).path == Path("v/p/a.mp4")
+    assert parsed(image_record()).path == Path("i/a.jpg")
+    with pytest.raises(ValueError, match=r"'i1' .*a\.jpg .* --image_folder or --image_feature_folder"):
+        parsed(image_record(), videos=tmp_path)
+    with pytest.raises(ValueError, match=r"'r1' .*a\.mp4 .* --video_folder"):
+        parsed(record(), images=tmp_path)
 
 
 def test_pictures_are_what_is_in_them(tmp_path: Path) -> None:
@@ -112,14 +118,13 @@ def test_pictures_are_what_is_in_them(tmp_path: Path) -> None:
     Image.new("RGBA", (6, 4), (255, 0, 0, 255)).save(tmp_path / "clear.jpg", format="PNG")
     frames[0].convert("P").save(tmp_path / "palette.gif")
     write_picture(tmp_path / "other.png", (6, 4), kind="PNG")
-    folders = MediaFolders(images=tmp_path)
     for name in ("moving.jpg", "still.jpg", "clear.jpg", "palette.jpg", "other.jpg"):
-        (picture,) = folders.frames(image_record(image=name), 1)
+        (picture,) = decode_frames(parsed(image_record(image=name), images=tmp_path), 1)
         assert picture.shape == (4, 6, 3) and picture.dtype == np.uint8
         assert (picture == red).all(), name
     grey = Image.new("L", (6, 4), 77)
     grey.save(tmp_path / "other.jpg", format="PNG")  # now there is one of that very name
-    (picture,) = folders.frames(image_record(image="other.jpg"), 1)
+    (picture,) = decode_frames(parsed(image_record(image="other.jpg"), images=tmp_path), 1)
     assert (picture == 77).all()
 
 
@@ -131,7 +136,7 @@ def test_pad_puts_the_whole_picture_on_the_mean_colour(tmp_path: Path, tiny_mode
     def pixels(aspect: str) -> torch.Tensor:
         """The levels 0 to 255 that the model sees, [S, S, 3]."""
         items = ConversationDataset([image_record()], processor, "v1", MediaFolders(images=tmp_path), aspect=aspect)
-        return (items[0]["pixel_values"][0].permute(1, 2, 0) * std + mean) * 255
+        return (items[0]["visual"].values[0].permute(1, 2, 0) * std + mean) * 255
 
     torch.testing.assert_close(pixels("plain"), torch.full((16, 16, 3), 255.0))
     padded = pixels("pad")
@@ -145,19 +150,69 @@ def test_videos_are_not_padded(folder: Path, tiny_model: TinyModel) -> None:
         ConversationDataset([record(time=3)], tiny_model[1], "v1", MediaFolders(videos=folder), aspect=aspect)[0]
         for aspect in ("plain", "pad")
     ]
-    assert torch.equal(items[0]["pixel_values"], items[1]["pixel_values"])
+    assert torch.equal(items[0]["visual"].values, items[1]["visual"].values)
 
 
 def test_features_at_another_rate_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.safetensors has 2\.0 frames a second, not 1"):
-        MediaFolders(video_features=folder / "2").features(record(), 1, FeatureSpec())
+        read_features(parsed(record(), video_features=folder / "2"), FeatureSpec(), 1)
     FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(3, 4, 5), {"fps": "one"})
     with pytest.raises(ValueError, match=r"a\.safetensors has one frames a second"):
-        MediaFolders(video_features=tmp_path).features(record(), 1, FeatureSpec())
+        read_features(parsed(record(), video_features=tmp_path), FeatureSpec(), 1)
     FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(3, 4, 5), {})
-    assert MediaFolders(video_features=tmp_path).features(record(), 1, FeatureSpec()).shape == (3, 4, 5)
+    assert read_features(parsed(record(), video_features=tmp_path), FeatureSpec(), 1).shape == (3, 4, 5)
 
 
 def test_a_time_that_is_a_frames_own_means_that_frame() -> None:
     assert 0.29 * 100 < 29 and 0.07 * 100 > 7  # what products of floats are
-    assert window_of(record(time=0.29), 100)[:2] == (29, 30)
+    assert parsed(record(time=0.29), 100).window[:2] == (29, 30)
+
+
+def test_the_placeholder_moves_to_the_front_of_the_first_question() -> None:
+    for mark in ("<image>", "<video>"):
+        for first, second in ((f"{mark}\nWhat?", "Where?"), (f"What?\n{mark}", "Where?"), ("What?", f"Where? {mark}")):
+            turns = parsed(record(conversations=conversation([(first, "a"), (second, "b")]))).turns
+            assert turns == [("<image>\nWhat?", "a"), ("Where?", "b")]
+    assert parsed(text_record()).turns == [("Is water wet?", "yes"), ("And ice?", "no")]
+    # To write about a web page's video is not to show one.
+    web = text_record(conversations=conversation([("What is <video>?", "<video> plays a video.")]))
+    assert parsed(web).turns == [("What is <video>?", "<video> plays a video.")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conversations": None}, "'r1' has no turns"),
+        ({"conversations": "a"}, "'r1' has no turns"),
+        ({"conversations": []}, "'r1' has 0 turns"),
+        ({"conversations": conversation([("a", "b")])[:1]}, "'r1' has 1 turns"),
+        ({"conversations": conversation([("a", "b")])[::-1]}, "'r1' has turns .*must be human, gpt"),
+        ({"conversations": [{"from": "human", "value": "a"}] * 2}, "'r1' has turns .*must be human, gpt"),
+        ({"conversations": [{"from": "human"}, {"from": "gpt", "value": "b"}]}, "'r1' has the turn .*a text as its"),
+        ({"conversations": ["human", "gpt"]}, "'r1' has the turn 'human'"),
+        ({"conversations": conversation([("a", "<image>")])}, "'r1' has an image placeholder in an answer"),
+        ({"conversations": conversation([("a", "<video>")])}, "'r1' has an image placeholder in an answer"),
+        ({"conversations": conversation([("<image> <video>", "b")])}, "'r1' has 2 image placeholders but one image"),
+        ({"video": None}, "'r1' has 1 image placeholders but neither"),
+        ({"image": "a.jpg"}, "'r1' has both an image and a video"),
+        ({"video": ["a.mp4", "b.mp4"]}, "'r1' has the video .*one file"),
+        ({"video": ""}, "'r1' has the video ''"),
+        (
+            {"conversations": conversation([("a", "so \ud83d")])},
+            r"'r1' contains an unpaired surrogate .*'so \\ud83d'",
+        ),
+        ({"video": "\ud83d.mp4"}, r"'r1' contains an unpaired surrogate near '\\ud83d.mp4'"),
+    ],
+)
+def test_records_that_cannot_be_learnt_from_are_named(changes: dict[str, Any], message: str) -> None:
+    bad = record(**changes)
+    before = copy.deepcopy(bad)
+    with pytest.raises(ValueError, match=message):
+        parsed(bad)
+    assert bad == before
+
+
+def test_a_record_is_called_by_its_id_or_its_place() -> None:
+    assert record_id(image_record(id=7), 3) == "7"
+    assert record_id({}, 3) == "#3"
+    assert record_id({"id": "half \ud83d"}, 3) == "half \\ud83d"  # which can be printed
