@@ -18,7 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from safetensors import SafetensorError
+
 Row = dict[str, Any]
+# Words in the messages of torch.save when it cannot write: it has no class of error for that.
+_TORCH_FAILED_WRITE = ("inline_container", "write(): fd", "Parent directory", "iostream error", "cannot be opened")
 
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.\d+-\d+\.part")  # the temporary names of `atomic`
@@ -70,13 +74,20 @@ def remove_partials(paths: Iterable[Path]) -> int:
 
 @contextlib.contextmanager
 def explain_failed_writing(path: Path) -> Iterator[None]:
-    """Turn an OSError of writing `path` into a ValueError that names the path and the remedy."""
+    """Turn the error of a failed write of `path` into a ValueError that names the path and the remedy.
+
+    Known are OSError and the errors that safetensors and torch raise instead; any other RuntimeError, such as that of a
+    GPU or of another process, passes.
+    """
     try:
         yield
-    except OSError as error:  # a full disk's error does not name the file
-        raise ValueError(
-            f"cannot write {path} ({error.strerror or error}): free some space there or give another place, then run"
-            " the same command again"
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TORCH_FAILED_WRITE):
+            raise
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ValueError(  # a full disk's error does not name the file
+            f"cannot write {path} ({reason}): free some space there or give another place, then run the same command"
+            " again"
         ) from error
 
 

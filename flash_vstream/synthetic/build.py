@@ -6,6 +6,7 @@ Every step leaves its result in the work folder; run again after a kill, it goes
 """
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from transformers import CLIPModel, LlamaForCausalLM
 
 from flash_vstream.command import run_command
 from flash_vstream.features.extract import default_workers
+from flash_vstream.files import atomic
 from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.model import (
     FramePreprocessor,
@@ -32,6 +34,7 @@ from flash_vstream.synthetic import dataset
 from flash_vstream.synthetic.encoder import MEAN, STD, random_frames, train_encoder
 from flash_vstream.synthetic.features import extract_features
 from flash_vstream.synthetic.language import train_language_model
+from flash_vstream.synthetic.optimizer import muon_with_adamw
 from flash_vstream.synthetic.recipe import (
     BRIEF_SEED,
     LONG_SEED,
@@ -48,7 +51,6 @@ from flash_vstream.synthetic.text import train_tokenizer
 from flash_vstream.synthetic.whitening import whiten
 from flash_vstream.synthetic.world import SHORTEST_STREAM_S, Stream, make_slides
 from flash_vstream.train.arguments import DataArguments, ModelArguments, VStreamTrainingArguments
-from flash_vstream.train.checkpoints import whole_folder
 from flash_vstream.train.precision import bfloat16_is_native
 from flash_vstream.train.train import is_trained, train
 
@@ -151,7 +153,7 @@ class Build:
         first = model.projector[0]
         assert isinstance(first, torch.nn.Linear)
         whiten(first, pool_grid(features, TINY_MEMORY.spatial_size).flatten(0, 1))
-        with whole_folder(self.base) as folder:
+        with atomic(self.base) as folder:
             model.save_pretrained(folder)
             self.processor().save_pretrained(folder)
 
@@ -236,7 +238,8 @@ class Build:
             video_feature_folder=str(self.data / "spliced"),
             conversation=conversation,
         )
-        train(model, data, self.arguments(folder, batch, rate))
+        muon = functools.partial(muon_with_adamw, muon_learning_rate=rate * self.recipe.muon_learning_rate)
+        train(model, data, self.arguments(folder, batch, rate), muon)
 
     def arguments(self, folder: Path, batch: int, rate: float) -> VStreamTrainingArguments:
         return VStreamTrainingArguments(
@@ -244,7 +247,6 @@ class Build:
             num_train_epochs=1,
             per_device_train_batch_size=batch,
             learning_rate=rate * self.recipe.learning_rate,
-            muon_learning_rate=rate * self.recipe.muon_learning_rate,
             adam_beta2=0.95,
             lr_scheduler_type="cosine",
             warmup_steps=50,

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import CLIPConfig, CLIPModel, LlamaTokenizer, Trainer
 
+from flash_vstream.files import atomic
 from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.synthetic.recipe import small_run
 from flash_vstream.synthetic.render import FRAME_SIZE, render_visit
 from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, MINUTE, ROOMS, SHAPES, Visit, caption, random_scene
-from flash_vstream.train.checkpoints import last_checkpoint, whole_folder
+from flash_vstream.train.checkpoints import last_checkpoint
 
 PATCH_SIZE = 12  # 8 x 8 patches a frame
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own
@@ -174,5 +175,5 @@ def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, *, groups_pe
     )
     last = last_checkpoint(work)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    with whole_folder(folder) as partial:
+    with atomic(folder) as partial:
         model.clip.eval().save_pretrained(partial)

@@ -13,12 +13,13 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 
 from flash_vstream.data import ConversationCollator
+from flash_vstream.files import atomic
 from flash_vstream.model.processing import VStreamProcessor
 from flash_vstream.synthetic.dataset import story
 from flash_vstream.synthetic.questions import all_questions, ask_times, choose
 from flash_vstream.synthetic.recipe import small_run
 from flash_vstream.synthetic.world import make_stream
-from flash_vstream.train.checkpoints import last_checkpoint, whole_folder
+from flash_vstream.train.checkpoints import last_checkpoint
 
 FIRST_TEXT_SEED = 20_000_000  # away from the seeds of training and of scoring
 LONGEST_TEXT_STREAM_S = 240.0
@@ -80,5 +81,5 @@ def train_language_model(processor: VStreamProcessor, folder: Path, steps: int, 
     )
     last = last_checkpoint(work)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    with whole_folder(folder) as partial:
+    with atomic(folder) as partial:
         model.eval().save_pretrained(partial)

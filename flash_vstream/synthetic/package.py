@@ -18,12 +18,12 @@ import torch
 from safetensors import SafetensorError
 
 from flash_vstream.command import run_command
+from flash_vstream.files import flush
 from flash_vstream.model import load
 from flash_vstream.synthetic.dataset import write_json
 from flash_vstream.synthetic.questions import all_questions, ask_times, choose
 from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import Stream, make_stream
-from flash_vstream.train.checkpoints import flush
 
 CLIP_SEED = 3_000_029  # away from training and scoring; in it one object leaves a room and comes into the next
 CLIP_SECONDS = (115.0, 125.0)
