@@ -1,6 +1,6 @@
-"""Encode every image and video of a folder, and write the features to a folder of feature files.
+r"""Encode every image and video of a folder, and write the features to a folder of feature files.
 
-    flash-vstream extract --vision_tower ckpt/clip-vit-large-patch14 \\
+    flash-vstream extract --vision_tower ckpt/clip-vit-large-patch14 \
         --input data/finetune/activitynet --output data/finetune/video_features/activitynet
 
 The encoder is that of --model_path, a CLIP alone (--vision_tower), or the shipped tiny model's. Each GPU of the machine
@@ -35,8 +35,8 @@ from flash_vstream.model.encoder import FrameEncoder, open_encoder
 from flash_vstream.options import CommandParser, add_device, add_fps, add_model, non_negative_int, positive_int
 from flash_vstream.process import Process
 
-# Batches that wait between decoding, encoding and writing. Memory does not grow with the length of a video: at most five
-# batches of pixels, four of features, and 16 frames of each worker exist at a time.
+# Batches that wait between decoding, encoding and writing. Memory does not grow with the length of a video: at most
+# five batches of pixels, four of features, and 16 frames of each worker exist at a time.
 PREFETCHED = 2
 
 Piece = tuple[Tensor | None, list[Span]]  # features [n, P, D], and whose they are

@@ -114,10 +114,10 @@ class FeatureFile:
             if found != wanted:
                 maker = "another vision encoder" if name == "encoder" else f"an encoder with another {name}"
                 raise self._misfit(f"was made by {maker} ({_shortened(found)}, the model's is {_shortened(wanted)})")
-        found = self.metadata.get("fps")
-        if fps is not None and found is not None and not _is_close(found, fps):
+        own_fps = self.metadata.get("fps")
+        if fps is not None and own_fps is not None and not _is_close(own_fps, fps):
             raise ValueError(
-                f"feature file {self.path} has {found} frames a second, not {fps:g}: set --fps to that, or extract it"
+                f"feature file {self.path} has {own_fps} frames a second, not {fps:g}: set --fps to that, or extract it"
                 " again"
             )
         _, n_patches, width = self.shape
