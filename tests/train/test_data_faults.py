@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from flash_vstream.data import check
+from flash_vstream import cli
 from flash_vstream.features.file import FeatureFile
 from flash_vstream.model import load
 from flash_vstream.model.encoder import FrameEncoder, expected_metadata
@@ -80,7 +80,7 @@ def test_features_of_another_width_are_named(
     path = Path(str(data.video_feature_folder)) / "video0.safetensors"
     FeatureFile.write(path, torch.zeros(3, 16, 31), {})
     line = run(model, data, tmp_path / "run", capsys)
-    assert "record 'r0'" in line and f"feature file {path} is 31 wide but the model takes 32" in line
+    assert "record 'r0'" in line and f"feature file {path} has features of width 31, not the model's 32" in line
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -111,7 +111,7 @@ def test_features_of_another_encoder_are_refused(
     )
     options = ["--data_path", data.data_path, "--video_feature_folder", str(folder), "--model_path", str(model)]
     options += ["--image_feature_folder", str(data.image_feature_folder), "--report", str(tmp_path / "faults.json")]
-    assert check.main([*options, "--workers", "0"]) == 1  # which opens all files, beforehand
+    assert cli.main(["check", *options, "--num_workers", "0"]) == 1  # which opens all files, beforehand
     (fault,) = json.loads((tmp_path / "faults.json").read_text())["faults"]
     assert fault["id"] == "r3" and fault["detail"] in line
     FeatureFile.write(folder / "video0.safetensors", features, {"encoder": "f00d" * 16})
@@ -141,7 +141,7 @@ def test_features_of_another_layer_are_refused_whatever_the_weights(
     for name, value in (("layer", "-1"), ("resolution", "999"), ("preprocessing", "{}")):
         FeatureFile.write(path, torch.randn(12, 16, 32), {**settings, name: value})
         line = run(model, data, tmp_path / "run", capsys)
-        assert line.startswith(f"error: feature file {path} was made by its encoder with another {name} ({value}, ")
+        assert line.startswith(f"error: feature file {path} was made by an encoder with another {name} ({value}, ")
 
 
 def test_listed_records_are_left_out_and_counted(
@@ -152,8 +152,8 @@ def test_listed_records_are_left_out_and_counted(
     assert "the first (record 'r3')" in line and "video3.safetensors is missing" in line
     report = tmp_path / "faults.json"
     folders = ["--video_feature_folder", data.video_feature_folder, "--image_feature_folder", data.image_feature_folder]
-    options = ["--data_path", data.data_path, *folders, "--report", str(report), "--workers", "0"]
-    assert check.main([str(option) for option in options]) == 1
+    options = ["--data_path", data.data_path, *folders, "--report", str(report), "--num_workers", "0"]
+    assert cli.main(["check", *(str(option) for option in options)]) == 1
     listed = dataclasses.replace(data, skip_ids=str(report))
     assert main(command(everything(model), listed, tmp_path / "run")) == 0
     assert f"skipped 1 records listed in {report}; 3 are left" in capsys.readouterr().out
