@@ -15,8 +15,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from flash_vstream.features.decode import Decoding, Span, decode, pack_batches, prefetch
-from flash_vstream.features.file import FeatureFile
-from flash_vstream.features.inputs import MediaFile, find_media, share
+from flash_vstream.features.inputs import MediaFile, file_metadata, find_media, find_unfinished, share
 from flash_vstream.features.report import ExtractionReport
 from flash_vstream.features.writer import FeatureWriter
 from flash_vstream.files import remove_partials
@@ -165,46 +163,6 @@ def metadata_of(encoder: FrameEncoder, arguments: ExtractArguments) -> dict[str,
         "dtype": arguments.dtype,
         "pooling": str(encoder.memory_size) if is_pooled else "none",
     }
-
-
-def file_metadata(file: MediaFile, metadata: Mapping[str, str]) -> dict[str, str]:
-    """The metadata of one feature file: an image has no fps, and a video is never padded."""
-    other = "fps" if file.is_image else "aspect"
-    return {key: value for key, value in metadata.items() if key != other}
-
-
-def find_unfinished(
-    media: Sequence[MediaFile], output: Path, metadata: Mapping[str, str], overwrite: bool
-) -> list[MediaFile]:
-    """The files without a feature file, and with `overwrite` those whose feature file is damaged or made differently.
-
-    Raises:
-        ValueError: A feature file is damaged or made differently, and `overwrite` is false.
-    """
-
-    def status(file: MediaFile) -> bool | str:
-        """Whether the feature file exists, or why it cannot be kept."""
-        target, wanted = output / file.target, file_metadata(file, metadata)
-        if not target.is_file():
-            return False
-        try:
-            found = FeatureFile(target).metadata
-        except ValueError as error:
-            return str(error)
-        for key in sorted(wanted.keys() | found.keys()):
-            if wanted.get(key) != found.get(key):
-                return f"{target} has {key} {found.get(key, 'unknown')}, not {wanted.get(key, 'unknown')}"
-        return True
-
-    with ThreadPoolExecutor(16) as pool:  # on a network folder most of the time is waiting
-        statuses = list(pool.map(status, media))
-    faults = [found for found in statuses if isinstance(found, str)]
-    if faults and not overwrite:
-        raise ValueError(
-            f"{len(faults)} feature files are of another encoder or setting, the first: {faults[0]}: give another"
-            " --output, or --overwrite to make them again"
-        )
-    return [file for file, found in zip(media, statuses, strict=True) if found is not True]
 
 
 def encode_files(

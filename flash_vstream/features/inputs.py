@@ -1,15 +1,16 @@
-"""The images and videos of a folder, the feature file of each, and which rank encodes it."""
+"""The images and videos of a folder, the feature file of each, which rank encodes it, and whether it is done."""
 
 from __future__ import annotations
 
 import heapq
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from flash_vstream.features.file import SUFFIX
+from flash_vstream.features.file import SUFFIX, FeatureFile
 
 IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".3gp"}
@@ -96,3 +97,43 @@ def share(media: Sequence[MediaFile], rank: int, world_size: int) -> list[MediaF
         if number == rank:
             own.append(file)
     return own
+
+
+def file_metadata(file: MediaFile, metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of one feature file: an image has no fps, and a video is never padded."""
+    other = "fps" if file.is_image else "aspect"
+    return {key: value for key, value in metadata.items() if key != other}
+
+
+def find_unfinished(
+    media: Sequence[MediaFile], output: Path, metadata: Mapping[str, str], overwrite: bool
+) -> list[MediaFile]:
+    """The files without a feature file, and with `overwrite` those whose feature file is damaged or made differently.
+
+    Raises:
+        ValueError: A feature file is damaged or made differently, and `overwrite` is false.
+    """
+
+    def status(file: MediaFile) -> bool | str:
+        """Whether the feature file exists, or why it cannot be kept."""
+        target, wanted = output / file.target, file_metadata(file, metadata)
+        if not target.is_file():
+            return False
+        try:
+            found = FeatureFile(target).metadata
+        except ValueError as error:
+            return str(error)
+        for key in sorted(wanted.keys() | found.keys()):
+            if wanted.get(key) != found.get(key):
+                return f"{target} has {key} {found.get(key, 'unknown')}, not {wanted.get(key, 'unknown')}"
+        return True
+
+    with ThreadPoolExecutor(16) as pool:  # on a network folder most of the time is waiting
+        statuses = list(pool.map(status, media))
+    faults = [found for found in statuses if isinstance(found, str)]
+    if faults and not overwrite:
+        raise ValueError(
+            f"{len(faults)} feature files are of another encoder or setting, the first: {faults[0]}: give another"
+            " --output, or --overwrite to make them again"
+        )
+    return [file for file, found in zip(media, statuses, strict=True) if found is not True]
