@@ -15,7 +15,7 @@ from flash_vstream.features.file import FeatureFile
 from flash_vstream.model import load
 from flash_vstream.model.encoder import FrameEncoder, expected_metadata
 from flash_vstream.train.arguments import DataArguments
-from flash_vstream.train.train import encoder_of, main
+from flash_vstream.train.train import encoder_of
 from tests.train.tiny import command, everything, losses, save_data, save_model
 
 
@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> DataArguments:
 
 def run(model: Path, data: DataArguments, output: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
     """The one line with which a run ends that does not begin."""
-    assert main(command(everything(model), data, output, **changes)) == 2
+    assert cli.main(["train", *command(everything(model), data, output, **changes)]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and not list(output.glob("checkpoint-*"))
     return lines[0]
@@ -69,7 +69,7 @@ def test_a_missing_folder_or_data_file_is_named(
 ) -> None:
     away = tmp_path / "away"
     line = run(model, dataclasses.replace(data, video_feature_folder=str(away)), tmp_path / "run", capsys)
-    assert line == f"error: video_feature_folder {away} is missing: see data/README.md for what belongs there"
+    assert line == f"error: --video_feature_folder {away} is missing: see data/README.md for what belongs there"
     line = run(model, dataclasses.replace(data, data_path=str(away)), tmp_path / "run", capsys)
     assert line.startswith(f"error: data file {away} is missing")
 
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_one_line(
     """A data worker's error comes with its traceback, which is nothing for people."""
     path = Path(str(data.video_feature_folder)) / "video3.safetensors"  # of a folder the first is opened beforehand
     path.write_bytes(path.read_bytes()[:-10])
-    assert main(command(everything(model), data, tmp_path / "run", dataloader_num_workers=workers)) == 2
+    assert cli.main(["train", *command(everything(model), data, tmp_path / "run", dataloader_num_workers=workers)]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line.lower() or "Traceback" in line]
     assert len(errors) == 1 and errors[0].startswith(f"error: record 'r3': feature file {path} is damaged")
 
@@ -137,7 +137,7 @@ def test_features_of_another_layer_are_refused_whatever_the_weights(
     path = Path(str(data.video_feature_folder)) / "video0.safetensors"
     settings = expected_metadata(model, with_weights=False)
     FeatureFile.write(path, torch.randn(12, 16, 32), settings)
-    assert main(command(everything(model), data, tmp_path / "fits")) == 0
+    assert cli.main(["train", *command(everything(model), data, tmp_path / "fits")]) == 0
     for name, value in (("layer", "-1"), ("resolution", "999"), ("preprocessing", "{}")):
         FeatureFile.write(path, torch.randn(12, 16, 32), {**settings, name: value})
         line = run(model, data, tmp_path / "run", capsys)
@@ -155,6 +155,6 @@ def test_listed_records_are_left_out_and_counted(
     options = ["--data_path", data.data_path, *folders, "--report", str(report), "--num_workers", "0"]
     assert cli.main(["check", *(str(option) for option in options)]) == 1
     listed = dataclasses.replace(data, skip_ids=str(report))
-    assert main(command(everything(model), listed, tmp_path / "run")) == 0
+    assert cli.main(["train", *command(everything(model), listed, tmp_path / "run")]) == 0
     assert f"skipped 1 records listed in {report}; 3 are left" in capsys.readouterr().out
     assert len(losses(tmp_path / "run")) == 2
