@@ -141,14 +141,16 @@ def parse(command: str, options: Options) -> argparse.Namespace:
 
 
 def words(command: str, options: Mapping[str, Any]) -> list[str]:
-    """Options as a command line. A list (`tags`) has no name, true no value; null is left out.
+    """Options as a command line. `tags` have no name, true has no value; null is left out.
 
     False is a value for `train`, whose options can be true by default; for the other commands it is left out.
     """
     line: list[str] = []
     for name, value in options.items():
-        if isinstance(value, list):
-            line = [*map(str, value), *line]
+        if name == "tags":
+            line = [*map(str, value or []), *line]
+        elif isinstance(value, list):
+            line += [f"--{name}", *map(str, value)]
         elif value is True:
             line.append(f"--{name}")
         elif value is not None and (value is not False or command == "train"):

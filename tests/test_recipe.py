@@ -123,7 +123,7 @@ def test_everything_missing_is_named_with_its_source(
         ({"evaluation": {"batch_size": "few"}}, ["evaluation", "--batch_size", "few"]),
         ({"extract": [5]}, ["extract", "5"]),
         ({"extract": {}}, ["extract", "a list"]),
-        ({"evaluation": {"tag": ["msvd"]}}, ["evaluation", "msvd"]),
+        ({"evaluation": {"tag": ["msvd"]}}, ["evaluation", "--tag"]),
         ({"evaluation": {"tags": ["msvdd"]}}, ["msvdd"]),
         ({"stage3": {}}, ["stage3"]),
     ],
