@@ -40,8 +40,9 @@ from torch.optim import AdamW, Optimizer
 from benchmarks.memory import scenes, synchronise
 from benchmarks.session import ATTENTION, model_of_7b
 from flash_vstream import VStreamConfig, load
-from flash_vstream.data.collator import IGNORE_INDEX
 from flash_vstream.memory import MemoryConfig, digest
+from flash_vstream.model.processing import IGNORED
+from flash_vstream.model.visuals import Digest, Features
 from flash_vstream.train.arguments import STAGES, ModelArguments
 from flash_vstream.train.model import bare, cast_weights, freeze, named_trained, with_lora
 
@@ -115,13 +116,13 @@ def make_batch(config: VStreamConfig, arguments: argparse.Namespace) -> dict[str
     input_ids = torch.randint(3, text.vocab_size, (arguments.batch_size, length), generator=generator)
     labels = input_ids.clone()
     input_ids[:, 1 : 1 + visual] = config.visual_token_id
-    labels[:, : 1 + visual] = IGNORE_INDEX
+    labels[:, : 1 + visual] = IGNORED
     size, device = (arguments.frames, config.memory.spatial_size**2, config.vision_config.hidden_size), arguments.device
     return {
         "input_ids": input_ids.to(device),
         "labels": labels.to(device),
         "attention_mask": torch.ones_like(input_ids, device=device),
-        "visual_features": [scenes(*size, device, torch.float16, seed=seed) for seed in range(arguments.batch_size)],
+        "visuals": [Features(scenes(*size, device, torch.float16, seed=n)) for n in range(arguments.batch_size)],
     }
 
 
@@ -129,13 +130,13 @@ def digest_features(memory: MemoryConfig, batch: dict[str, Any]) -> float:
     """Puts the digests in the place of the features; seconds on one thread, the data's way to the device left out."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    features = [clip.cpu() for clip in batch.pop("visual_features")]
+    features = [visual.values.cpu() for visual in batch["visuals"]]
     began = time.perf_counter()
     digests = [digest(memory, clip.float()) for clip in features]
     seconds = time.perf_counter() - began
     torch.set_num_threads(threads)
     device = batch["input_ids"].device
-    batch["visual_digests"] = [(entries.to(device), tokens.to(device)) for entries, tokens in digests]
+    batch["visuals"] = [Digest(entries.to(device), tokens.to(device)) for entries, tokens in digests]
     return seconds
 
 

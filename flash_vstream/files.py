@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -17,11 +18,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from safetensors import SafetensorError
+
 Row = dict[str, Any]
+# Words in the messages of torch.save when it cannot write: it has no class of error for that.
+_TORCH_FAILED_WRITE = ("inline_container", "write(): fd", "Parent directory", "iostream error", "cannot be opened")
+
+
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.\d+-\d+\.part")  # the temporary names of `atomic`
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write a file or a folder to; rename it to `path` when the block ends without an error.
 
     A reader sees the old contents or the new ones, never a part: the data is on the disk before the rename. After an
@@ -30,6 +38,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Args:
         path: The final name. Its parent folder is made if it is missing.
+        durable: Whether to wait until the data is on the disk. Without it a power failure can leave a damaged file.
 
     Yields:
         A path beside `path` that does not exist yet.
@@ -43,21 +52,42 @@ def atomic(path: Path) -> Iterator[Path]:
         _remove(partial)
         try:
             yield partial
-            flush(partial)
+            if durable:
+                flush(partial)
             _replace(partial, path)
         finally:
             _remove(partial)
 
 
+def remove_partials(paths: Iterable[Path]) -> int:
+    """Remove the temporary files that killed runs left of `atomic` writes to these paths; returns their number."""
+    names = {(path.parent, path.name) for path in paths}
+    removed = 0
+    for folder in {parent for parent, _ in names}:
+        for partial in folder.glob(".*.part"):
+            match = _PARTIAL.fullmatch(partial.name)
+            if match and (folder, match["name"]) in names:
+                _remove(partial)
+                removed += 1
+    return removed
+
+
 @contextlib.contextmanager
 def explain_failed_writing(path: Path) -> Iterator[None]:
-    """Turn an OSError of writing `path` into a ValueError that names the path and the remedy."""
+    """Turn the error of a failed write of `path` into a ValueError that names the path and the remedy.
+
+    Known are OSError and the errors that safetensors and torch raise instead; any other RuntimeError, such as that of a
+    GPU or of another process, passes.
+    """
     try:
         yield
-    except OSError as error:  # a full disk's error does not name the file
-        raise ValueError(
-            f"cannot write {path} ({error.strerror or error}): free some space there or give another place, then run"
-            " the same command again"
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TORCH_FAILED_WRITE):
+            raise
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ValueError(  # a full disk's error does not name the file
+            f"cannot write {path} ({reason}): free some space there or give another place, then run the same command"
+            " again"
         ) from error
 
 

@@ -96,15 +96,20 @@ def add_data_root(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def positive_int(text: str) -> int:
+def positive_int(text: str, least: int = 1) -> int:
     """A whole number of at least 1, for `type=`."""
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {least}")
     return number
+
+
+def non_negative_int(text: str) -> int:
+    """A whole number of at least 0, for `type=`."""
+    return positive_int(text, least=0)
 
 
 def positive_float(text: str) -> float:

@@ -53,11 +53,16 @@ class Process:
         return self.rank == 0
 
     def device(self, name: str | None = None) -> str:
-        """The device of that name; without a name this process's GPU, or "cpu" on a machine without GPUs."""
-        if name is not None:
-            return name
+        """The device of that name; "cuda" is this process's GPU, and so is None, or "cpu" on a machine without GPUs."""
         n_gpus = torch.cuda.device_count()
-        return f"cuda:{self.local_rank % n_gpus}" if n_gpus else "cpu"
+        if n_gpus and name in (None, "cuda"):
+            return f"cuda:{self.local_rank % n_gpus}"
+        return name or "cpu"
+
+    @staticmethod
+    def cores() -> int:
+        """CPU cores of this machine for each of its processes."""
+        return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
     def barrier(self) -> None:
         """Wait until every rank has called this."""

@@ -1,51 +1,63 @@
-"""A whole training from one readable file: base model, features, checks of the data, stage 1, stage 2, evaluation.
+"""Run a whole training from one YAML file: base model, features, checks of the data, stage 1, stage 2, evaluation.
 
-    python -m flash_vstream.recipe scripts/recipe_7b.yaml              looks for all it needs, then runs the steps
-    python -m flash_vstream.recipe scripts/recipe_7b.yaml --check      only looks, and prints the commands
+    flash-vstream recipe scripts/recipe_7b.yaml              checks that everything needed exists, then runs the steps
+    flash-vstream recipe scripts/recipe_7b.yaml --check      only checks, and prints the commands
 
-What is missing is named, with where it comes from, before anything starts. The steps run one after the other, each on
-all GPUs of this machine (GPUS=2: on two; for several machines NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT on each).
-Run again after a kill, it goes on where it was, for each step finds what it has done.
+Everything missing is listed, with its source, before anything starts. The steps run one after the other, each on all
+GPUs of this machine (GPUS=2: on two; for several machines set NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT on each).
+Run the command again after an interruption: every step skips what it has done.
 """
 
+from __future__ import annotations
+
 import argparse
-import dataclasses
+import importlib
+import json
+import shlex
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 import yaml
-from transformers import HfArgumentParser
 
-from flash_vstream.command import run_command
-from flash_vstream.eval import run as evaluation
-from flash_vstream.eval.benchmarks.base import BENCHMARKS, find_benchmark
-from flash_vstream.eval.judging.judge import check_environment
-from flash_vstream.features.extract import ExtractArguments
-from flash_vstream.recipe_steps import Launch, Step, run_check, run_step
-from flash_vstream.train import assemble
-from flash_vstream.train import train as training
-from flash_vstream.train.arguments import STAGES, accumulation_steps
+from flash_vstream.cli import COMMANDS, FAULTS_FOUND
+from flash_vstream.eval.benchmarks import find_benchmark
+from flash_vstream.eval.judging.language_model import check_environment
+from flash_vstream.files import write_text
+from flash_vstream.options import CommandParser
+from flash_vstream.process import Launch
+from flash_vstream.train.arguments import accumulation_steps
 
 Options = dict[str, Any]
-STAGE_STEPS = ("stage1", "stage2")
-NEEDED = ("stage", "model_path", "data_path", "output_dir", "per_device_train_batch_size")  # of each of them
-CHECKED = (  # what the check of a stage's data takes from the stage
+STAGES = ("stage1", "stage2")
+# Options that the check of a stage's data takes from the stage.
+CHECKED = (
     "data_path",
     "image_folder",
     "video_folder",
     "image_feature_folder",
     "video_feature_folder",
-    "video_fps",
+    "fps",
     "conversation",
     "max_length",
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Recipe:
-    """What is needed (path -> where it comes from), and the options of each step's command by their names there."""
+    """The content of a recipe file.
+
+    Attributes:
+        needs: Path -> where it comes from.
+        assemble: Options of the command, as all that follow.
+        extract: One mapping of options for each extraction.
+        stage1: Of `train`.
+        stage2: Of `train`.
+        evaluation: Of `eval`; `tags` lists the benchmarks.
+    """
 
     needs: dict[str, str]
     assemble: Options
@@ -54,26 +66,45 @@ class Recipe:
     stage2: Options
     evaluation: Options
 
-    @property
-    def result(self) -> str:
-        return str(self.stage2["output_dir"])
+    def stage(self, name: str) -> argparse.Namespace:
+        """All options of a stage, with the defaults of the command. Raises ValueError."""
+        options = parse("train", getattr(self, name))
+        for needed in ("stage", "output_dir"):
+            if getattr(options, needed) is None:
+                raise ValueError(f"{name} lacks {needed}")
+        return options
+
+    def evaluation_options(self) -> Options:
+        """The options of the evaluation: of the result, unless another model is named."""
+        return {"model_path": self.stage2["output_dir"], **self.evaluation}
+
+
+class Step(NamedTuple):
+    """One command of a recipe.
+
+    Attributes:
+        name: For people.
+        command: The command line.
+        reports: Files that the command writes when it has finished, even with faults (exit code 1).
+        stage: The options of the stage whose data the command checks, if it does.
+    """
+
+    name: str
+    command: list[str]
+    reports: tuple[Path, ...] = ()
+    stage: argparse.Namespace | None = None
 
     @property
-    def tags(self) -> list[str]:
-        """The benchmarks to score on; none: what the evaluation takes by itself."""
-        return [str(tag) for tag in self.evaluation.get("tags") or []]
-
-    def stage(self, name: str) -> Options:
-        """The options of a stage, with those that its number stands for."""
-        given = {key: value for key, value in getattr(self, name).items() if value is not None}
-        return {**STAGES[int(given["stage"])], **given}
+    def line(self) -> str:
+        """The command line as text."""
+        return shlex.join(self.command)
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe, every name in it checked.
+    """Read a recipe and check every option in it.
 
     Raises:
-        ValueError: no such file, not YAML, a step or an option that does not exist or is missing.
+        ValueError: The file is missing or not YAML; a step or an option is unknown, missing or has an invalid value.
     """
     if not path.is_file():
         raise ValueError(f"recipe {path} is missing: give the path of a file like scripts/recipe_7b.yaml")
@@ -81,168 +112,188 @@ def read_recipe(path: Path) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe {path} is not YAML ({' '.join(str(error).split())})") from error
-    steps = {field.name for field in dataclasses.fields(Recipe)}
+    steps = {field.name for field in fields(Recipe)}
     found = set(content) if isinstance(content, dict) else set()
     if found != steps:
-        odd = ", ".join(sorted(map(str, found ^ steps)))
-        raise ValueError(f"recipe {path} must have exactly {', '.join(sorted(steps))}: see to {odd}")
+        wrong = ", ".join(sorted(map(str, found ^ steps)))
+        raise ValueError(f"recipe {path} must have exactly {', '.join(sorted(steps))}: add or remove {wrong}")
     recipe = Recipe(**content)
     for name in steps:
-        kind = list if name == "extract" else dict
-        if not isinstance(getattr(recipe, name), kind):
-            raise ValueError(f"recipe {path}: {name} must be a {'list' if kind is list else 'mapping'}")
-    check_options(recipe, path)
+        value, kind = getattr(recipe, name), list if name == "extract" else dict
+        if not isinstance(value, kind) or (kind is list and not all(isinstance(entry, dict) for entry in value)):
+            what = "a list of mappings" if kind is list else "a mapping"
+            raise ValueError(f"recipe {path}: {name} must be {what}, not {value!r:.80}")
+    checks: list[tuple[str, Any]] = [(name, lambda name=name: recipe.stage(name)) for name in STAGES]
+    checks += [("extract", lambda options=options: parse("extract", options)) for options in recipe.extract]
+    checks += [("assemble", lambda: parse("assemble", recipe.assemble))]
+    checks += [("evaluation", lambda: [find_benchmark(tag) for tag in parse("eval", recipe.evaluation_options()).tags])]
+    for name, check in checks:
+        try:
+            check()
+        except ValueError as error:
+            raise ValueError(f"recipe {path}: {name}: {error}") from error
     return recipe
 
 
-def check_options(recipe: Recipe, path: Path) -> None:
-    """Raises ValueError for an option that its command does not have or lacks, or a value that it does not take."""
-    for name in STAGE_STEPS:
-        options = getattr(recipe, name)
-        _check(path, name, options, training.parser(), words(options), NEEDED)
-    for options in recipe.extract:
-        if not isinstance(options, dict):
-            raise ValueError(f"recipe {path}: extract has {options!r}, which is no mapping of options")
-        parser: Any = HfArgumentParser(ExtractArguments)  # type: ignore[arg-type]
-        _check(path, "extract", options, parser, words(options))
-        parser.parse_args_into_dataclasses(words(options))  # for the checks of its own
-    _check(path, "assemble", recipe.assemble, assemble.parser(), words(recipe.assemble))
-    for tag in recipe.tags:
-        find_benchmark(tag)
-    _check(path, "evaluation", recipe.evaluation, evaluation.parser(), evaluation_words(recipe))
+def parse(command: str, options: Options) -> argparse.Namespace:
+    """The options as the command's own parser reads them. Raises ValueError as it does."""
+    return importlib.import_module(COMMANDS[command].module).parser().parse_args(words(command, options))
 
 
-def _check(
-    path: Path, name: str, options: Options, parser: argparse.ArgumentParser, line: list[str], needs: Sequence[str] = ()
-) -> None:
-    """Has a command's parser read the command line of its options; it would end this process where it cannot."""
-    if unknown := sorted(set(map(str, options)) - {action.dest for action in parser._actions}):
-        raise ValueError(f"recipe {path}: {name} has no option {unknown[0]!r}")
-    if lacking := [needed for needed in needs if options.get(needed) is None]:
-        raise ValueError(f"recipe {path}: {name} lacks {lacking[0]}")
+def words(command: str, options: Mapping[str, Any]) -> list[str]:
+    """Options as a command line. `tags` have no name, true has no value; null is left out.
 
-    def refuse(message: str) -> NoReturn:
-        raise ValueError(f"recipe {path}: {name}: {message}")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args(line)
+    False is a value for `train`, whose options can be true by default; for the other commands it is left out.
+    """
+    line: list[str] = []
+    for name, value in options.items():
+        if name == "tags":
+            line = [*map(str, value or []), *line]
+        elif isinstance(value, list):
+            line += [f"--{name}", *map(str, value)]
+        elif value is True:
+            line.append(f"--{name}")
+        elif value is not None and (value is not False or command == "train"):
+            line += [f"--{name}", str(value)]
+    return line
 
 
 def missing(recipe: Recipe) -> Iterator[str]:
-    """What is not in place, a line for each, with where it comes from."""
+    """What does not exist, one line each, with its source."""
     for path, source in recipe.needs.items():
         place = Path(path)
         if not place.exists() or (place.is_dir() and not any(place.iterdir())):
             yield f"{path}: from {source}"
-    root = Path(recipe.evaluation.get("data_root", evaluation.DATA_ROOT))
-    for tag in recipe.tags:
-        questions = find_benchmark(tag).questions_file(root)
-        if tag != evaluation.SYNTHETIC and not questions.is_file():
-            yield f"{questions}: by python -m flash_vstream.eval.benchmarks.prepare {tag} (data/README.md)"
-    if recipe.evaluation.get("judge", "auto") != "offline" and any(
-        BENCHMARKS[tag].score != "exact" for tag in recipe.tags
-    ):
+    options = parse("eval", recipe.evaluation_options())
+    benchmarks = [find_benchmark(tag) for tag in options.tags]
+    for benchmark in benchmarks:
+        questions = benchmark.questions_file(options.data_root)
+        if benchmark.make_files is None and not questions.is_file():
+            yield f"{questions}: by flash-vstream prepare {benchmark.tag} (data/README.md)"
+    if options.judge != "offline" and any(benchmark.scorer == "judge" for benchmark in benchmarks):
         try:
             check_environment()
         except ValueError as error:
             yield f"the judge: {error}"
 
 
-def batches(recipe: Recipe, launch: Launch) -> Iterator[str]:
-    """How each stage's global batch comes about. Raises ValueError where it does not divide."""
-    for name in STAGE_STEPS:
+def batch_lines(recipe: Recipe, launch: Launch) -> Iterator[str]:
+    """How each stage's global batch is made up. Raises ValueError if it does not divide."""
+    for name in STAGES:
         options = recipe.stage(name)
-        together, each = launch.processes * launch.nodes, int(options["per_device_train_batch_size"])
-        whole = int(options["global_batch_size"])
-        steps = accumulation_steps(whole, together, each)
-        yield f"{name}: global batch of {whole} = {together} processes x {each} samples x {steps} accumulation steps"
+        each, whole = options.per_device_train_batch_size, options.global_batch_size
+        steps = accumulation_steps(whole, launch.world_size, each)
+        yield f"{name}: global batch of {whole} = {launch.world_size} processes x {each} samples x {steps} steps"
 
 
 def commands(recipe: Recipe, launch: Launch) -> Iterator[Step]:
-    """The steps in order; the base model is left out where it is there."""
-    base = Path(recipe.assemble["output_dir"])
-    if not base.exists() and launch.node_rank == 0:
-        yield Step("assemble", [sys.executable, "-m", "flash_vstream.train.assemble", *words(recipe.assemble)])
+    """The steps in order; the base model is assembled by the first machine, unless it exists."""
+    alone = Launch(1)
+    if not Path(recipe.assemble["output_dir"]).exists() and launch.node_rank == 0:
+        yield Step("assemble", alone.command("assemble", words("assemble", recipe.assemble)))
+    ranks = range(launch.node_rank * launch.processes, (launch.node_rank + 1) * launch.processes)
     for options in recipe.extract:
-        command = launch.command("flash_vstream.features.extract", words(options))
-        yield Step("extract", command, tuple(launch.extraction_reports(Path(options["output"]))))
-    for name in STAGE_STEPS:  # both before the first, which takes days
-        yield check_step(recipe, name)
-    for name in STAGE_STEPS:
-        yield Step(name, launch.command("flash_vstream.train.train", words(getattr(recipe, name))))
-    yield Step("evaluation", launch.command("flash_vstream.eval", evaluation_words(recipe)))
+        output = Path(options["output"])
+        reports = tuple(output / f"extraction-rank-{rank}-of-{launch.world_size}.json" for rank in ranks)
+        yield Step("extract", launch.command("extract", words("extract", options)), reports)
+    for name in STAGES:  # both before the first, which takes days; on each machine, as each reads the files
+        stage = recipe.stage(name)
+        report = Path(stage.skip_ids or Path(stage.output_dir) / "faults.json")
+        checked = {key: getattr(stage, key) for key in CHECKED}
+        checked |= {"model_path": recipe.assemble["output_dir"], "report": report}
+        yield Step(f"check {name}", alone.command("check", words("check", checked)), (report,), stage)
+    for name in STAGES:
+        yield Step(name, launch.command("train", words("train", getattr(recipe, name))))
+    yield Step("evaluation", launch.command("eval", words("eval", recipe.evaluation_options())))
 
 
-def check_step(recipe: Recipe, name: str) -> Step:
-    """The check of a stage's data, every file opened; held against the base model, whose features and lengths are the
-    stage's too. Each machine does it, for each reads the files."""
-    options = recipe.stage(name)
-    report = Path(options.get("skip_ids", Path(options["output_dir"]) / "faults.json"))
-    held = {key: options[key] for key in CHECKED if key in options}
-    held |= {"model_path": recipe.assemble["output_dir"], "report": report}
-    return Step(f"check {name}", [sys.executable, "-m", "flash_vstream.data.check", *words(held)], (report,), options)
-
-
-def evaluation_words(recipe: Recipe) -> list[str]:
-    """The command line of the evaluation: of the result, if no other model is named."""
-    options = {"model_path": recipe.result, **recipe.evaluation, "tags": None}
-    return [*recipe.tags, *flags(options)]
-
-
-def words(options: Mapping[str, Any]) -> list[str]:
-    """Options as a command line of names and values."""
-    return [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-
-
-def flags(options: Mapping[str, Any]) -> list[str]:
-    """The same for a command whose options of yes or no stand alone."""
-    return [
-        word
-        for name, value in options.items()
-        if value
-        for word in ([f"--{name}"] + [str(value)] * (value is not True))
-    ]
-
-
-def run(recipe: Recipe, launch: Launch) -> int:
-    """Run the steps; the exit code of the first that fails, else 0."""
+def run_steps(recipe: Recipe, launch: Launch) -> int:
+    """Run the steps; returns the exit code of the first that fails, otherwise 0."""
     for step in commands(recipe, launch):
-        code = run_step(step) if step.checked is None else run_check(step, step.checked)
+        code = run_step(step) if step.stage is None else run_check(step, step.stage)
         if code:
-            end = f"{step.name} ended with exit code {code}"
-            print(f"error: {end}; mend what it says and run this again", file=sys.stderr)
+            print(f"error: {step.name} ended with exit code {code}: correct it and run this again", file=sys.stderr)
             return code
-    print(f"== done: the model is in {recipe.result}, its loss in {recipe.result}/loss.png", flush=True)
+    result = recipe.stage2["output_dir"]
+    print(f"== done: the model is in {result}, its loss in {result}/loss.png", flush=True)
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 2 where something is missing or wrong."""
-    parser = argparse.ArgumentParser(
-        prog="recipe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--check", action="store_true", help="only look whether all is in place")
-    options = parser.parse_args(argv)
-    return run_command(lambda: look_and_run(options.recipe, options.check))
+def run_step(step: Step) -> int:
+    """Run a step; returns its exit code, and 0 if an extraction finished but some files have no features.
+
+    torchrun ends with 1 for any exit code of its processes, so the reports tell such an extraction from a failed one.
+    """
+    code = _run(step)
+    if code == FAULTS_FOUND and step.reports and all(report.is_file() for report in step.reports):
+        print(f"== {step.name}: some files have no features; the check lists the records that need them", flush=True)
+        return 0
+    return code
 
 
-def look_and_run(path: Path, only_look: bool) -> int:
-    """The exit code of the steps, or of the look. Raises ValueError where something is missing or wrong."""
-    recipe, launch = read_recipe(path), Launch.from_environment()
-    for line in batches(recipe, launch):
+def run_check(step: Step, stage: argparse.Namespace) -> int:
+    """Run the check of a stage's data unless it is done; returns 0 if no fault is left in the data to train on."""
+    (report,) = step.reports
+    if is_checked(step, stage):
+        print(f"== {step.name}: done before; to repeat it, delete {report}", flush=True)
+        return 0
+    code = _run(step)
+    if code not in (0, FAULTS_FOUND) or not report.is_file():  # a crash of Python is exit code 1, too
+        return code
+    write_text(_mark(stage), step.line)
+    if code and stage.skip_ids:
+        print(f"== {step.name}: training leaves out the records that {report} lists", flush=True)
+        return 0
+    if code:
+        print(f"to train without these records, add to the stage in the recipe:  skip_ids: {report}", file=sys.stderr)
+    return code
+
+
+def is_checked(step: Step, stage: argparse.Namespace) -> bool:
+    """Whether `skip_ids` names an existing report, or the same check of this data file has found no fault."""
+    (report,) = step.reports
+    if stage.skip_ids or not report.is_file():
+        return report.is_file()
+    mark = _mark(stage)
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != step.line:
+        return False
+    is_newer = report.stat().st_mtime >= Path(stage.data_path).stat().st_mtime
+    return is_newer and not json.loads(report.read_text(encoding="utf-8"))["faults"]
+
+
+def _mark(stage: argparse.Namespace) -> Path:
+    """The file that holds the command line by which a stage's data was checked."""
+    return Path(stage.output_dir) / "checked.txt"
+
+
+def _run(step: Step) -> int:
+    """Run a step's command and return its exit code; reports of earlier runs are removed first."""
+    print(f"== {step.name}: {step.line}", flush=True)
+    for report in step.reports:
+        report.unlink(missing_ok=True)
+    return subprocess.run(step.command, check=False).returncode
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = CommandParser("recipe", __doc__)
+    options.add_argument("recipe", type=Path, help="YAML file, such as scripts/recipe_7b.yaml")
+    options.add_argument("--check", action="store_true", help="only check that everything needed exists")
+    return options
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check and run the recipe. Raises ValueError if something is missing or wrong."""
+    recipe, launch = read_recipe(options.recipe), Launch.from_environment()
+    for line in batch_lines(recipe, launch):
         print(line)
     lacking = list(missing(recipe))
     for line in lacking:
         print(f"missing: {line}", file=sys.stderr)
     if lacking:
         raise ValueError(f"{len(lacking)} pieces are missing; put them in place and run this again")
-    if not only_look:
-        return run(recipe, launch)
+    if not options.check:
+        return run_steps(recipe, launch)
     for step in commands(recipe, launch):
         print(f"{step.name}: {step.line}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

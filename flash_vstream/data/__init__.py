@@ -1,19 +1,17 @@
-"""Training data: LLaVA-style records, their conversations, what they show, and the batches made of them."""
+"""Training data: records of conversations about images and videos, checked, read and collated to batches."""
 
 from flash_vstream.data.collator import ConversationCollator
 from flash_vstream.data.dataset import ConversationDataset
-from flash_vstream.data.media import MediaFolders
+from flash_vstream.data.record import MediaFolders, Record
 from flash_vstream.data.records import Records
 from flash_vstream.data.sampler import GroupedSampler, grouped_order
-from flash_vstream.features.file import read_features, write_features
 
 __all__ = [
     "ConversationCollator",
     "ConversationDataset",
     "GroupedSampler",
     "MediaFolders",
+    "Record",
     "Records",
     "grouped_order",
-    "read_features",
-    "write_features",
 ]

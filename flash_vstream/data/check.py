@@ -1,182 +1,158 @@
-"""Goes through a whole data set before anything is trained on it, and says what could not be learnt from.
+"""Check a whole data set before training, and report the records that cannot be trained on.
 
-`python -m flash_vstream.data.check --data_path data/finetune/records.json --image_folder data/finetune ...`
+    flash-vstream check --data_path data/finetune/records.json --image_folder data/finetune ...
 
-Every picture is opened and every video decoded as training would do it, each file once; of feature files the head is
+Every image is opened and every video decoded as training would do it, each file once; of feature files the header is
 read. The faults: a file is "missing", "empty" or "corrupt"; a record has "no supervision" (all its answers are empty),
 is a "bad record" (turns, placeholders, times) or, for the model of --model_path, "too long" (not even its first turn
-fits). They are counted, and listed in a report that training can be told to skip the records of. A file that crashes
-its decoder is "corrupt" too, where worker processes open the files: it takes only its worker down.
+fits). They are counted and listed in a report; training skips the records of a report that it is given. A decoder that
+crashes ends only its worker process: its file is "corrupt". The exit code is 1 if there are faults.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import multiprocessing
 import os
 import signal
-import sys
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from flash_vstream.command import run_command
-from flash_vstream.data.dataset import check_features, check_limits
 from flash_vstream.data.faults import Fault, fault_of, summary, write_report
-from flash_vstream.data.media import FEATURE_SUFFIX, MediaFolders, check_encoder, check_rate, read_image, window_of
-from flash_vstream.data.records import Record, Records, conversation_turns, visual_kind
-from flash_vstream.features.file import feature_shape
+from flash_vstream.data.record import Fields, MediaFolders, Record
+from flash_vstream.data.records import Records
+from flash_vstream.data.survey import fault_in_text, fault_of_place
+from flash_vstream.features.file import SUFFIX, FeatureFile, FeatureSpec
 from flash_vstream.model.configuration import VStreamConfig
 from flash_vstream.model.encoder import expected_metadata
+from flash_vstream.model.preprocessing import MAX_ASPECT_RATIO
 from flash_vstream.model.processing import VStreamProcessor
-from flash_vstream.model.prompts import write
+from flash_vstream.options import CommandParser, add_fps, non_negative_int, positive_int
 from flash_vstream.video import read_frames
+from flash_vstream.video.pictures import read_image
 
-SOON_S = 5  # what is done by then needs no progress bar
-MOST_WORKERS = 64  # that nobody asked for: each holds eight open files here, of which often 1,024 are allowed
-Job = tuple[Path | None, list[tuple[int, Record]]]  # a file, or None, and the records that show it, with their indices
+MOST_WORKERS = 64  # by default: each holds eight open files of this process, which may often have 1,024
+Job = tuple[Path | None, list[tuple[int, Fields]]]  # a file (None: text), and the records that show it, by index
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Checks:
-    """What records are held against. conversation: the prompt style, None for none in particular. processor,
-    max_length, feature_width, encoder: of the model that is to learn, the last as `expected_metadata` gives it; None
-    leaves lengths, or the features' width, or what made them unchecked."""
+    """What records and files are checked against.
+
+    Attributes:
+        folders: Where the files are.
+        fps: Frames for each second of video.
+        conversation: The prompt style; None checks no style.
+        processor: Of the model that is to be trained; None does not check the length of records.
+        max_length: In tokens; needed if there is a processor.
+        spec: The features that the model takes.
+    """
 
     folders: MediaFolders
     fps: float = 1.0
     conversation: str | None = None
     processor: VStreamProcessor | None = None
     max_length: int | None = None
-    feature_width: int | None = None
-    encoder: Mapping[str, str] | None = None
+    spec: FeatureSpec = field(default_factory=FeatureSpec)
 
-    def of_record(self, record: Record) -> tuple[str, str] | None:
-        """What is wrong with the record itself, as (fault, detail); no file is opened."""
-        try:
-            kind, turns = visual_kind(record), conversation_turns(record)
-            self.folders.path(record)
-            if kind == "video":
-                window_of(record, self.fps)
-            if not any(answer.strip() for _, answer in turns):
-                return "no supervision", f"record {record.get('id')!r} has no answer that is not empty: remove it"
-            if self.conversation in ("plain", "v1"):
-                write(turns, self.conversation, int(kind is not None))
-        except ValueError as error:
-            return "bad record", str(error)
-        return None
+    def parse(self, fields: Fields) -> Record:
+        """The parsed record. Raises ValueError if it is invalid."""
+        return Record.parse(fields, self.folders, self.fps)
 
-    def of_place(self, path: Path) -> tuple[str, str] | None:
-        """Whether the file is there and holds anything."""
-        if not path.is_file():
-            return "missing", f"{path} is missing"
-        return ("empty", f"{path} is empty") if path.stat().st_size == 0 else None
+    def count_frames(self, path: Path, kind: str | None) -> int:
+        """The number of frames of a file, which is read to its end. Raises ValueError if it cannot be trained on."""
+        if path.suffix == SUFFIX:
+            file = FeatureFile(path)
+            file.require(self.spec, self.fps if kind == "video" else None)
+            return len(file)
+        if kind == "video":
+            return sum(1 for _ in read_frames(str(path), self.fps))
+        height, width = read_image(path).shape[:2]
+        if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+            raise ValueError(f"picture {path} is {width} x {height}, one side over {MAX_ASPECT_RATIO} times the other")
+        return 1
 
-    def of_content(self, path: Path, kind: str) -> int:
-        """How many frames the file has, at `fps` for a video. Raises ValueError where it cannot be read to its end."""
-        if path.suffix == FEATURE_SUFFIX:
-            shape, metadata = feature_shape(path)
-            check_encoder(path, metadata, self.encoder)
-            if kind == "video":
-                check_rate(path, metadata, self.fps)
-            spatial_size = self.processor.memory.spatial_size if self.processor else 1
-            check_features(str(path), shape, spatial_size, self.feature_width)
-            return shape[0]
-        if kind == "image":
-            read_image(path)
-            return 1
-        return sum(1 for _ in read_frames(str(path), self.fps))
-
-    def of_fit(self, record: Record, n_frames: int) -> tuple[str, str] | None:
-        """Whether a record fits its file of `n_frames` (0: text only), and the model's longest sequence."""
-        seen = []
-        if n_frames:
-            window = window_of(record, self.fps) if visual_kind(record) == "video" else None
-            seen = [n_frames] if window is None else [len(range(n_frames)[window.start : window.stop : window.step])]
-            if window is not None and seen[0] < window.needed:
-                return "bad record", f"its video ends after {n_frames / self.fps:g} s, before what it is about"
+    def misfit(self, record: Record, n_frames: int) -> tuple[str, str] | None:
+        """(fault, detail) if a record does not fit its file of `n_frames` (0: text) or the model's longest sequence."""
+        shown = [record.window.count(n_frames)] if n_frames else []
+        if n_frames and record.kind == "video" and shown[0] < record.window.needed:
+            return "bad record", f"its video ends after {n_frames / self.fps:g} s, before what it is about"
         if self.processor is None:
             return None
-        turns = conversation_turns(record)
-        try:
-            self.processor.encode_conversation(turns, seen, self.conversation)
-        except ValueError as error:
-            return "bad record", str(error)
-        try:
-            self.processor.encode_conversation(turns, seen, self.conversation, self.max_length)
-        except ValueError as error:
-            return "too long", str(error)
+        for fault, max_length in (("bad record", None), ("too long", self.max_length)):
+            try:
+                self.processor.encode_conversation(record.turns, shown, self.conversation, max_length)
+            except ValueError as error:
+                return fault, str(error)
         return None
 
 
-def quick_faults(
-    records: Sequence[Record], folders: MediaFolders, fps: float = 1.0, conversation: str | None = None
-) -> list[Fault]:
-    """The faults that are seen without opening a file: those of the records, and files that are missing or empty."""
-    checks = Checks(folders, fps, conversation)
-    faults = []
-    for index, record in enumerate(tqdm(records, desc="records", unit="record", delay=SOON_S)):
-        found = checks.of_record(record)
-        if found is None and (path := folders.path(record)) is not None:
-            found = checks.of_place(path)
-        if found is not None:
-            faults.append(fault_of(record, index, *found))
-    return faults
+def find_faults(records: Sequence[Fields], checks: Checks, n_workers: int = 0) -> list[Fault]:
+    """Find all faults, with progress bars.
 
+    Args:
+        records: The records as the data file holds them.
+        checks: What they are checked against.
+        n_workers: Processes that open the files; 0: this one.
 
-def find_faults(records: Sequence[Record], checks: Checks, workers: int = 0) -> list[Fault]:
-    """All faults, in the order of the records; `workers` processes open the files (0: this one), with progress bars.
+    Returns:
+        The faults in the order of the records.
 
-    Raises RuntimeError where a worker cannot even start.
+    Raises:
+        ValueError: A worker process cannot start.
     """
     faults: list[Fault] = []
-    texts: list[int] = []  # indices, as in the next
-    shown: dict[Path, list[int]] = defaultdict(list)
-    for index, record in enumerate(tqdm(records, desc="records", unit="record")):
-        found = checks.of_record(record)
-        if found is not None:
-            faults.append(fault_of(record, index, *found))
-        elif (path := checks.folders.path(record)) is not None:
-            shown[path].append(index)
+    texts: list[int] = []  # indices of records
+    users: dict[Path, list[int]] = defaultdict(list)  # of each file
+    for index, fields in enumerate(tqdm(records, desc="records", unit="record")):
+        try:
+            record = checks.parse(fields)
+            fault = fault_in_text(record, checks.conversation)
+        except ValueError as error:
+            fault = "bad record", str(error)
+        if fault is not None:
+            faults.append(fault_of(fields, index, *fault))
+        elif record.path is not None:
+            users[record.path].append(index)
         elif checks.processor is not None:
             texts.append(index)
-    items: list[tuple[Path | None, list[int]]] = [*((None, [index]) for index in texts), *shown.items()]
-    jobs = ((path, [(index, records[index]) for index in indices]) for path, indices in items)
-    with tqdm(total=len(texts) + sum(map(len, shown.values())), desc="files", unit="record") as progress:
-        here = ((job, _faults_of(job, checks)) for job in jobs)
-        for (_, told), more in _in_workers(jobs, checks, min(workers, len(items))) if workers else here:
-            progress.update(len(told))
+    groups: list[tuple[Path | None, list[int]]] = [*((None, [index]) for index in texts), *users.items()]
+    # Records are parsed again, file by file: all of them in parsed form would fill the memory.
+    jobs = ((path, [(index, records[index]) for index in indices]) for path, indices in groups)
+    with tqdm(total=len(texts) + sum(map(len, users.values())), desc="files", unit="record") as progress:
+        in_order = ((job, check_file(job, checks)) for job in jobs)
+        for (_, own), more in _in_workers(jobs, checks, min(n_workers, len(groups))) if n_workers else in_order:
+            progress.update(len(own))
             faults += more
     return sorted(faults, key=lambda fault: fault.index)
 
 
-def _faults_of(job: Job, checks: Checks) -> list[Fault]:
-    """Opens a file, once for all its records."""
-    path, told = job
+def check_file(job: Job, checks: Checks) -> list[Fault]:
+    """Open a file once for all its records, and return their faults."""
+    path, own = job
     found: list[tuple[str, str] | None]
     try:
-        missing = None if path is None else checks.of_place(path)
-        n_frames = 0
-        if path is not None and missing is None:
-            n_frames = checks.of_content(path, visual_kind(told[0][1]) or "")
-        found = [missing or checks.of_fit(record, n_frames) for _, record in told]
+        records = [checks.parse(fields) for _, fields in own]
+        fault = None if path is None else fault_of_place(path)
+        n_frames = 0 if path is None or fault is not None else checks.count_frames(path, records[0].kind)
+        found = [fault or checks.misfit(record, n_frames) for record in records]
     except (ValueError, OSError) as error:
-        found = [("corrupt", str(error))] * len(told)
-    return [fault_of(record, index, *what) for (index, record), what in zip(told, found, strict=True) if what]
+        found = [("corrupt", str(error))] * len(own)
+    return [fault_of(fields, index, *fault) for (index, fields), fault in zip(own, found, strict=True) if fault]
 
 
 def _in_workers(jobs: Iterator[Job], checks: Checks, n_workers: int) -> Generator[tuple[Job, list[Fault]], None, None]:
-    """What `_faults_of` says of each job, as it comes: one long video does not keep the other workers waiting."""
+    """`check_file` of each job, as the results come: a long video does not make the other workers wait."""
     running: dict[Future[list[Fault]], tuple[ProcessPoolExecutor, Job]] = {}
-    # Each worker is a pool of its own, for a pool that breaks does not say on which of its jobs.
+    # Each worker is a pool of its own: a pool that breaks does not tell which of its jobs broke it.
     idle = [_worker(checks) for _ in range(n_workers)]
     try:
         while True:
@@ -190,8 +166,8 @@ def _in_workers(jobs: Iterator[Job], checks: Checks, n_workers: int) -> Generato
                 try:
                     faults = future.result()
                 except BrokenProcessPool:
-                    detail = f"{job[0] or 'the text'} crashed the process that read it: make it anew or leave it out"
-                    faults = [fault_of(record, index, "corrupt", detail) for index, record in job[1]]
+                    detail = f"{job[0] or 'the text'} crashed the process that read it: make it again or leave it out"
+                    faults = [fault_of(fields, index, "corrupt", detail) for index, fields in job[1]]
                     worker.shutdown()
                     worker = _worker(checks)
                 idle.append(worker)
@@ -208,81 +184,87 @@ def _worker(checks: Checks) -> ProcessPoolExecutor:
     try:
         worker.submit(os.getpid).result()
     except BrokenProcessPool as error:
-        raise RuntimeError("a worker process ended before its first file: try --workers 0") from error
+        raise ValueError("a worker process ended before its first file: try --num_workers 0") from error
     return worker
 
 
-_checks: Checks  # what the jobs of a worker have in common; there is none in other processes
+_checks: Checks  # of a worker process; undefined in other processes
 
 
 def _begin_work(checks: Checks) -> None:
-    """In a worker, at its start: with each job, it would be pickled anew, and a tokenizer is large."""
+    """Start a worker. The checks are sent once, not with each job: a tokenizer is large."""
     global _checks
     _checks = checks
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # on Ctrl-C, the process that started this one has the word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it; the process that started it reports
     torch.set_num_threads(1)
 
 
 def _work(job: Job) -> list[Fault]:
-    return _faults_of(job, _checks)
+    return check_file(job, _checks)
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--data_path", type=Path, required=True, help="JSON list of records")
+    """The options of `flash-vstream check`."""
+    made = CommandParser("check", __doc__)
+    made.add_argument("--data_path", type=Path, required=True, metavar="FILE", help="JSON list of records")
     for kind in ("image", "video"):
-        arguments.add_argument(f"--{kind}_folder", type=Path, help=f"what the records' {kind} paths start from")
-        arguments.add_argument(f"--{kind}_feature_folder", type=Path, help="check the features in there instead")
-    arguments.add_argument("--video_fps", type=float, default=Checks.fps, help="frames a second that are decoded")
-    arguments.add_argument("--conversation", choices=["plain", "v1"], help="prompt style to hold the records against")
-    arguments.add_argument("--model_path", help="checkpoint to hold features and lengths against")
-    arguments.add_argument("--max_length", type=int, help="longest sequence in tokens (default: the model's)")
-    arguments.add_argument(
-        "--workers", type=int, default=min(os.cpu_count() or 1, MOST_WORKERS), help="processes that open files"
+        made.add_argument(f"--{kind}_folder", type=Path, metavar="DIR", help=f"what the {kind} paths are relative to")
+        made.add_argument(
+            f"--{kind}_feature_folder", type=Path, metavar="DIR", help=f"check {kind} features in there instead"
+        )
+    add_fps(made, Checks.fps)
+    made.add_argument("--conversation", choices=["plain", "v1"], help="prompt style to check the records against")
+    made.add_argument("--model_path", metavar="DIR", help="checkpoint to check features and lengths against")
+    made.add_argument(
+        "--max_length", type=positive_int, metavar="N", help="longest sequence in tokens; default: the model's"
     )
-    arguments.add_argument("--report", type=Path, help="where the full list goes (beside the data: NAME.faults.json)")
-    return arguments
+    made.add_argument(
+        "--num_workers",
+        type=non_negative_int,
+        default=min(os.cpu_count() or 1, MOST_WORKERS),
+        metavar="N",
+        help="processes that open files; 0: this one (%(default)s)",
+    )
+    made.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="where the full list goes; default: NAME.faults.json beside the data",
+    )
+    return made
 
 
-def run(arguments: argparse.Namespace) -> list[Fault]:
-    """Check, write the report and print the summary."""
-    if arguments.max_length is not None and arguments.model_path is None:
+def run(options: argparse.Namespace) -> int:
+    """Check, print the summary and write the report. Returns 1 if there are faults, else 0."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the workers use all cores already
+    if options.max_length is not None and options.model_path is None:
         raise ValueError("--max_length counts the tokens of a model: give its --model_path too")
-    check_limits(arguments.video_fps, arguments.max_length)
-    if arguments.workers < 0:
-        raise ValueError(f"--workers is {arguments.workers}: give 0 or more")
-    report = arguments.report or arguments.data_path.with_suffix(".faults.json")
-    records = Records(arguments.data_path)
+    report = options.report or options.data_path.with_suffix(".faults.json")
+    records = Records(options.data_path)
     report.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(report.parent, os.W_OK):  # known now, not in some hours
         raise ValueError(f"the folder of {report} cannot be written to: give another --report")
-    model: dict[str, Any] = {}
-    if arguments.model_path is not None:
-        model["processor"] = VStreamProcessor.from_pretrained(arguments.model_path)
-        config = VStreamConfig.from_pretrained(arguments.model_path)
-        model["feature_width"] = config.vision_config.hidden_size
-        model["max_length"] = arguments.max_length or config.text_config.max_position_embeddings
-        if arguments.image_feature_folder or arguments.video_feature_folder:
-            model["encoder"] = expected_metadata(arguments.model_path)
+    faults = find_faults(records, checks_of(options), options.num_workers)
+    print(summary(len(records), faults))  # before the report: on a full disk the result of hours would be lost
+    write_report(report, options.data_path, faults)
+    print(f"the full list is in {report}" if faults else "every record can be trained on")
+    return 1 if faults else 0
+
+
+def checks_of(options: argparse.Namespace) -> Checks:
+    """The checks that the options ask for. Raises ValueError if the model cannot be opened."""
     folders = MediaFolders(
-        arguments.image_folder, arguments.video_folder, arguments.image_feature_folder, arguments.video_feature_folder
+        options.image_folder, options.video_folder, options.image_feature_folder, options.video_feature_folder
     )
-    checks = Checks(folders, arguments.video_fps, arguments.conversation, **model)
-    faults = find_faults(records, checks, arguments.workers)
-    print(summary(len(records), faults))  # first: if the disk is full by now, hours would be lost
-    write_report(report, arguments.data_path, faults)
-    print(f"the full list is in {report}" if faults else "every record can be learnt from")
-    return faults
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(
-        lambda: 1 if run(parser().parse_args(argv)) else 0,
-        interrupted="there is no report; run it again",
-        refused=(RuntimeError,),  # a worker process cannot start
+    if options.model_path is None:
+        return Checks(folders, options.fps, options.conversation)
+    config = VStreamConfig.from_pretrained(options.model_path)
+    reads_features = options.image_feature_folder is not None or options.video_feature_folder is not None
+    return Checks(
+        folders,
+        options.fps,
+        options.conversation,
+        VStreamProcessor.from_pretrained(options.model_path),
+        options.max_length or config.text_config.max_position_embeddings,
+        FeatureSpec.of(config, expected_metadata(options.model_path) if reads_features else None),
     )
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.exit(main())

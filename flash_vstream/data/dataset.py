@@ -1,147 +1,161 @@
-"""LLaVA-style records as training items: the conversation tokenized with its labels, and what there is to see."""
+"""Training records as items: the conversation tokenized with its labels, and the visual that it is about."""
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from flash_vstream.data.media import FEATURE_SUFFIX, MediaFolders, batches, window_of
-from flash_vstream.data.records import Record, conversation_turns, visual_kind
+from flash_vstream.data.record import Fields, MediaFolders, Record
+from flash_vstream.data.survey import Survey, survey
+from flash_vstream.features.file import FeatureFile, FeatureSpec
 from flash_vstream.memory import digest
 from flash_vstream.model.processing import VStreamProcessor
+from flash_vstream.model.visuals import Digest, Features, Pixels, Visual
+from flash_vstream.video import read_frames
+from flash_vstream.video.pictures import read_image
 
 ASPECTS = ("plain", "pad")
-MODALITIES = ("text", "image", "video")
 CHARACTERS_PER_TOKEN = 4  # of English in Llama's tokenizer; lengths are compared with each other only
-FRAMES_AT_ONCE = 16  # decoded frames held before they are made into pixels
+FRAMES_AT_ONCE = 16  # decoded frames held before they are preprocessed
 
 
 class ConversationDataset(Dataset[dict[str, Any]]):
-    """Items `{input_ids [L], labels [L]}`, with `visual_features [T, P, D]`, `visual_digests` or `pixel_values
-    [T, 3, S, S]` if they show something.
+    """Items `{input_ids [L], labels [L]}`, with `visual` (Pixels, Features or Digest) if the record shows something.
 
-    records: see `records`; which frames of a video are seen, see `media`. conversation: prompt style, "plain" or "v1".
-    fps: frames a second at which videos are decoded, or their features were made. aspect: "plain" crops pictures to a
-    square, "pad" puts them on one of the mean colour (videos are always cropped; features are taken as they are).
-    max_length: turns past this many tokens are left out. feature_width, encoder: D that the model takes, and what files
-    are to say of its encoder (see `encoder.expected_metadata`); None checks nothing. digests: do here what the memory
-    does with features one frame after the other; only for a memory of mode "star".
+    Args:
+        records: The records as the data file holds them.
+        processor: Of the model to train.
+        conversation: Prompt style, "plain" or "v1".
+        folders: Where the records' files are.
+        fps: Frames for each second of video, decoded or extracted.
+        aspect: "plain" crops images to a square, "pad" extends them to one in the mean colour. Videos are always
+            cropped; features are taken as they are.
+        max_length: Tokens of an item; the last turns are left out to fit.
+        spec: The features that the model takes; None checks only the memory's grid.
+        digests: Compute the memory's digest of features here; only for a memory of mode "star".
+        overview: The survey of these records; None makes it if `lengths` or `modalities` are asked for.
 
     Raises:
-        ValueError: an unknown aspect; digests of another mode; and, on access, whatever keeps an item from being made,
-            with the record's id.
+        ValueError: The aspect is unknown, or digests do not fit the memory; on access, the item cannot be made, and the
+            message names the record's id.
     """
 
     def __init__(
         self,
-        records: Sequence[Record],
+        records: Sequence[Fields],
         processor: VStreamProcessor,
         conversation: str,
         folders: MediaFolders,
         fps: float = 1.0,
         aspect: str = "plain",
         max_length: int | None = None,
-        feature_width: int | None = None,
-        encoder: Mapping[str, str] | None = None,
+        spec: FeatureSpec | None = None,
         digests: bool = False,
+        overview: Survey | None = None,
     ) -> None:
         if aspect not in ASPECTS:
             raise ValueError(f"image aspect {aspect!r} is unknown: choose one of {', '.join(ASPECTS)}")
         if digests and processor.memory.mode != "star":
             raise ValueError(f"digests are of the memory of mode 'star', not {processor.memory.mode!r}: leave them out")
         self.records, self.processor, self.conversation, self.folders = records, processor, conversation, folders
-        self.fps, self.aspect, self.max_length, self.feature_width = fps, aspect, max_length, feature_width
-        self.encoder, self.digests = encoder, digests
+        self.fps, self.aspect, self.max_length, self.digests = fps, aspect, max_length, digests
+        self.spec = spec or FeatureSpec(processor.memory.spatial_size)
+        self._given = overview
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.records[index]
+        fields = self.records[index]
         try:
-            item, n_frames = self._visual(record)
-            item["input_ids"], item["labels"] = self.processor.encode_conversation(
-                conversation_turns(record), n_frames, self.conversation, self.max_length
+            record = Record.parse(fields, self.folders, self.fps)
+            visual, n_frames = self._visual(record)
+            input_ids, labels = self.processor.encode_conversation(
+                record.turns, n_frames, self.conversation, self.max_length
             )
         except ValueError as error:
-            raise ValueError(_named(record, error)) from error
-        return item
+            name = f"record {fields.get('id')!r}"
+            raise ValueError(str(error) if name in str(error) else f"{name}: {error}") from error
+        item = {"input_ids": input_ids, "labels": labels}
+        return item if visual is None else {**item, "visual": visual}
 
     def lengths(self) -> NDArray[np.int32]:
-        """About how many tokens each item has, int32 [n], guessed from its text and times without opening any media."""
-        return self._outline[0]
+        """The approximate number of tokens of each item, int32 [n], estimated without opening any media."""
+        found = self._survey
+        counts, places = np.unique(found.n_frames, return_inverse=True)
+        visual = np.array([self.processor.memory.num_tokens(count) if count else 0 for count in counts], np.int64)
+        lengths = visual[places] + found.n_characters // CHARACTERS_PER_TOKEN + 1
+        return (lengths if self.max_length is None else np.minimum(lengths, self.max_length)).astype(np.int32)
 
     def modalities(self) -> list[str]:
         """What each item shows: "video", "image" or "text"."""
-        return [MODALITIES[number] for number in self._outline[1]]
+        return self._survey.modalities()
 
     @functools.cached_property
-    def _outline(self) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
-        """Lengths and modalities, in one pass over the records."""
-        lengths, modalities = np.empty(len(self), np.int32), np.empty(len(self), np.int8)
-        for index, record in enumerate(self.records):
-            turns = conversation_turns(record)
-            text = sum(len(answer) if self.conversation == "plain" else len(ask) + len(answer) for ask, answer in turns)
-            kind = visual_kind(record)
-            visual = 0
-            if kind is not None:
-                n_frames = 1 if kind == "image" else window_of(record, self.fps).n_frames
-                visual = self.processor.memory.num_tokens(n_frames)
-            length = visual + text // CHARACTERS_PER_TOKEN + 1
-            lengths[index] = length if self.max_length is None else min(length, self.max_length)
-            modalities[index] = MODALITIES.index(kind or "text")
-        return lengths, modalities
+    def _survey(self) -> Survey:
+        if self._given is not None:
+            return self._given
+        return survey(self.records, self.folders, self.fps, self.conversation, open_files=False)
 
-    def _visual(self, record: Record) -> tuple[dict[str, Any], list[int]]:
-        """What a record shows, and of how many frames."""
-        path = self.folders.path(record)
-        if path is None:
-            return {}, []
-        if path.suffix == FEATURE_SUFFIX:
-            features = self.folders.features(record, self.fps, self.encoder)
-            check_features(str(path), features.shape, self.processor.memory.spatial_size, self.feature_width)
-            if self.digests:  # float32, as the model takes features in training
-                return {"visual_digests": digest(self.processor.memory, features.float())}, [len(features)]
-            return {"visual_features": features}, [len(features)]
-        pad = self.aspect == "pad" and visual_kind(record) == "image"
-        parts = batches(self.folders.frames(record, self.fps), FRAMES_AT_ONCE)
-        pixels = torch.cat([self.processor.frames_to_pixels(part, pad=pad) for part in parts])
-        return {"pixel_values": pixels}, [len(pixels)]
+    def _visual(self, record: Record) -> tuple[Visual | None, list[int]]:
+        """What a record shows, and the number of its frames."""
+        if record.kind is None:
+            return None, []
+        if record.has_features:
+            features = read_features(record, self.spec, self.fps)
+            if self.digests:  # in float32, as the model takes features in training
+                return Digest(*digest(self.processor.memory, features.float())), [len(features)]
+            return Features(features), [len(features)]
+        pad = self.aspect == "pad" and record.kind == "image"
+        frames = decode_frames(record, self.fps)
+        stacks = iter(lambda: list(itertools.islice(frames, FRAMES_AT_ONCE)), [])  # a long video is never held whole
+        pixels = torch.cat([self.processor.frames_to_pixels(np.stack(stack), pad=pad) for stack in stacks])
+        return Pixels(pixels), [len(pixels)]
 
 
-def check_limits(video_fps: float, max_length: int | None) -> None:
-    """Raises ValueError for a rate or a length that nothing has."""
-    if not 0 < video_fps < math.inf:
-        raise ValueError(f"video_fps is {video_fps:g}: give a number of frames a second above 0")
-    if max_length is not None and max_length < 1:
-        raise ValueError(f"max_length is {max_length}: give 1 or more tokens, or leave it out")
+def read_features(record: Record, spec: FeatureSpec, fps: float) -> Tensor:
+    """The features [T, P, D] of the frames of a record that has features.
+
+    Raises:
+        ValueError: The file cannot be read, does not fit the model or the rate, or ends before the record's window.
+    """
+    assert record.path is not None
+    file = FeatureFile(record.path)
+    if record.kind == "image":
+        file.require(spec)
+        return file.read()
+    file.require(spec, fps)
+    features = file.read(record.window.start, record.window.stop)[:: record.window.step]
+    _check_reached(record, len(features))
+    return features
 
 
-def check_features(name: str, shape: Sequence[int], spatial_size: int, width: int | None) -> None:
-    """Raises ValueError where features [L, P, D] (or [P, D]) do not fit the model: D is not its width, or the patches
-    are no square that can be pooled to the memory's spatial_size."""
-    n_patches, own_width = shape[-2:]
-    side = math.isqrt(n_patches)
-    if side * side != n_patches or side % spatial_size:
-        raise ValueError(
-            f"feature file {name} has {n_patches} patches a frame, no square that the memory's {spatial_size} x"
-            f" {spatial_size} goes into: extract it again with this model's encoder"
-        )
-    if width is not None and own_width != width:
-        raise ValueError(
-            f"feature file {name} is {own_width} wide but the model takes {width}: extract it again with this model's"
-            " encoder"
-        )
+def decode_frames(record: Record, fps: float) -> Iterator[NDArray[np.uint8]]:
+    """Frames, uint8 RGB [H, W, 3], of a record that shows an image or a video.
+
+    Raises:
+        ValueError: The file cannot be read or ends before the record's window.
+    """
+    assert record.path is not None
+    if record.kind == "image":
+        yield read_image(record.path)
+        return
+    window, count = record.window, 0
+    end = None if window.stop is None else window.stop / fps
+    for frame, _ in read_frames(str(record.path), fps / window.step, start=window.start / fps, end=end):
+        yield frame
+        count += 1
+    _check_reached(record, count)
 
 
-def _named(record: Record, error: ValueError) -> str:
-    """The message, with the record in front unless it is named already."""
-    start = f"record {record.get('id')!r}"
-    return str(error) if start in str(error) else f"{start}: {error}"
+def _check_reached(record: Record, count: int) -> None:
+    if count < record.window.needed:
+        raise ValueError(f"{record.path} ends before the second that record {record.id!r} is about")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +9,9 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from flash_vstream.data.media import check_encoder
-from flash_vstream.eval.benchmarks.base import FEATURE_ENDING, Benchmark, missing_videos
+from flash_vstream.eval.benchmarks.base import Benchmark, missing_videos
 from flash_vstream.eval.sample import Sample
-from flash_vstream.features.file import read_features
-from flash_vstream.memory.pooling import grid_side
+from flash_vstream.features.file import SUFFIX, FeatureFile, FeatureSpec
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load
 from flash_vstream.process import Process
 
@@ -86,20 +83,11 @@ def check_features(
     Raises:
         ValueError: A file is of another encoder, frame rate, width or grid.
     """
-    width, side = model.config.vision_config.hidden_size, model.config.memory.spatial_size
-    files = [path for path in paths if path.suffix == FEATURE_ENDING]
+    spec = FeatureSpec.of(model.config, encoder)
+    files = [path for path in paths if path.suffix == SUFFIX]
     for path in tqdm(files, desc="checking features", unit="file", leave=False, disable=not show_progress):
         try:
-            first, metadata = read_features(path, 0, 1)
+            file = FeatureFile(path)
         except ValueError:
             continue  # a file that cannot be read is a failure of its own questions, not of the run
-        check_encoder(path, metadata, encoder)
-        if not math.isclose(float(metadata.get("fps", fps)), fps, rel_tol=1e-3):
-            fault = f"has {metadata['fps']} frames a second, not {fps:g}"
-        elif first.shape[2] != width:
-            fault = f"has features of width {first.shape[2]}, not the model's {width}"
-        elif grid_side(first.shape[1]) % side:
-            fault = f"has {first.shape[1]} patches a frame, which do not pool to the memory's {side} x {side}"
-        else:
-            continue
-        raise ValueError(f"feature file {path} {fault}: extract the features with this model, or move them away")
+        file.require(spec, fps)

@@ -1,0 +1,1 @@
+"""Feature extraction: media files through the vision encoder to feature files, and the reading of these."""

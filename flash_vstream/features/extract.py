@@ -1,106 +1,156 @@
-"""Feature extraction: every image and video of a folder through the vision encoder, into a folder of feature files.
+r"""Encode every image and video of a folder, and write the features to a folder of feature files.
 
-    python -m flash_vstream.features.extract --vision_tower ckpt/clip-vit-large-patch14 \\
+    flash-vstream extract --vision_tower ckpt/clip-vit-large-patch14 \
         --input data/finetune/activitynet --output data/finetune/video_features/activitynet
-    torchrun --nproc_per_node 8 -m flash_vstream.features.extract ...    the same on 8 GPUs, each with its share
 
-Without --model_path and --vision_tower it is the embedded tiny model's encoder. Run again after a kill, it goes on
-where it was. A file that cannot be read stops nothing: it is listed in extraction-rank-*.json in the output folder, and
-the exit code is 1. Memory does not grow with the length of a video: in flight are at most five batches of pixels, four
-of features, and 16 frames a worker; what is encoded is written at once.
+The encoder is that of --model_path, a CLIP alone (--vision_tower), or the shipped tiny model's. Each GPU of the machine
+(GPUS=2: two of them) encodes its share of the files. Run the command again after an interruption: it continues. A file
+that cannot be read stops nothing: it is listed in extraction-rank-*.json in the output folder, and the exit code is 1.
 """
 
+from __future__ import annotations
+
+import argparse
 import contextlib
-import os
+import dataclasses
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
-from flash_vstream.command import run_command
-from flash_vstream.data.ranks import all_ranks, number_from_environment, sum_over_ranks
-from flash_vstream.features.decode import Decoding, Span, ahead, batches, decode
-from flash_vstream.features.inputs import Source, find_sources, is_finished, remove_partials, share
-from flash_vstream.features.report import Report, fault_lines, opening_line
+from flash_vstream.features.decode import Decoding, Span, decode, pack_batches, prefetch
+from flash_vstream.features.inputs import MediaFile, file_metadata, find_media, find_unfinished, share
+from flash_vstream.features.report import ExtractionReport
 from flash_vstream.features.writer import FeatureWriter
+from flash_vstream.files import remove_partials
 from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.model.encoder import FrameEncoder, open_encoder
+from flash_vstream.options import CommandParser, add_device, add_fps, add_model, non_negative_int, positive_int
+from flash_vstream.process import Process
 
-BATCHES_AHEAD = 2  # decoded ones that wait for the encoder, and encoded ones that wait to be written
+# Batches that wait between decoding, encoding and writing. Memory does not grow with the length of a video: at most
+# five batches of pixels, four of features, and 16 frames of each worker exist at a time.
+PREFETCHED = 2
+
+Piece = tuple[Tensor | None, list[Span]]  # features [n, P, D], and whose they are
 
 
-@dataclass
+@dataclass(frozen=True)
 class ExtractArguments:
-    """What to encode, with what, and how."""
+    """What to encode, and how: the options of the same names (see `parser`)."""
 
-    input: str = field(metadata={"help": "folder of images and videos; its sub-folders are kept"})
-    output: str = field(metadata={"help": "folder for the .safetensors files"})
-    model_path: str | None = field(
-        default=None, metadata={"help": "take the encoder of this model; else the tiny one's"}
-    )
-    vision_tower: str | None = field(default=None, metadata={"help": "folder of a CLIP alone, instead of a model"})
-    pooled: bool = field(default=False, metadata={"help": "pool to the memory's spatial size (8x8): 4 times smaller"})
-    fps: float = field(default=1.0, metadata={"help": "frames taken for each second of a video"})
-    image_aspect_ratio: Literal["plain", "pad"] = field(
-        default="plain", metadata={"help": "pad: images on a square canvas of the mean colour, so that nothing is cut"}
-    )
-    dtype: Literal["float16", "bfloat16", "float32"] = field(
-        default="float16", metadata={"help": "of the files; on a GPU the encoder computes in it, too, else in float32"}
-    )
-    batch_size: int = field(default=0, metadata={"help": "frames encoded at once; 0: 64, or 16 on a CPU"})
-    num_workers: int = field(
-        default=0, metadata={"help": "decoding processes of a rank; 0: its cores but one, 1 to 16"}
-    )
-    device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda, ...; default: this rank's GPU if there is one"}
-    )
-    limit: int | None = field(default=None, metadata={"help": "only the first so many files, by path"})
-    overwrite: bool = field(default=False, metadata={"help": "make files of another encoder or setting anew"})
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fps < float("inf"):
-            raise ValueError(f"fps is {self.fps:g}: give a number of frames a second above 0")
-        if self.model_path is not None and self.vision_tower is not None:
-            raise ValueError("model_path and vision_tower are both given: choose one encoder")
-        for name, least in (("batch_size", 0), ("num_workers", 0), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}: give {least} or more")
+    input: Path
+    output: Path
+    fps: float = 1.0
+    pooled: bool = False
+    image_aspect_ratio: str = "plain"
+    dtype: str = "float16"
+    batch_size: int = 0
+    num_workers: int = 0
+    limit: int | None = None
+    overwrite: bool = False
 
 
-def extract(arguments: ExtractArguments, encoder: FrameEncoder, rank: int = 0, world_size: int = 1) -> Report:
-    """Makes the feature files of the share of process `rank` of `world_size`, and its report beside them.
+def parser() -> argparse.ArgumentParser:
+    """The options of `flash-vstream extract`."""
+    made, default = CommandParser("extract", __doc__), ExtractArguments(Path(), Path())
+    made.add_argument(
+        "--input", type=Path, required=True, metavar="DIR", help="images and videos; sub-folders are kept"
+    )
+    made.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the .safetensors files")
+    encoder = made.add_mutually_exclusive_group()
+    add_model(encoder)
+    encoder.add_argument("--vision_tower", metavar="DIR", help="a CLIP alone, folder or hub id, instead of a model")
+    made.add_argument("--pooled", action="store_true", help="pool to the memory's spatial size (8x8): 4 times smaller")
+    add_fps(made, default.fps)
+    made.add_argument(
+        "--image_aspect_ratio",
+        choices=("plain", "pad"),
+        default=default.image_aspect_ratio,
+        help="pad: put images on a square canvas of the mean colour instead of cropping them (%(default)s)",
+    )
+    made.add_argument(
+        "--dtype",
+        choices=("float16", "bfloat16", "float32"),
+        default=default.dtype,
+        help="of the files; on a GPU the encoder computes in it, too, else in float32 (%(default)s)",
+    )
+    made.add_argument(
+        "--batch_size", type=non_negative_int, default=0, metavar="N", help="frames encoded at once; 0: 64, on a CPU 16"
+    )
+    made.add_argument(
+        "--num_workers",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="decoding processes of each rank; 0: its cores but one, 1 to 16",
+    )
+    add_device(made)
+    made.add_argument("--limit", type=positive_int, metavar="N", help="encode only the first N files, by path")
+    made.add_argument("--overwrite", action="store_true", help="make files of another encoder or setting again")
+    return made
 
-    Raises ValueError for folders that do not serve, for files of another encoder or setting that are in the way, and
-    where nothing can be written.
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command. Returns 1 if files cannot be read, else 0."""
+    process = Process.current()
+    names = [field.name for field in dataclasses.fields(ExtractArguments)]
+    arguments = ExtractArguments(**{name: getattr(options, name) for name in names})
+    try:
+        device = process.device(options.device)
+        encoder = open_encoder(options.model_path, options.vision_tower, device, arguments.dtype)
+        report = extract(arguments, encoder, process)
+    except torch.OutOfMemoryError as error:
+        raise ValueError("the device has too little memory: give a smaller --batch_size") from error
+    for line in report.fault_lines():
+        print(line, file=sys.stderr)
+    # All ranks wait here: the launcher ends the others when one ends with exit code 1.
+    n_faults = process.sum(len(report.faults))
+    if process.is_main:
+        rate = report.frames / max(report.seconds, 1e-3)
+        print(f"rank 0: {report.written} files written, {report.frames} frames, {rate:.1f} a second")
+        if n_faults:
+            print(f"error: {n_faults} files failed: see {arguments.output}/extraction-rank-*.json", file=sys.stderr)
+    return 1 if n_faults else 0
+
+
+def extract(arguments: ExtractArguments, encoder: FrameEncoder, process: Process | None = None) -> ExtractionReport:
+    """Make the feature files of this rank's share, and its report beside them.
+
+    Raises:
+        ValueError: The input folder has no files, the output folder has feature files of another encoder or setting, or
+            a file cannot be written.
     """
-    output = Path(arguments.output)
+    process = process or Process()
     metadata = metadata_of(encoder, arguments)
-    sources, others = find_sources(Path(arguments.input))
-    own = share(sources[: arguments.limit], rank, world_size)
-    todo = unfinished(own, output, metadata, arguments.overwrite)
-    n_partials = remove_partials([output / source.target for source in own])
-    report = Report(rank, world_size, metadata, sources=len(own), existing=len(own) - len(todo))
-    if rank == 0:
-        print(opening_line(len(sources[: arguments.limit]), others, report, n_partials), file=sys.stderr)
-    began = time.monotonic()
-    with contextlib.closing(encoded(todo, arguments, encoder)) as pieces:
-        write(pieces, todo, output, report)
-    report.seconds = round(time.monotonic() - began, 3)
-    report.save(output)
+    media, others = find_media(arguments.input)
+    media = media[: arguments.limit]
+    own = share(media, process.rank, process.world_size)
+    unfinished = find_unfinished(own, arguments.output, metadata, arguments.overwrite)
+    n_partials = remove_partials(arguments.output / file.target for file in own)
+    report = ExtractionReport(process.rank, process.world_size, metadata, len(own), len(own) - len(unfinished))
+    if process.is_main:
+        print(report.opening_line(len(media), others, n_partials), file=sys.stderr)
+    start = time.monotonic()
+    size = sum(file.size for file in unfinished)
+    with contextlib.closing(encode_files(unfinished, arguments, encoder)) as pieces, _progress(size, process) as bar:
+        write_files(pieces, arguments.output, report, bar)
+    report.seconds = round(time.monotonic() - start, 3)
+    report.save(arguments.output)
     return report
 
 
 def metadata_of(encoder: FrameEncoder, arguments: ExtractArguments) -> dict[str, str]:
-    """What is written into each file and must agree on resuming; see `source_metadata`. Raises ValueError."""
+    """The metadata of all feature files (see `file_metadata`); a run resumes only files with the same.
+
+    Raises:
+        ValueError: The encoder's grid cannot be pooled.
+    """
     if arguments.pooled and encoder.grid % encoder.memory_size:
         raise ValueError(
             f"a grid of {encoder.grid} x {encoder.grid} patches cannot be pooled to {encoder.memory_size} x"
@@ -115,53 +165,28 @@ def metadata_of(encoder: FrameEncoder, arguments: ExtractArguments) -> dict[str,
     }
 
 
-def source_metadata(source: Source, metadata: dict[str, str]) -> dict[str, str]:
-    """Of one file: an image has no fps, and a video is never padded."""
-    other = "fps" if source.is_image else "aspect"
-    return {key: value for key, value in metadata.items() if key != other}
-
-
-def unfinished(own: Sequence[Source], output: Path, metadata: dict[str, str], overwrite: bool) -> list[Source]:
-    """The sources without a feature file. Raises ValueError for files made in another way, unless they may go."""
-
-    def state(source: Source) -> bool | str:
-        try:
-            return is_finished(output / source.target, source_metadata(source, metadata))
-        except ValueError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(16) as pool:  # on a network folder the time goes into waiting
-        states = list(pool.map(state, own))
-    wrong = [found for found in states if isinstance(found, str)]
-    if wrong and not overwrite:
-        raise ValueError(
-            f"{len(wrong)} feature files are of another encoder or setting, the first: {wrong[0]}:"
-            " name another --output, or give --overwrite to make them anew"
-        )
-    return [source for source, found in zip(own, states, strict=True) if found is not True]
-
-
-def encoded(
-    todo: Sequence[Source], arguments: ExtractArguments, encoder: FrameEncoder
-) -> Generator[tuple[Tensor | None, list[Span]], None, None]:
-    """Features [n, P, D] on the CPU, batch by batch, and whose they are. Decoding and encoding run ahead of it."""
+def encode_files(
+    media: Sequence[MediaFile], arguments: ExtractArguments, encoder: FrameEncoder
+) -> Generator[Piece, None, None]:
+    """Features on the CPU, batch by batch. Decoding and encoding are prefetched."""
     parameter = next(encoder.tower.parameters())
     device, dtype = parameter.device, getattr(torch, arguments.dtype)
     on_gpu = device.type == "cuda"
     decoding = Decoding(
-        Path(arguments.input),
+        arguments.input,
         encoder.frames,
         arguments.fps,
         pad=arguments.image_aspect_ratio == "pad",
-        # Halved where the encoder would do it, for half the bytes to move; numpy knows no bfloat16.
+        # The encoder's own dtype halves the bytes to move; numpy has no bfloat16.
         dtype=torch.float16 if parameter.dtype == torch.float16 else torch.float32,
     )
-    chunks = decode(todo, decoding, arguments.num_workers or default_workers())
+    chunks = decode(media, decoding, arguments.num_workers or default_workers())
 
     def encode() -> Iterator[tuple[Tensor | None, list[Span], torch.cuda.Event | None]]:
         if on_gpu:
             torch.cuda.set_device(device)  # of this thread
-        for pixels, spans in ahead(batches(chunks, arguments.batch_size or (64 if on_gpu else 16)), BATCHES_AHEAD):
+        batch_size = arguments.batch_size or (64 if on_gpu else 16)
+        for pixels, spans in prefetch(pack_batches(chunks, batch_size), PREFETCHED):
             if pixels is None:
                 yield None, spans, None
                 continue
@@ -172,9 +197,9 @@ def encoded(
             yield features, spans, torch.cuda.current_stream().record_event() if on_gpu else None
 
     copies = torch.cuda.Stream(device) if on_gpu else None
-    for features, spans, is_encoded in ahead(encode(), BATCHES_AHEAD):
+    for features, spans, is_encoded in prefetch(encode(), PREFETCHED):
         if features is not None and copies is not None and is_encoded is not None:
-            # On a stream of its own, for on the encoder's the copy would hold up the next batch.
+            # On a stream of its own: on the encoder's the copy would delay the next batch.
             with torch.cuda.stream(copies):
                 copies.wait_event(is_encoded)
                 features = features.cpu()
@@ -182,98 +207,57 @@ def encoded(
 
 
 def default_workers() -> int:
-    """Decoding processes of one rank: its share of the cores but one."""
-    cores = (os.cpu_count() or 1) // number_from_environment("LOCAL_WORLD_SIZE", 1)
-    return max(1, min(16, cores - 1))
+    """Decoding processes of one rank: its share of the cores but one, 1 to 16."""
+    return max(1, min(16, Process.cores() - 1))
 
 
-def write(
-    pieces: Iterable[tuple[Tensor | None, list[Span]]], todo: Sequence[Source], output: Path, report: Report
-) -> None:
-    """Writes the features as they come and counts them in the report. Raises ValueError where it cannot."""
-    writers: dict[Source, FeatureWriter] = {}
+def write_files(pieces: Iterable[Piece], output: Path, report: ExtractionReport, bar: tqdm) -> None:
+    """Write features as they come, and count them in the report. Raises ValueError if a file cannot be written."""
+    writers: dict[MediaFile, FeatureWriter] = {}
     began = time.monotonic()
     try:
-        with progress_bar(sum(source.size for source in todo)) as bar:
-            for features, spans in pieces:
-                start = 0
-                for span in spans:
-                    if features is not None and span.n_frames:
-                        _append(features[start : start + span.n_frames], span.source, writers, output, report)
-                        start += span.n_frames
-                    if span.is_end:
-                        _end(span, writers, report)
-                        bar.update(span.source.size)
-                report.frames += start
-                rate = report.frames / (time.monotonic() - began)
-                bar.set_postfix_str(f"{report.frames} frames, {rate:.1f}/s", refresh=False)
-                bar.update(0)  # shows it, if it is time
+        for features, spans in pieces:
+            start = 0
+            for span in spans:
+                if features is not None and span.n_frames:
+                    part = features[start : start + span.n_frames]
+                    if span.file not in writers:
+                        metadata, target = file_metadata(span.file, report.metadata), output / span.file.target
+                        writers[span.file] = FeatureWriter(target, metadata, part, span.file.is_image)
+                    writers[span.file].append(part)
+                    start += span.n_frames
+                if span.is_end:
+                    _end_file(span, writers.get(span.file), report)
+                    writers.pop(span.file, None)  # not earlier: a file that `finish` fails on is discarded below
+                    bar.update(span.file.size)
+            report.frames += start
+            rate = report.frames / (time.monotonic() - began)
+            bar.set_postfix_str(f"{report.frames} frames, {rate:.1f}/s", refresh=False)
+            bar.update(0)  # shows it, if it is time
     finally:
         for writer in writers.values():
             writer.discard()
 
 
-def _append(
-    features: Tensor, source: Source, writers: dict[Source, FeatureWriter], output: Path, report: Report
-) -> None:
-    """More features of a source; the first open its file."""
-    if source not in writers:
-        metadata = source_metadata(source, report.metadata)
-        writers[source] = FeatureWriter(output / source.target, metadata, features, source.is_image)
-    writers[source].append(features)
-
-
-def _end(span: Span, writers: dict[Source, FeatureWriter], report: Report) -> None:
-    """A source has come to its end: its file takes its place, or its fault is noted."""
-    writer = writers.get(span.source)
+def _end_file(span: Span, writer: FeatureWriter | None, report: ExtractionReport) -> None:
+    """Finish the feature file of a file that ends, or report its fault."""
     if writer is not None and span.fault is None:
         writer.finish()
         report.written += 1
-    else:
-        report.faults.append({"file": span.source.path.as_posix(), "fault": span.fault or "it has no frame"})
-        if writer is not None:
-            writer.discard()
-    writers.pop(span.source, None)  # not sooner: what could not be finished is discarded by `write`
+        return
+    report.faults.append({"file": span.file.path.as_posix(), "fault": span.fault or "it has no frame"})
+    if writer is not None:
+        writer.discard()
 
 
-def progress_bar(n_bytes: int) -> tqdm:
-    """Bytes of source files, of which the time left follows; shown by the first rank of each machine for all."""
+def _progress(n_bytes: int, process: Process) -> tqdm:
+    """Counts bytes of media files, which predict the remaining time; the first rank of each machine shows its own."""
     return tqdm(
         total=n_bytes,
         unit="B",
         unit_scale=True,
         desc="features",
-        disable=number_from_environment("LOCAL_RANK", 0) != 0,
+        disable=process.local_rank != 0,
         mininterval=0.5 if sys.stderr.isatty() else 10,
-        miniters=0,  # a long video has its frames counted although no file is done
+        miniters=0,  # the frames of a long video are counted although no file is complete
     )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command: 0 where every file has its features, 1 where some cannot be read, 2 where it cannot go on."""
-    return run_command(lambda: _run(argv))
-
-
-def _run(argv: Sequence[str] | None) -> int:
-    parser = HfArgumentParser(ExtractArguments)  # type: ignore[arg-type]
-    (arguments,) = parser.parse_args_into_dataclasses(args=None if argv is None else list(argv))
-    try:
-        with all_ranks():
-            encoder = open_encoder(arguments.model_path, arguments.vision_tower, arguments.device, arguments.dtype)
-            rank, world_size = number_from_environment("RANK", 0), number_from_environment("WORLD_SIZE", 1)
-            report = extract(arguments, encoder, rank, world_size)
-            for line in fault_lines(report):
-                print(line, file=sys.stderr)
-            n_faults = sum_over_ranks(len(report.faults))
-    except torch.OutOfMemoryError as error:
-        raise ValueError("the device has too little memory: give a smaller --batch_size") from error
-    if report.rank == 0:
-        rate = report.frames / max(report.seconds, 1e-3)
-        print(f"rank 0: {report.written} files written, {report.frames} frames, {rate:.1f} a second")
-        if n_faults:
-            print(f"error: {n_faults} files failed: see {arguments.output}/extraction-rank-*.json", file=sys.stderr)
-    return 1 if n_faults else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,74 +1,167 @@
-"""Feature files: what the vision encoder made of a video, as one safetensors file beside it (docs: data/README.md)."""
+"""Feature files: what the vision encoder made of a video or an image, in one safetensors file (docs: data/README.md).
+
+A video's features are [L, P, D]: L frames of P patches, D wide. An image's are [P, D] and read as one frame. Whether a
+file fits a model is decided here, by `FeatureFile.require`, and nowhere else.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import math
-import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flash_vstream.files import atomic
+from flash_vstream.model.configuration import VStreamConfig
+
 KEY = "feature"
-ROUNDING = 1e-9  # frames: what a product like 1.1 x 10 is off by
+SUFFIX = ".safetensors"
+ROUNDING = 1e-9  # frames: the error of a product such as 1.1 x 10
+FPS_TOLERANCE = 1e-3  # relative
 
 
-def write_features(path: Path, features: Tensor, metadata: dict[str, str]) -> None:
-    """Write `features` [L, P, D] with its metadata (encoder, layer, fps, ...); the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        save_file({KEY: features.contiguous()}, partial, metadata=metadata)
-        os.replace(partial, path)
-    finally:  # on a full disk what was written so far is only in the way
-        partial.unlink(missing_ok=True)
+@dataclass(frozen=True)
+class FeatureSpec:
+    """The features that a model takes.
+
+    Attributes:
+        spatial_size: Side of the memory's largest grid; the patch grid is pooled to it.
+        width: D; None accepts any.
+        encoder: Metadata of the model's encoder, from `FrameEncoder.expected`; None accepts any.
+    """
+
+    spatial_size: int = 1
+    width: int | None = None
+    encoder: Mapping[str, str] | None = None
+
+    @classmethod
+    def of(cls, config: VStreamConfig, encoder: Mapping[str, str] | None = None) -> FeatureSpec:
+        """What a model of that configuration takes."""
+        return cls(config.memory.spatial_size, config.vision_config.hidden_size, encoder)
 
 
-def read_features(path: Path, start: int = 0, stop: int | None = None) -> tuple[Tensor, dict[str, str]]:
-    """Frames `start` to `stop` (to the end when None) as [T, P, D], and the metadata; only those frames are read.
+class FeatureFile:
+    """An open feature file: its header is read at once, its frames when they are asked for.
+
+    A truncated file is detected, because its size does not match its header; single wrong bytes are not.
+
+    Attributes:
+        path: The file.
+        shape: (L, P, D); L is 1 for an image.
+        is_image: Whether the file holds [P, D].
+        metadata: How the features were made: encoder, layer, fps, ...; empty for files of other programs.
 
     Raises:
-        ValueError: the file is missing, damaged, without the key, or not [L, P, D] (a picture's [P, D] becomes L = 1).
+        ValueError: The file is missing, damaged, without the key "feature", empty, or not [L, P, D] or [P, D].
     """
-    with _opened(path) as (view, metadata):
-        features = view[:][None] if len(view.get_shape()) == 2 else view[start:stop]
-    if len(features) == 0:
-        raise ValueError(f"feature file {path} has no frame from {start} on: the video is shorter than the record says")
-    return features, metadata
 
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise ValueError(f"feature file {path} is missing: extract the features first")
+        self.path = path
+        with self._explain_damage():
+            file = safe_open(path, framework="pt")
+            names = sorted(file.keys())
+            if KEY not in names:
+                raise ValueError(f"feature file {path} has keys {names}, not {KEY!r}: extract it again")
+            self._features = file.get_slice(KEY)
+            self.metadata: dict[str, str] = file.metadata() or {}
+        shape = self._features.get_shape()
+        if len(shape) not in (2, 3):
+            raise ValueError(f"feature file {path} has shape {shape}, not [L, P, D]: extract it again")
+        self.is_image = len(shape) == 2
+        length, n_patches, width = [1, *shape] if self.is_image else shape
+        if length == 0:
+            raise ValueError(f"feature file {path} has no frames: extract it again")
+        self.shape = (length, n_patches, width)
 
-def feature_shape(path: Path) -> tuple[tuple[int, int, int], dict[str, str]]:
-    """(L, P, D) and the metadata, from the head of the file alone; raises as `read_features` does.
+    def __len__(self) -> int:
+        """The number of frames."""
+        return self.shape[0]
 
-    A file that was cut off is found out, for its size does not fit its head; single wrong bytes in it are not.
-    """
-    with _opened(path) as (view, metadata):
-        shape = view.get_shape()
-    length, patches, width = [1, *shape] if len(shape) == 2 else shape
-    if length == 0:
-        raise ValueError(f"feature file {path} has no frames: extract it again")
-    return (length, patches, width), metadata
+    def read(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Read frames `start` to `stop` (None: to the end) as [T, P, D]; no others are read. An image is read whole.
 
+        Raises:
+            ValueError: The file has no frame from `start` on, or is damaged.
+        """
+        with self._explain_damage():
+            features: Tensor = self._features[:][None] if self.is_image else self._features[start:stop]
+        if len(features) == 0:
+            raise ValueError(
+                f"feature file {self.path} has no frame from {start} on: the video is shorter than the record says"
+            )
+        return features
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """The features in a file, not yet read, and its metadata."""
-    if not path.is_file():
-        raise ValueError(f"feature file {path} is missing: extract the features first")
-    try:
-        with safe_open(path, framework="pt") as file:
-            if KEY not in list(file.keys()):
-                raise ValueError(f"feature file {path} has keys {sorted(file.keys())}, not {KEY!r}: extract it again")
-            view = file.get_slice(KEY)
-            if len(view.get_shape()) not in (2, 3):
-                raise ValueError(f"feature file {path} has shape {view.get_shape()}, not [L, P, D]: extract it again")
-            yield view, file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"feature file {path} is damaged ({error}): delete it and extract it again") from error
+    def require(self, spec: FeatureSpec, fps: float | None = None) -> None:
+        """Check that the features fit a model. Metadata that the file lacks is not checked.
+
+        Args:
+            spec: What the model takes.
+            fps: Frames for each second of video; None does not check it, as for images.
+
+        Raises:
+            ValueError: The encoder, one of its settings, the frame rate, the patch grid or the width differs.
+        """
+        for name, wanted in (spec.encoder or {}).items():
+            found = self.metadata.get(name, wanted)
+            if found != wanted:
+                maker = "another vision encoder" if name == "encoder" else f"an encoder with another {name}"
+                raise self._misfit(f"was made by {maker} ({_shortened(found)}, the model's is {_shortened(wanted)})")
+        own_fps = self.metadata.get("fps")
+        if fps is not None and own_fps is not None and not _is_close(own_fps, fps):
+            raise ValueError(
+                f"feature file {self.path} has {own_fps} frames a second, not {fps:g}: set --fps to that, or extract it"
+                " again"
+            )
+        _, n_patches, width = self.shape
+        side = math.isqrt(n_patches)
+        if side * side != n_patches or side % spec.spatial_size:
+            grid = f"{spec.spatial_size} x {spec.spatial_size}"
+            raise self._misfit(f"has {n_patches} patches a frame, which do not pool to the memory's {grid}")
+        if spec.width is not None and width != spec.width:
+            raise self._misfit(f"has features of width {width}, not the model's {spec.width}")
+
+    @staticmethod
+    def write(path: Path, features: Tensor, metadata: Mapping[str, str]) -> None:
+        """Write features [L, P, D] or [P, D] and their metadata atomically. Raises ValueError if it cannot."""
+        with atomic(path) as partial:
+            save_file({KEY: features.contiguous()}, partial, metadata=dict(metadata))
+
+    def _misfit(self, fault: str) -> ValueError:
+        return ValueError(
+            f"feature file {self.path} {fault}: extract the features with this model, or give another feature folder"
+        )
+
+    @contextlib.contextmanager
+    def _explain_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except SafetensorError as error:
+            raise ValueError(
+                f"feature file {self.path} is damaged ({error}): delete it and extract it again"
+            ) from error
 
 
 def frames_before(end_time: float, fps: float) -> int:
-    """How many frames at times k / fps lie in [0, end_time); at least one."""
+    """The number of frames at times k / fps in [0, end_time); at least one."""
     return max(1, math.ceil(end_time * fps - ROUNDING))
+
+
+def _is_close(text: str, fps: float) -> bool:
+    """Whether the text is a number that equals `fps`."""
+    try:
+        return math.isclose(float(text), fps, rel_tol=FPS_TOLERANCE)
+    except ValueError:
+        return False
+
+
+def _shortened(text: str) -> str:
+    """The first digits of a digest; any other text as it is."""
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text

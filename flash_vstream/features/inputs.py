@@ -1,114 +1,139 @@
-"""The images and videos of a folder, the feature file of each, which rank makes it, and whether it is made already."""
+"""The images and videos of a folder, the feature file of each, which rank encodes it, and whether it is done."""
 
-import dataclasses
+from __future__ import annotations
+
 import heapq
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from flash_vstream.features.file import feature_shape
+from flash_vstream.features.file import SUFFIX, FeatureFile
 
 IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".3gp"}
-# One beside a whole file is left over from a run that was killed; the number was its process.
-PARTIAL = re.compile(r"(?P<stem>.+)\.\d+\.part")
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A file to encode. path: below the input folder; size: in bytes."""
+@dataclass(frozen=True)
+class MediaFile:
+    """An image or a video to encode.
+
+    Attributes:
+        path: Relative to the input folder.
+        size: In bytes.
+    """
 
     path: Path
     size: int
 
     @property
     def is_image(self) -> bool:
+        """Whether it is an image, by its name."""
         return self.path.suffix.lower() in IMAGES
 
     @property
     def target(self) -> Path:
-        """Its feature file, below the output folder."""
-        return self.path.with_suffix(".safetensors")
+        """Its feature file, relative to the output folder."""
+        return self.path.with_suffix(SUFFIX)
 
 
-def find_sources(folder: Path) -> tuple[list[Source], Counter[str]]:
-    """Every image and video below a folder, by path, and how many files of which other extensions there are.
+def find_media(folder: Path) -> tuple[list[MediaFile], Counter[str]]:
+    """Find the images and videos in a folder and its sub-folders; links are followed.
 
-    Links are followed. Raises ValueError for a folder that is missing or holds none, for links that go round in a
-    circle, and for two files that would have the same feature file.
+    Returns:
+        The files, sorted by path, and the number of other files by extension.
+
+    Raises:
+        ValueError: The folder is missing or holds no image or video, a link leads to a folder that it lies in, or two
+            files would have the same feature file.
     """
     if not folder.is_dir():
         raise ValueError(f"input folder {folder} is missing: check --input")
-    sources, others = [], Counter[str]()
+    media, others = [], Counter[str]()
     for entry in _walk(folder, ()):
         path = Path(entry.path).relative_to(folder)
         if path.suffix.lower() in IMAGES | VIDEOS:
-            # A link to nothing is a file that cannot be read: the report has it.
-            size = entry.stat().st_size if entry.is_file() else 0
-            sources.append(Source(path, size))
+            # A broken link has no size; it is reported as a file that cannot be read.
+            media.append(MediaFile(path, entry.stat().st_size if entry.is_file() else 0))
         else:
             others[path.suffix.lower() or "no extension"] += 1
-    if not sources:
+    if not media:
         raise ValueError(f"input folder {folder} holds no images or videos: check --input")
-    sources.sort(key=lambda source: source.path.as_posix())
-    first: dict[Path, Path] = {}
-    for source in sources:
-        twin = first.setdefault(source.target, source.path)
-        if twin != source.path:
-            raise ValueError(f"{twin} and {source.path} would both become {source.target}: rename or move one of them")
-    return sources, others
+    media.sort(key=lambda file: file.path.as_posix())
+    owners: dict[Path, Path] = {}
+    for file in media:
+        owner = owners.setdefault(file.target, file.path)
+        if owner != file.path:
+            raise ValueError(f"{owner} and {file.path} would both become {file.target}: rename or move one of them")
+    return media, others
 
 
-def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[os.DirEntry[str]]:
-    """The files below a folder. above: the real paths of the folders on the way down to it."""
+def _walk(folder: Path, parents: tuple[str, ...]) -> Iterator[os.DirEntry[str]]:
+    """The files in a folder and its sub-folders. `parents`: the real paths of the folders that it lies in."""
     real = os.path.realpath(folder)
-    if real in above:
+    if real in parents:
         raise ValueError(f"{folder} is a link to a folder that it lies in: remove the link")
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                yield from _walk(Path(entry.path), (*above, real))
+                yield from _walk(Path(entry.path), (*parents, real))
             elif entry.is_file() or entry.is_symlink():
                 yield entry
 
 
-def share(sources: Sequence[Source], rank: int, world_size: int) -> list[Source]:
-    """The sources of one rank, largest first. All shares together are all sources, each once, alike in bytes.
+def share(media: Sequence[MediaFile], rank: int, world_size: int) -> list[MediaFile]:
+    """The files that one rank encodes, largest first; the shares are disjoint, complete and of similar size in bytes.
 
-    The largest is dealt first, each to the rank that has least; every rank computes the same from the same files,
-    whether some are done already or not.
+    Each file, from the largest on, goes to the rank with the fewest bytes. Every rank computes the same shares from the
+    same files, whether some are encoded already or not.
     """
     loads = [(0, number) for number in range(world_size)]
     own = []
-    for source in sorted(sources, key=lambda source: (-source.size, source.path.as_posix())):
+    for file in sorted(media, key=lambda file: (-file.size, file.path.as_posix())):
         load, number = heapq.heappop(loads)
-        heapq.heappush(loads, (load + source.size + 1, number))  # an empty file is work, too
+        heapq.heappush(loads, (load + file.size + 1, number))  # an empty file takes some time, too
         if number == rank:
-            own.append(source)
+            own.append(file)
     return own
 
 
-def is_finished(target: Path, metadata: dict[str, str]) -> bool:
-    """Whether a feature file is there. Raises ValueError where it is damaged or made in another way than `metadata`."""
-    if not target.is_file():
-        return False
-    _, found = feature_shape(target)
-    for key in sorted(metadata.keys() | found.keys()):
-        if metadata.get(key) != found.get(key):
-            raise ValueError(f"{target} has {key} {found.get(key, 'unknown')}, not {metadata.get(key, 'unknown')}")
-    return True
+def file_metadata(file: MediaFile, metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of one feature file: an image has no fps, and a video is never padded."""
+    other = "fps" if file.is_image else "aspect"
+    return {key: value for key, value in metadata.items() if key != other}
 
 
-def remove_partials(targets: Sequence[Path]) -> int:
-    """Removes what a killed run left unfinished of these feature files; how many there were."""
-    own = {target.with_suffix("") for target in targets}
-    removed = 0
-    for folder in {target.parent for target in targets}:
-        for path in folder.glob("*.part"):
-            match = PARTIAL.fullmatch(path.name)
-            if match and folder / match["stem"] in own:
-                path.unlink(missing_ok=True)
-                removed += 1
-    return removed
+def find_unfinished(
+    media: Sequence[MediaFile], output: Path, metadata: Mapping[str, str], overwrite: bool
+) -> list[MediaFile]:
+    """The files without a feature file, and with `overwrite` those whose feature file is damaged or made differently.
+
+    Raises:
+        ValueError: A feature file is damaged or made differently, and `overwrite` is false.
+    """
+
+    def status(file: MediaFile) -> bool | str:
+        """Whether the feature file exists, or why it cannot be kept."""
+        target, wanted = output / file.target, file_metadata(file, metadata)
+        if not target.is_file():
+            return False
+        try:
+            found = FeatureFile(target).metadata
+        except ValueError as error:
+            return str(error)
+        for key in sorted(wanted.keys() | found.keys()):
+            if wanted.get(key) != found.get(key):
+                return f"{target} has {key} {found.get(key, 'unknown')}, not {wanted.get(key, 'unknown')}"
+        return True
+
+    with ThreadPoolExecutor(16) as pool:  # on a network folder most of the time is waiting
+        statuses = list(pool.map(status, media))
+    faults = [found for found in statuses if isinstance(found, str)]
+    if faults and not overwrite:
+        raise ValueError(
+            f"{len(faults)} feature files are of another encoder or setting, the first: {faults[0]}: give another"
+            " --output, or --overwrite to make them again"
+        )
+    return [file for file, found in zip(media, statuses, strict=True) if found is not True]

@@ -1,8 +1,13 @@
-"""The vision encoder alone: frames to features, without memory and language model, and what tells it from others."""
+"""The vision encoder alone: frames to features without memory and language model, and the metadata that identifies it.
 
-import dataclasses
+T frames of S x S pixels, P patches a frame, D wide.
+"""
+
+from __future__ import annotations
+
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +16,32 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from flash_vstream.data.ranks import number_from_environment
-from flash_vstream.memory import MemoryConfig
-from flash_vstream.model import FramePreprocessor, VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.memory.config import MemoryConfig
 from flash_vstream.model.checkpoints.adapters import is_adapter, read_metadata
 from flash_vstream.model.checkpoints.files import read_weights, resolve_folder
 from flash_vstream.model.checkpoints.load import embedded_checkpoint
 from flash_vstream.model.checkpoints.published import tower_config
 from flash_vstream.model.checkpoints.weights import load_tower, read_config
-from flash_vstream.model.modeling import drop_prefix_tokens
-from flash_vstream.model.processing import FRAMES_FILE, read_frame_preprocessor
+from flash_vstream.model.modeling import VStreamForConditionalGeneration
+from flash_vstream.model.preprocessing import FramePreprocessor
+from flash_vstream.model.processing import FRAMES_FILE, VStreamProcessor, read_frame_preprocessor
+from flash_vstream.model.tower import drop_prefix_tokens
 
-TOWER = "vision_tower."  # the tower's weights in a checkpoint
-LAYER = -2  # of a tower that comes without a model: the last but one
+TOWER = "vision_tower."  # prefix of the tower's weights in a checkpoint
+LAYER = -2  # of a tower without a model: the last but one
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class FrameEncoder:
-    """A vision tower and all that decides what features it gives.
+    """A vision tower and the settings that decide its features.
 
-    layer: which hidden state. grid: patches a side. frames: the preprocessing. memory_size: side of the pooled grid
-    that serves the model's memory. digest: of the weights. Calling it is `model.encode_frames`.
+    Attributes:
+        tower: The vision model.
+        layer: Which hidden state is used.
+        grid: Patches on each side of a frame.
+        frames: The preprocessing.
+        memory_size: Side of the pooled grid that is enough for the model's memory.
+        digest: Of the weights.
     """
 
     tower: nn.Module
@@ -42,19 +52,19 @@ class FrameEncoder:
     digest: str
 
     @classmethod
-    def of(cls, model: VStreamForConditionalGeneration, processor: VStreamProcessor) -> "FrameEncoder":
-        """The encoder of an open model; it shares the model's tower."""
-        config, tower = model.config, model.vision_tower
-        size = config.memory.spatial_size
-        return cls(
-            tower, config.vision_feature_layer, config.vision_feature_size, processor.frames, size, digest_of(tower)
-        )
+    def of(cls, model: VStreamForConditionalGeneration, processor: VStreamProcessor) -> FrameEncoder:
+        """The encoder of a loaded model; it shares the model's tower."""
+        return cls._of_model(model.config, model.vision_tower, processor)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path | None = None) -> "FrameEncoder":
-        """Of a model's folder or hub id (an adapter's: of its base); None: the embedded tiny model.
+    def from_checkpoint(cls, path: str | Path | None = None) -> FrameEncoder:
+        """Load the encoder of a checkpoint; of its weights only the tower's are read.
 
-        Only the tower's weights are read. Raises ValueError for whatever is wrong with the checkpoint.
+        Args:
+            path: A model's folder or hub id (for an adapter, its base is read). None: the shipped tiny model.
+
+        Raises:
+            ValueError: The checkpoint cannot be read.
         """
         folder = embedded_checkpoint() if path is None else _folder_with_tower(path)
         config = read_config(folder)
@@ -62,19 +72,15 @@ class FrameEncoder:
             tower: nn.Module = load_tower(config.vision_tower_path, config.vision_config)
         else:
             tower = _tower_of_model(folder, config.vision_config)
-        processor = VStreamProcessor.from_pretrained(folder)
-        return cls(
-            tower,
-            config.vision_feature_layer,
-            config.vision_feature_size,
-            processor.frames,
-            config.memory.spatial_size,
-            digest_of(tower),
-        )
+        return cls._of_model(config, tower, VStreamProcessor.from_pretrained(folder))
 
     @classmethod
-    def from_tower(cls, path: str | Path) -> "FrameEncoder":
-        """Of a vision tower's own folder or hub id, such as clip-vit-large-patch14. Raises ValueError."""
+    def from_tower(cls, path: str | Path) -> FrameEncoder:
+        """Load a vision tower's own folder or hub id, such as clip-vit-large-patch14.
+
+        Raises:
+            ValueError: The folder cannot be read, or its preprocessing does not fit its tower.
+        """
         folder = resolve_folder(path)
         config = tower_config(str(folder))
         frames = read_frame_preprocessor(folder)
@@ -87,8 +93,16 @@ class FrameEncoder:
         tower = load_tower(str(folder), config)
         return cls(tower, LAYER, grid, frames, MemoryConfig().spatial_size, digest_of(tower))
 
+    @classmethod
+    def _of_model(cls, config: Any, tower: nn.Module, processor: VStreamProcessor) -> FrameEncoder:
+        layer, grid, size = config.vision_feature_layer, config.vision_feature_size, config.memory.spatial_size
+        return cls(tower, layer, grid, processor.frames, size, digest_of(tower))
+
     def __call__(self, pixels: Tensor) -> Tensor:
-        """pixels [T, 3, S, S] -> features [T, P, D], on the tower's device and in its dtype, without gradients."""
+        """Encode pixels [T, 3, S, S] as features [T, P, D] like `model.encode_frames`.
+
+        The features are on the tower's device, in its dtype and without gradients.
+        """
         parameter = next(self.tower.parameters())
         with torch.inference_mode():
             pixels = pixels.to(parameter.device, parameter.dtype, non_blocking=True)
@@ -96,14 +110,14 @@ class FrameEncoder:
             return drop_prefix_tokens(states[self.layer], self.grid)
 
     def description(self) -> dict[str, str]:
-        """What goes into the metadata of a feature file about its encoder."""
+        """The metadata of a feature file that describes its encoder."""
         return {"encoder": self.digest, **_settings(self.layer, self.frames)}
 
     def expected(self) -> dict[str, str]:
-        """What a feature file must say that serves this encoder's model, as far as it says anything.
+        """The metadata that a feature file for this encoder's model must have, as far as it has any.
 
-        Not the digest of weights that were rounded to 16 bits, as `assemble` does beside a language model of 16 bits:
-        it is another than that of the weights they were read from.
+        Weights that were rounded to 16 bits, as `assemble` does beside a language model of 16 bits, have another digest
+        than the weights that they were rounded from: of those the digest is left out.
         """
         parameters = list(self.tower.parameters())
         for dtype in (torch.float16, torch.bfloat16):
@@ -113,14 +127,56 @@ class FrameEncoder:
 
 
 def expected_metadata(path: str | Path, with_weights: bool = True) -> dict[str, str]:
-    """`FrameEncoder.expected` of a model or adapter, a folder or hub id; the digest only with_weights, which are read.
+    """`FrameEncoder.expected` of a model or adapter.
 
-    Raises ValueError for whatever is wrong with the checkpoint.
+    Args:
+        path: A folder or hub id.
+        with_weights: Whether to read the tower's weights for their digest; without, it is left out.
+
+    Raises:
+        ValueError: The checkpoint cannot be read.
     """
     if with_weights:
         return FrameEncoder.from_checkpoint(path).expected()
     folder = _folder_with_tower(path)
     return _settings(read_config(folder).vision_feature_layer, VStreamProcessor.from_pretrained(folder).frames)
+
+
+def open_encoder(
+    model_path: str | None = None, vision_tower: str | None = None, device: str = "cpu", dtype: str = "float16"
+) -> FrameEncoder:
+    """Load an encoder and move it to a device.
+
+    Args:
+        model_path: The model whose encoder it is. Without this and `vision_tower`, the shipped tiny model.
+        vision_tower: A vision tower's own folder or hub id, instead of a model.
+        device: Where it computes.
+        dtype: In what it computes on a GPU; on a CPU it is float32.
+
+    Raises:
+        ValueError: The checkpoint cannot be read, or the device cannot be used.
+    """
+    # Their progress bars and hints would mix with those of the command.
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    encoder = (
+        FrameEncoder.from_checkpoint(model_path) if vision_tower is None else FrameEncoder.from_tower(vision_tower)
+    )
+    try:
+        encoder.tower.to(device, torch.float32 if device == "cpu" else getattr(torch, dtype))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {device} cannot be used ({reason}): choose another, such as cpu") from error
+    return encoder
+
+
+def digest_of(module: nn.Module) -> str:
+    """SHA-256 of the names of a module's weights and of their values as float32."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _folder_with_tower(path: str | Path) -> Path:
@@ -130,7 +186,7 @@ def _folder_with_tower(path: str | Path) -> Path:
 
 
 def _settings(layer: int, frames: FramePreprocessor) -> dict[str, str]:
-    """How a tower is used, in the words of the metadata."""
+    """The metadata of a feature file that describes how a tower was used."""
     return {
         "layer": str(layer),
         "resolution": str(frames.output_size),
@@ -138,32 +194,8 @@ def _settings(layer: int, frames: FramePreprocessor) -> dict[str, str]:
     }
 
 
-def open_encoder(
-    model_path: str | None, vision_tower: str | None, device: str | None = None, dtype: str = "float16"
-) -> FrameEncoder:
-    """A model's encoder or (vision_tower) a CLIP alone; with neither, the embedded tiny model's. Raises ValueError.
-
-    device: default a GPU if there is one; "cuda" is this rank's own. On a GPU it computes in `dtype`, else in float32.
-    """
-    # Its progress bars and hints would run into those of the command.
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    encoder = (
-        FrameEncoder.from_checkpoint(model_path) if vision_tower is None else FrameEncoder.from_tower(vision_tower)
-    )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda":
-        device = f"cuda:{number_from_environment('LOCAL_RANK', 0)}"
-    try:
-        encoder.tower.to(device, torch.float32 if device == "cpu" else getattr(torch, dtype))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {device} cannot be used ({reason}): choose another, such as cpu") from error
-    return encoder
-
-
 def _tower_of_model(folder: Path, vision_config: Any) -> nn.Module:
-    """The tower from a native checkpoint, whose other weights are not read (they stay mapped from disk)."""
+    """The tower of a native checkpoint, whose other weights are not read: they stay mapped from disk."""
     weights = {
         name.removeprefix(TOWER): tensor for name, tensor in read_weights(folder).items() if name.startswith(TOWER)
     }
@@ -176,12 +208,3 @@ def _tower_of_model(folder: Path, vision_config: Any) -> nn.Module:
             f"the vision tower in {folder} cannot be loaded ({reason}): copy the checkpoint again"
         ) from error
     return tower.eval()
-
-
-def digest_of(module: nn.Module) -> str:
-    """Tells one set of weights from another: sha256 of their names and of their values as float32."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().data)
-    return digest.hexdigest()

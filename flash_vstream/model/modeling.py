@@ -1,8 +1,8 @@
 """The video-language model: frames -> vision tower -> memory -> projector -> language model.
 
-A visual is a run of `config.visual_token_id` in `input_ids`, one placeholder for each memory token; the processor
-writes as many as the memory will give, and `forward` checks the count and puts the projected memory tokens in their
-places. Labels, masks and positions are never touched.
+A visual is a run of `config.visual_token_id` in `input_ids`, one placeholder for each memory token. The processor
+writes the placeholders; `forward` checks their number and replaces them by the projected memory tokens. It never
+changes labels, masks or positions.
 
 B sequences, L tokens, T frames, P patches a frame, D vision features, H width of the language model, N memory tokens.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, cast
 
@@ -20,11 +21,12 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTr
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from flash_vstream.memory import Digest, MemoryConfig, build_memory
+from flash_vstream.memory import MemoryConfig, build_memory
 from flash_vstream.memory.star import StarMemory
 from flash_vstream.model.checkpoints.weights import load_model
 from flash_vstream.model.configuration import VStreamConfig
-from flash_vstream.model.visuals import Digests, Source, Visuals, one_source_each, run_lengths
+from flash_vstream.model.tower import drop_prefix_tokens
+from flash_vstream.model.visuals import Digest, Features, Pixels, Tokens, Visual, run_lengths, take_visuals
 
 # What transformers calls the keys and values of past tokens, given and returned: `cache` from 5.24 on.
 CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
@@ -32,7 +34,7 @@ FRAMES_AT_ONCE = 64  # bounds the vision tower's activations: 64 frames of CLIP-
 
 
 class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """A language model that sees a video through the memory (paper: arXiv 2406.08085, section 3)."""
+    """A language model that sees a video through the memory (arXiv 2406.08085, section 3)."""
 
     config_class = VStreamConfig
     config: VStreamConfig
@@ -61,7 +63,7 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
         if self.generation_config.pad_token_id is None:
-            # Batches need one; the mask hides it, so that any will do.
+            # Batches need one; the mask hides it, so any id is right.
             self.generation_config.pad_token_id = _first(self.generation_config.eos_token_id)
 
     @classmethod
@@ -73,11 +75,17 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         memory_mode: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Loads a native or a published checkpoint from a folder or hub id; which of the two, its config.json says.
+        """Load a native or a published checkpoint, told apart by its config.json, from a folder or hub id.
 
-        memory: replaces the checkpoint's memory configuration; memory_mode: only its mode.
-        Other arguments (dtype, device_map, attn_implementation, quantization_config, ...) are those of transformers.
-        Raises ValueError, naming file or parameter, for anything missing, unexpected, misshapen or unreadable.
+        Args:
+            pretrained_model_name_or_path: The folder or hub id.
+            *model_args: As in transformers.
+            memory: Replaces the checkpoint's memory configuration.
+            memory_mode: Replaces only its mode.
+            **kwargs: As in transformers: dtype, device_map, attn_implementation, quantization_config, ...
+
+        Raises:
+            ValueError: A weight is missing, unexpected, of another shape or unreadable; file and weight are named.
         """
         load = super().from_pretrained
         if pretrained_model_name_or_path is None:
@@ -86,9 +94,10 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return load_model(load, path, *model_args, memory=memory, memory_mode=memory_mode, **kwargs)
 
     def set_memory(self, memory: MemoryConfig) -> None:
-        """Replaces the memory by one of another configuration, keeping the trained attention weights.
+        """Replace the memory by one of another configuration, and keep the trained attention weights.
 
-        Raises ValueError where the weights do not fit (another attention_dim).
+        Raises:
+            ValueError: The weights do not fit (another attention_dim).
         """
         old = self.memory
         if memory.attention_dim != self.config.memory.attention_dim:
@@ -102,30 +111,35 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.config.memory = memory
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As in transformers; the placeholder moves past a vocabulary that has grown over it (tell the processor)."""
+        """As in transformers; the placeholder's id moves past the new vocabulary (the processor needs it too)."""
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         self.config.visual_token_id = max(self.config.visual_token_id, self.config.text_config.vocab_size)
         return embeddings
 
     def get_input_embeddings(self) -> nn.Module:
+        """Of the language model."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Of the language model."""
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
+        """Of the language model."""
         return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Of the language model."""
         self.language_model.set_output_embeddings(new_embeddings)
 
     def get_decoder(self) -> nn.Module:
+        """Of the language model."""
         return self.language_model.get_decoder()
 
     def encode_frames(self, pixel_values: Tensor) -> Tensor:
         """pixel_values [T, 3, S, S] -> features [T, P, D] in the tower's dtype: patches only, of the configured layer.
 
-        Without gradients where the tower is frozen. Raises ValueError for pixels of another shape.
+        A frozen tower computes no gradients. Raises ValueError for pixels of another shape.
         """
         size = self.config.frame_size
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, size, size) or len(pixel_values) == 0:
@@ -139,26 +153,38 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _encode_batch(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.vision_tower.device, self.vision_tower.dtype)
-        # Past the hooks of DeepSpeed's ZeRO-3, which must not see how often the tower is called (see zero3.py).
+        # Without the hooks of DeepSpeed's ZeRO-3, which must not see how often the tower is called (see zero3.py).
         states = self.vision_tower.forward(pixels, output_hidden_states=True, return_dict=True).hidden_states
         return drop_prefix_tokens(states[self.config.vision_feature_layer], self.config.vision_feature_size)
 
-    def embed(
-        self,
-        input_ids: Tensor,
-        pixel_values: Visuals = None,
-        visual_features: Visuals = None,
-        memory_tokens: Visuals = None,
-        visual_digests: Digests = None,
-    ) -> Tensor:
-        """input_ids [B, L] and the visuals of its runs (see `forward`) -> embeddings [B, L, H]. Raises ValueError."""
+    def embed(self, input_ids: Tensor, visuals: Sequence[Visual] | None = None, **lists: Any) -> Tensor:
+        """Embed prompts, with the projected memory tokens in the places of the placeholders.
+
+        Args:
+            input_ids: [B, L].
+            visuals: One for each run of placeholders, row by row.
+            **lists: `pixel_values`, `visual_features` or `memory_tokens` instead, as for `forward`.
+
+        Returns:
+            [B, L, H].
+
+        Raises:
+            ValueError: Visuals and placeholders do not fit; both numbers are named.
+        """
+        visuals = take_visuals(visuals, lists)
+        if lists:
+            raise TypeError(f"embed takes no argument {next(iter(lists))!r}")
         placeholders = input_ids == self.config.visual_token_id  # [B, L]
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(placeholders, 0))
         runs = run_lengths(placeholders)
-        sources = one_source_each(len(runs), pixel_values, visual_features, visual_digests, memory_tokens)
+        if len(visuals) != len(runs):
+            raise ValueError(
+                f"input_ids hold {len(runs)} visuals (runs of the placeholder) but {len(visuals)} are given: give one"
+                " for each"
+            )
         if not runs and not self.training:
             return embeddings
-        tokens = [self._visual_tokens(*source) for source in self._with_encoded_pictures(sources)]
+        tokens = [self._visual_tokens(visual) for visual in self._encode_images(visuals)]
         for number, (n_placeholders, given) in enumerate(zip(runs, tokens, strict=True), start=1):
             if n_placeholders != len(given):
                 raise ValueError(
@@ -166,7 +192,7 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
                     " tokens: give the processor the number of frames that the model gets, and both the same memory"
                 )
         if self.training:
-            tokens.append(self._spare_token())
+            tokens.append(self._zero_token())
         first = next(self.projector.parameters())
         # Quantized weights hold integers; the embeddings then say in which dtype to compute.
         dtype = first.dtype if first.is_floating_point() else embeddings.dtype
@@ -176,57 +202,63 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
             embeddings = embeddings + 0 * projected[-1]
         return embeddings.masked_scatter(placeholders.unsqueeze(-1), projected)
 
-    def _spare_token(self) -> Tensor:
-        """A token [1, D] of zeros that goes through all that makes tokens, and counts for nothing.
+    def _zero_token(self) -> Tensor:
+        """A zero token [1, D] that keeps every trainable weight in the graph on every rank; it adds 0 to the output.
 
-        So that every trained weight has a gradient in every step, in each of several processes, though one may be shown
-        text only, or pictures, which do not reach the semantic attention. torch's DDP stops where one has none.
+        A rank may have only text, or only images, which do not reach the semantic attention; torch's DDP stops if a
+        trainable weight has no gradient on one of the ranks.
         """
         memory = self.memory
         token = torch.zeros(1, self.config.vision_config.hidden_size, device=memory.q_proj.weight.device)
         with torch.autocast(token.device.type, enabled=False):
             return token + 0 * (memory.q_proj.forward(token).sum() + memory.k_proj.forward(token).sum())
 
-    def _with_encoded_pictures(self, sources: list[Source]) -> list[Source]:
-        """The sources with features in the place of pictures, which go through the tower together: one does not fill a
-        GPU. Videos are left to be encoded one by one, for the size of their features."""
-        shape = (1, 3, self.config.frame_size, self.config.frame_size)
-        pictures = {
-            n: source[0] for n, source in enumerate(sources) if source[0] is not None and source[0].shape == shape
-        }
-        if not pictures:
-            return sources
-        features = dict(zip(pictures, self.encode_frames(torch.cat([*pictures.values()])).split(1), strict=True))
-        return [(None, features[n], None, None) if n in features else source for n, source in enumerate(sources)]
+    def _encode_images(self, visuals: Sequence[Visual]) -> list[Visual]:
+        """The visuals with images encoded in one batch, as one image does not fill a GPU.
 
-    def _visual_tokens(
-        self, pixels: Tensor | None, features: Tensor | None, digested: Digest | None, tokens: Tensor | None
-    ) -> Tensor:
-        """One visual, given in one of four forms -> its memory tokens [N, D]."""
-        if tokens is not None:
-            width = self.config.vision_config.hidden_size
-            if tokens.ndim != 2 or tokens.shape[1] != width:
-                raise ValueError(f"memory_tokens have shape {list(tokens.shape)}, expected [tokens, {width}]")
-            return tokens
-        if digested is not None:
-            return self._read_digest(*digested)
-        if pixels is not None:
-            features = self.encode_frames(pixels)
-        assert features is not None
+        Videos are encoded one by one later, because their features are large.
+        """
+        shape = (1, 3, self.config.frame_size, self.config.frame_size)
+        images = [n for n, visual in enumerate(visuals) if isinstance(visual, Pixels) and visual.values.shape == shape]
+        encoded = list(visuals)
+        if images:
+            features = self.encode_frames(torch.cat([visuals[n][0] for n in images]))
+            for n, own in zip(images, features.split(1), strict=True):
+                encoded[n] = Features(own)
+        return encoded
+
+    def _visual_tokens(self, visual: Visual) -> Tensor:
+        """The memory tokens [N, D] of one visual."""
+        match visual:
+            case Tokens(tokens):
+                width = self.config.vision_config.hidden_size
+                if tokens.ndim != 2 or tokens.shape[1] != width:
+                    raise ValueError(f"memory_tokens have shape {list(tokens.shape)}, expected [tokens, {width}]")
+                return tokens
+            case Digest(entries, tokens):
+                return self._read_digest(entries, tokens)
+            case Pixels(pixels):
+                return self._consolidate(self.encode_frames(pixels))
+            case Features(features):
+                return self._consolidate(features)
+        raise TypeError(f"a visual is {type(visual).__name__}, expected Pixels, Features, Digest or Tokens")
+
+    def _consolidate(self, features: Tensor) -> Tensor:
+        """Features [T, P, D] -> memory tokens [N, D]."""
         features = features.to(self.memory.q_proj.weight.device)
         if self.training and features.dtype == torch.float16:
-            features = features.float()  # the tokens' gradients would go through float16, which most are too small for
-        # The memory chooses its own precision; under autocast on CPU it could not even join float16 tokens.
+            features = features.float()  # most gradients of the tokens are too small for float16
+        # The memory chooses its own precision; under autocast on a CPU it could not even join float16 tokens.
         with torch.autocast(features.device.type, enabled=False):
             return self.memory.consolidate(features)
 
     def _read_digest(self, entries: Tensor, tokens: Tensor) -> Tensor:
-        """The memory tokens [N, D] of a clip from its `memory.digest`. Raises ValueError for a memory without."""
+        """The memory tokens [N, D] of a clip from its digest. Raises ValueError if the memory has another mode."""
         memory = self.memory
         if not isinstance(memory, StarMemory):
             raise ValueError(
-                f"visual_digests are of the memory of mode 'star', and this model's is {memory.config.mode!r}: give"
-                " visual_features"
+                f"a Digest is made for a memory of mode 'star', and this model's is {memory.config.mode!r}: give"
+                " features"
             )
         device = memory.q_proj.weight.device
         with torch.autocast(device.type, enabled=False):
@@ -237,88 +269,74 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        pixel_values: Visuals = None,
-        visual_features: Visuals = None,
-        memory_tokens: Visuals = None,
-        visual_digests: Digests = None,
+        visuals: Sequence[Visual] | None = None,
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
-        use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """input_ids, attention_mask, labels [B, L] -> loss, logits [B, L, vocabulary], the cache as `CACHE`.
+        """Compute the logits of a batch, and its loss if `labels` are given.
 
-        pixel_values [T, 3, S, S], visual_features [T, P, D], visual_digests (what `memory.digest` makes of features)
-        and memory_tokens [N, D] are lists with one entry for each run of `config.visual_token_id`, row by row; where
-        several lists are given, each run has one entry not None.
-        labels are -100 where nothing is to be learnt. inputs_embeds [B, L, H] stand for input_ids and all visuals.
-        All else goes to the language model as it is, a cache by its name among it.
-        Raises ValueError, with both numbers, where visuals and placeholders do not fit.
+        Args:
+            input_ids: [B, L]; a run of `config.visual_token_id` stands for a visual.
+            attention_mask: [B, L]; 0 on padding.
+            labels: [B, L]; -100 where nothing is learnt.
+            visuals: One for each run of placeholders, row by row.
+            inputs_embeds: [B, L, H], instead of `input_ids` and all visuals.
+            position_ids: [B, L].
+            logits_to_keep: How many logits at the end of each sequence are computed; 0 computes all.
+            **kwargs: `pixel_values`, `visual_features` or `memory_tokens` (lists of tensors) instead of `visuals`; all
+                others go to the language model, among them a cache by its own name.
+
+        Returns:
+            loss, logits [B, L, vocabulary], and the cache as `CACHE`.
+
+        Raises:
+            ValueError: Visuals and placeholders do not fit; both numbers are named.
         """
+        visuals = take_visuals(visuals, kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, and not both")
         if input_ids is not None:
-            inputs_embeds = self.embed(input_ids, pixel_values, visual_features, memory_tokens, visual_digests)
-        elif any(given is not None for given in (pixel_values, visual_features, memory_tokens, visual_digests)):
+            inputs_embeds = self.embed(input_ids, visuals)
+        elif visuals:
             raise ValueError("visuals have no place beside inputs_embeds: give input_ids, or use model.embed")
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             labels=labels,
-            use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
 
     @torch.no_grad()
     def generate(
-        self,
-        inputs: Tensor | None = None,
-        *args: Any,
-        pixel_values: Visuals = None,
-        visual_features: Visuals = None,
-        memory_tokens: Visuals = None,
-        **kwargs: Any,
+        self, inputs: Tensor | None = None, *args: Any, visuals: Sequence[Visual] | None = None, **kwargs: Any
     ) -> Any:
         """`GenerationMixin.generate` (max_new_tokens, streamer, num_beams, ...) for prompts with visuals.
 
-        Greedy by default. The visuals are read once, before the first step. Returns ids [B, L + new], prompts with
-        their placeholders in front; without attention_mask nothing is padding. Raises ValueError as `forward` does.
+        Greedy by default. The visuals, given as for `forward`, are read once, before the first step. Returns ids
+        [B, L + new], with the prompts in front. Without attention_mask nothing is padding. Raises as `forward` does.
         """
         generate = cast(Any, super()).generate  # its annotation of self fits no class
+        visuals = take_visuals(visuals, kwargs)
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         if input_ids is None or "inputs_embeds" in kwargs:
-            if any(visuals is not None for visuals in (pixel_values, visual_features, memory_tokens)):
+            if visuals:
                 raise ValueError("visuals need input_ids with their placeholders: let the processor make them")
             return generate(input_ids, *args, **kwargs)
-        embeddings = self.embed(input_ids, pixel_values, visual_features, memory_tokens)
-        # Generation sees id 0 for a placeholder, which is past the vocabulary that logits processors look ids up in.
+        embeddings = self.embed(input_ids, visuals)
+        # Generation gets id 0 for a placeholder: logits processors look ids up in the vocabulary, which ends before it.
         placeholders = input_ids == self.config.visual_token_id
         if kwargs.get("attention_mask") is None:
-            # As in forward. Left to itself, generation takes id 0 for padding where that is the padding's id.
+            # As in forward. By default, generation takes id 0 for padding if that is the padding's id.
             kwargs["attention_mask"] = torch.ones_like(input_ids)
         result = generate(input_ids.masked_fill(placeholders, 0), *args, inputs_embeds=embeddings, **kwargs)
         sequences = result if isinstance(result, Tensor) else result.sequences
         prompts = placeholders.repeat_interleave(len(sequences) // len(placeholders), dim=0)
         sequences[:, : prompts.shape[1]].masked_fill_(prompts.to(sequences.device), self.config.visual_token_id)
         return result
-
-
-def drop_prefix_tokens(states: Tensor, grid: int) -> Tensor:
-    """Hidden states [T, tokens, D] -> those of the grid x grid patches [T, P, D].
-
-    What stands in front (CLIP's and DINOv2's class token, DINOv2's registers; nothing for SigLIP) is what the patches
-    leave over.
-    """
-    n_prefix = states.shape[1] - grid * grid
-    if n_prefix < 0:
-        raise ValueError(
-            f"the vision tower gives {states.shape[1]} tokens a frame, too few for {grid} x {grid} patches:"
-            " correct vision_feature_size in the configuration"
-        )
-    return states[:, n_prefix:]
 
 
 def _first(ids: int | list[int] | None) -> int | None:

@@ -1,44 +1,73 @@
-"""Where the visuals of a batch are, and what was given for each: counted and checked, nothing computed."""
+"""The visuals of a batch: what each is given as, and where `input_ids` hold their placeholders. Computes nothing."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from flash_vstream.memory import Digest
 
-Source = tuple[Tensor | None, Tensor | None, Digest | None, Tensor | None]
-"""A visual as (pixels, features, digest, tokens), of which one is not None."""
-Visuals = Sequence[Tensor | None] | None
-"""One entry for each run of the placeholder, row by row; None stands for no list, or for an entry of another list."""
-Digests = Sequence[Digest | None] | None
-"""The same, of clips that went through the memory's `digest`."""
-KINDS = ("pixel_values", "visual_features", "visual_digests", "memory_tokens")
+class Pixels(NamedTuple):
+    """Preprocessed frames [T, 3, S, S], for the vision tower to encode. An image is one frame."""
+
+    values: Tensor
+
+
+class Features(NamedTuple):
+    """Features [T, P, D] of the vision tower, extracted before."""
+
+    values: Tensor
+
+
+class Digest(NamedTuple):
+    """What `memory.digest` makes of features: entries and tokens, from which the memory reads its tokens at once."""
+
+    entries: Tensor
+    tokens: Tensor
+
+
+class Tokens(NamedTuple):
+    """Memory tokens [N, D], as `memory.read` gives them."""
+
+    values: Tensor
+
+
+Visual = Pixels | Features | Digest | Tokens
+# The keyword arguments of `forward` and `generate` that give all visuals in one form.
+KEYWORDS: dict[str, Any] = {"pixel_values": Pixels, "visual_features": Features, "memory_tokens": Tokens}
+
+
+def take_visuals(visuals: Sequence[Visual] | None, keywords: dict[str, Any]) -> Sequence[Visual]:
+    """Turn the keyword arguments `pixel_values`, `visual_features` and `memory_tokens` into one list of visuals.
+
+    Args:
+        visuals: The list, if it is given as such.
+        keywords: Keyword arguments; those three are removed. Each is a list of tensors with one entry for each visual;
+            where several are given, an entry is None in all but one of them.
+
+    Raises:
+        ValueError: A visual is given in several forms or in none, or the lists have different lengths.
+    """
+    lists = {name: entries for name in KEYWORDS if (entries := keywords.pop(name, None)) is not None}
+    if not lists:
+        return () if visuals is None else visuals
+    if visuals is not None:
+        raise ValueError(f"visuals and {next(iter(lists))} are both given: put all visuals in one list")
+    lengths = {name: len(entries) for name, entries in lists.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"the lists of visuals differ in length ({found}): give one entry for each visual in each")
+    merged: list[Visual] = []
+    for number, entries in enumerate(zip(*lists.values(), strict=True), start=1):
+        given = [KEYWORDS[name](entry) for name, entry in zip(lists, entries, strict=True) if entry is not None]
+        if len(given) != 1:
+            raise ValueError(f"visual {number} is given {len(given)} times: give exactly one of {', '.join(KEYWORDS)}")
+        merged += given
+    return merged
 
 
 def run_lengths(placeholders: Tensor) -> list[int]:
-    """bool [B, L] -> lengths of the runs of True, row by row; a run ends with its row."""
+    """Mask [B, L] -> lengths of the runs of True, row by row; a run ends with its row."""
     return [sum(1 for _ in run) for row in placeholders.tolist() for is_run, run in itertools.groupby(row) if is_run]
-
-
-def one_source_each(n_runs: int, pixels: Visuals, features: Visuals, digests: Digests, tokens: Visuals) -> list[Source]:
-    """The visuals of each run. Raises ValueError where there is not exactly one for each."""
-    lists = (pixels, features, digests, tokens)
-    for name, visuals in zip(KINDS, lists, strict=True):
-        if visuals is not None and len(visuals) != n_runs:
-            raise ValueError(
-                f"input_ids hold {n_runs} visuals (runs of the placeholder) but {name} has {len(visuals)}:"
-                " give one entry for each"
-            )
-    columns: list[Any] = [[None] * n_runs if visuals is None else visuals for visuals in lists]
-    sources: list[Source] = list(zip(*columns, strict=True))
-    for number, source in enumerate(sources, start=1):
-        given = sum(entry is not None for entry in source)
-        if given != 1:
-            raise ValueError(
-                f"visual {number} of {n_runs} is given {given} times: give exactly one of {', '.join(KINDS)} for each"
-            )
-    return sources

@@ -5,6 +5,7 @@ kill, the same command continues where it stopped. `flash-vstream package` then 
 """
 
 import argparse
+import functools
 import json
 import os
 import time
@@ -31,6 +32,7 @@ from flash_vstream.synthetic import dataset
 from flash_vstream.synthetic.encoder import MEAN, STD, random_frames, train_encoder
 from flash_vstream.synthetic.features import extract_features
 from flash_vstream.synthetic.language import train_language_model
+from flash_vstream.synthetic.optimizer import muon_with_adamw
 from flash_vstream.synthetic.recipe import (
     BRIEF_SEED,
     LONG_SEED,
@@ -223,16 +225,16 @@ class Build:
             video_feature_folder=str(self.data / "spliced"),
             conversation=conversation,
         )
-        train(model, data, self.arguments(folder, batch, rate))
+        muon = functools.partial(muon_with_adamw, muon_learning_rate=rate * self.recipe.muon_learning_rate)
+        train(model, data, self.arguments(folder, batch, rate), muon)
 
     def arguments(self, folder: Path, batch: int, rate: float) -> VStreamTrainingArguments:
-        """Trainer settings of one part, with both learning rates multiplied by `rate`."""
+        """Trainer settings of one part, with AdamW's learning rate multiplied by `rate`."""
         return VStreamTrainingArguments(
             output_dir=str(folder),
             num_train_epochs=1,
             per_device_train_batch_size=batch,
             learning_rate=rate * self.recipe.learning_rate,
-            muon_learning_rate=rate * self.recipe.muon_learning_rate,
             adam_beta2=0.95,
             lr_scheduler_type="cosine",
             warmup_steps=50,

@@ -16,7 +16,7 @@ def extract_features(
     The features are [L, P, D] float16, pooled to the memory's spatial size. Raises ValueError for an unreadable video.
     """
     remove_other_worlds(features, "*.safetensors")
-    arguments = ExtractArguments(str(videos), str(features), pooled=True, overwrite=True)
+    arguments = ExtractArguments(videos, features, pooled=True, overwrite=True)
     report = extract(arguments, FrameEncoder.of(model, processor))
     for fault in report.faults:
         raise ValueError(f"{fault['file']} cannot be encoded ({fault['fault']}): delete it, and it is made again")

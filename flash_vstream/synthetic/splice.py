@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from flash_vstream.data import read_features, write_features
+from flash_vstream.features.file import FeatureFile
 from flash_vstream.synthetic.world import ROOMS, SLIDE_S, Stream, Visit
 
 SHORTEST_PIECE_S = 8
@@ -132,8 +132,9 @@ def write_spliced(spliced: Sequence[Spliced], features: Path, folder: Path) -> N
         target = folder / f"{item.stream.seed}.safetensors"
         if not target.is_file():
             found = [_read(piece, features) for piece in item.pieces]
-            write_features(target, torch.cat([part for part, _ in found]), found[0][1])
+            FeatureFile.write(target, torch.cat([part for part, _ in found]), found[0][1])
 
 
 def _read(piece: Piece, features: Path) -> tuple[Tensor, dict[str, str]]:
-    return read_features(features / f"{piece.source.seed}.safetensors", piece.start, piece.stop)
+    file = FeatureFile(features / f"{piece.source.seed}.safetensors")
+    return file.read(piece.start, piece.stop), file.metadata

@@ -1,12 +1,13 @@
-"""What a training run can be told, in three groups; every default stands here and nowhere else.
+"""The options of a training run in three groups, with all their defaults.
 
-`STAGES` are the settings of the paper's two stages (arXiv 2406.08085, section 4.1): `--stage` takes one of them as
-the defaults of a command, and every option of its own overrides them.
+`STAGES` holds the settings of the paper's two stages (arXiv 2406.08085, section 4.1): `--stage` makes them the defaults
+of a command, and each option of the command line overrides them.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,18 +15,17 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from flash_vstream.data.dataset import check_limits
-from flash_vstream.train.optimizer import compile_communication
+from flash_vstream.train.offload import compile_communication
 
 STAGES: dict[int, dict[str, Any]] = {
-    1: {  # pretraining: projector and semantic attention learn to speak to a frozen language model
+    1: {  # pretraining: projector and semantic attention, with a frozen language model
         "conversation": "plain",
         "image_aspect_ratio": "plain",
         "train_language_model": False,
         "global_batch_size": 256,
         "learning_rate": 1e-3,
     },
-    2: {  # finetuning: the language model learns too
+    2: {  # finetuning: the language model too
         "conversation": "v1",
         "image_aspect_ratio": "pad",
         "train_language_model": True,
@@ -40,9 +40,9 @@ class ModelArguments:
     """Which checkpoint to start from and which parts of it to train."""
 
     model_path: str = field(metadata={"help": "checkpoint folder to start from: a whole model or an adapter"})
-    memory_mode: str | None = field(default=None, metadata={"help": "another memory mode than the checkpoint's"})
+    memory: str | None = field(default=None, metadata={"help": "another memory mode than the checkpoint's"})
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "eager, sdpa or flash_attention_2; None: what transformers takes by itself"}
+        default=None, metadata={"help": "eager, sdpa or flash_attention_2; None: transformers' choice"}
     )
     train_projector: bool = True
     train_memory: bool = field(default=True, metadata={"help": "train the semantic attention of the memory"})
@@ -59,6 +59,7 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
+        """Raises ValueError for options that contradict each other."""
         if self.lora and self.train_language_model:
             raise ValueError("lora and train_language_model are both set: set lora, or train it whole")
         if self.quantization not in (None, "4bit", "8bit"):
@@ -69,27 +70,33 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Where the records and what they show are found, and how they become prompts."""
+    """Where the records and their files are, and how they become prompts."""
 
     data_path: str = field(metadata={"help": "JSON list of records"})
-    image_folder: str | None = field(default=None, metadata={"help": "folder that the records' image paths start from"})
-    video_folder: str | None = field(default=None, metadata={"help": "folder that the records' video paths start from"})
+    image_folder: str | None = field(default=None, metadata={"help": "folder of the records' images"})
+    video_folder: str | None = field(default=None, metadata={"help": "folder of the records' videos"})
     image_feature_folder: str | None = field(default=None, metadata={"help": "use image features extracted into it"})
     video_feature_folder: str | None = field(default=None, metadata={"help": "use video features extracted into it"})
     conversation: str = field(default="v1", metadata={"help": "prompt style: plain (stage 1) or v1 (stage 2)"})
-    video_fps: float = field(default=1.0, metadata={"help": "frames a second that are seen of a video"})
+    fps: float = field(default=1.0, metadata={"help": "frames for each second of video"})
     image_aspect_ratio: str = field(
-        default="plain", metadata={"help": "pad: on a square canvas of the mean colour; plain: the middle is cut out"}
+        default="plain",
+        metadata={"help": "pad: extended to a square in the mean colour; plain: cropped to the middle square"},
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "tokens of a sample, past which turns are cut; None: what the model can hold"}
+        default=None,
+        metadata={"help": "tokens of a sample; the last turns are left out to fit; None: the model's maximum"},
     )
     skip_ids: str | None = field(
-        default=None, metadata={"help": "report of python -m flash_vstream.data.check: leave its records out"}
+        default=None, metadata={"help": "report of `flash-vstream check`: leave its records out"}
     )
 
     def __post_init__(self) -> None:
-        check_limits(self.video_fps, self.max_length)
+        """Raises ValueError for a frame rate or a length that is not positive."""
+        if not 0 < self.fps < math.inf:
+            raise ValueError(f"--fps {self.fps:g} is not a number above 0")
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"--max_length {self.max_length} is not a number of at least 1: leave it out")
 
 
 @dataclass
@@ -101,23 +108,23 @@ class VStreamTrainingArguments(TrainingArguments):
     lr_scheduler_type: str = "cosine"
     warmup_steps: float = field(default=0.03, metadata={"help": "steps, or below 1 the share of all steps"})
     weight_decay: float = 0.0
-    bf16: bool | None = field(  # type: ignore[assignment]  # __post_init__ puts a bool in the place of None
-        default=None, metadata={"help": "None: where the GPU has it, and never on a CPU"}
+    bf16: bool | None = field(  # type: ignore[assignment]  # __post_init__ replaces None
+        default=None, metadata={"help": "None: if the GPU supports it; not on a CPU"}
     )
     logging_steps: float = 1
     save_total_limit: int | None = 2
     report_to: str | None = field(
-        default=None, metadata={"help": "None: tensorboard where it is installed, else nothing"}
+        default=None, metadata={"help": "None: tensorboard if it is installed, otherwise nothing"}
     )
     train_sampling_strategy: str = field(
         default="group_by_length",
         metadata={"help": "group_by_length: batches of one modality and similar length; random; sequential"},
     )
-    # Every trained parameter gets a gradient in every batch (see the model's forward): nothing to look for.
+    # Every trained parameter has a gradient in every batch (see the model's `_zero_token`).
     ddp_find_unused_parameters: bool | None = False
-    gradient_accumulation_steps: int = field(  # __post_init__ puts an int in the place of None
+    gradient_accumulation_steps: int = field(  # __post_init__ replaces None
         default=None,  # type: ignore[assignment]
-        metadata={"help": "micro-batches of a step; None: as global_batch_size makes it, or 1"},
+        metadata={"help": "micro-batches of a step; None: computed from global_batch_size, or 1"},
     )
     global_batch_size: int | None = field(
         default=None,
@@ -127,16 +134,21 @@ class VStreamTrainingArguments(TrainingArguments):
     memory_learning_rate: float | None = field(
         default=None, metadata={"help": "of the semantic attention; None: as the projector's"}
     )
-    muon_learning_rate: float | None = field(
-        default=None, metadata={"help": "train the matrices of projector and decoder layers by Muon, at this rate"}
+    dataloader_num_workers: int = field(
+        default=0, metadata={"aliases": ["--num_workers"], "help": "processes that read the data"}
     )
 
     def __post_init__(self) -> None:
+        """Compute the defaults that depend on others, join the processes of DeepSpeed, and check.
+
+        Raises:
+            ValueError: Options contradict each other or the machine.
+        """
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         if self.report_to is None:
             self.report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
-        # torchrun, deepspeed and accelerate all set it; the HF arguments would know it only after DeepSpeed needs it.
+        # All launchers set it; the base class knows it only after DeepSpeed needs it.
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.global_batch_size is not None:
             steps = accumulation_steps(self.global_batch_size, processes, self.per_device_train_batch_size)
@@ -148,49 +160,34 @@ class VStreamTrainingArguments(TrainingArguments):
             self.gradient_accumulation_steps = steps
         elif self.gradient_accumulation_steps is None:
             self.gradient_accumulation_steps = 1
-        self._check_muon()
         if self.save_only_model:
-            raise ValueError("save_only_model is set: a run could not go on from such checkpoints, leave it out")
+            raise ValueError("--save_only_model is set: such checkpoints cannot be resumed, leave it out")
         if self.auto_find_batch_size:
             raise ValueError(
-                "auto_find_batch_size is set, which changes the global batch: leave it out, and give a smaller"
+                "--auto_find_batch_size is set, which changes the global batch: leave it out, and give a smaller"
                 " per_device_train_batch_size beside global_batch_size"
             )
         if self.deepspeed is not None:
             _check_deepspeed()
         if self.deepspeed is not None or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-            # Without a GPU and unless told so, the base class sees one process where DeepSpeed sees all.
+            # Without a GPU and --use_cpu, the base class sees one process and DeepSpeed all.
             self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
             compile_communication()
         super().__post_init__()
         if self.deepspeed_plugin is not None:
-            self._check_muon()  # accelerate's launcher sets DeepSpeed by the environment alone
             import deepspeed
 
-            # On a CPU the base class joins the processes past DeepSpeed, whose ZeRO-3 then would see only one of them.
+            # On a CPU the base class joins the processes without DeepSpeed, whose ZeRO-3 would then see only one.
             deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False)
-        if self.n_gpu > 1:  # one process would split its lists of videos among them, which do not split
+        if self.n_gpu > 1:  # torch's DataParallel cannot split lists of visuals
             raise ValueError(
                 f"one process sees {self.n_gpu} GPUs: start one for each with torchrun --nproc_per_node {self.n_gpu},"
                 " or show it one with CUDA_VISIBLE_DEVICES=0"
             )
 
-    def _check_muon(self) -> None:
-        """Raises ValueError for what Muon does not go together with."""
-        if self.muon_learning_rate is None:
-            return
-        if self.deepspeed is not None or getattr(self, "deepspeed_plugin", None) is not None:
-            # Muon needs whole matrices, of which DeepSpeed makes vectors.
-            raise ValueError("muon_learning_rate and deepspeed are both set: leave one of them out")
-        if self.optim != TrainingArguments.optim:
-            raise ValueError(
-                f"muon_learning_rate is set, which brings its own optimizer, and optim is {self.optim}: leave one of"
-                " them out"
-            )
-
     @property
     def batch_arithmetic(self) -> str:
-        """How the global batch comes about, for people to read."""
+        """One line that says how the global batch is made up."""
         return (
             f"global batch of {self.samples_a_step} = {self.world_size} processes x {self.per_device_train_batch_size}"
             f" samples x {self.gradient_accumulation_steps} accumulation steps"
@@ -198,20 +195,20 @@ class VStreamTrainingArguments(TrainingArguments):
 
     @property
     def samples_a_step(self) -> int:
-        """Samples between two steps of the optimizer, over all processes."""
+        """Samples of one optimizer step, over all processes."""
         return self.world_size * self.per_device_train_batch_size * self.gradient_accumulation_steps
 
 
 def _check_deepspeed() -> None:
-    """Says in one line what DeepSpeed would say with a traceback."""
+    """Check that DeepSpeed is installed, and give it the environment of one process if there is no launcher."""
     if importlib.util.find_spec("deepspeed") is None:
-        raise ValueError("deepspeed is given but not installed: pip install 'flash-vstream[train]', or leave it out")
+        raise ValueError("--deepspeed is given but not installed: pip install 'flash-vstream[train]', or leave it out")
     if "RANK" not in os.environ:
-        raise ValueError("deepspeed is given to plain python: start with torchrun --nproc_per_node N -m ...")
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
 
 
 def accumulation_steps(global_batch_size: int, processes: int, per_device: int) -> int:
-    """How many micro-batches make a global batch. Raises ValueError where it does not divide."""
+    """The number of micro-batches in a global batch. Raises ValueError if it does not divide."""
     if per_device < 1:
         raise ValueError(f"per_device_train_batch_size is {per_device}: give 1 or more")
     together = processes * per_device

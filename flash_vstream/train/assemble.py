@@ -1,20 +1,18 @@
-"""Makes the model that stage 1 starts from: a vision tower and a language model, with projector and memory untrained.
+r"""Make the model that stage 1 starts from: a vision tower and a language model, with projector and memory untrained.
 
-`python -m flash_vstream.train.assemble --vision_tower ckpt/clip-vit-large-patch14 --language_model ckpt/vicuna-7b-v1.5
---output_dir ckpt/flash-vstream-7b-base`
+flash-vstream assemble --vision_tower ckpt/clip-vit-large-patch14 \
+        --language_model ckpt/vicuna-7b-v1.5 --output_dir ckpt/flash-vstream-7b-base
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from flash_vstream.command import run_command
+from flash_vstream.files import atomic
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model import VStreamConfig, VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.checkpoints.files import check_weights, resolve_folder
@@ -22,16 +20,26 @@ from flash_vstream.model.checkpoints.published import tower_config
 from flash_vstream.model.checkpoints.weights import load_tower
 from flash_vstream.model.processing import FRAMES_FILE, read_frame_preprocessor
 from flash_vstream.model.tokenizer import load_tokenizer
-from flash_vstream.train.checkpoints import whole_folder
+from flash_vstream.options import CommandParser
 from flash_vstream.train.model import cast_weights
 
 
 def assemble(
     vision_tower: str | Path, language_model: str | Path, memory: MemoryConfig, seed: int
 ) -> tuple[VStreamForConditionalGeneration, VStreamProcessor]:
-    """(model, processor) of a tower (CLIP, SigLIP, DINOv2) and a decoder, each a folder or hub id.
+    """Assemble a model, with all weights in the language model's dtype.
 
-    All weights take the language model's dtype. Raises ValueError where one of the two cannot be read or used.
+    Args:
+        vision_tower: Folder or hub id of a CLIP, SigLIP or DINOv2 encoder.
+        language_model: Folder or hub id of a decoder.
+        memory: The memory's configuration.
+        seed: Of the untrained projector and semantic attention.
+
+    Returns:
+        (model, processor).
+
+    Raises:
+        ValueError: One of the two cannot be read or used.
     """
     tower_folder, text_folder = resolve_folder(vision_tower), resolve_folder(language_model)
     check_weights(text_folder)
@@ -63,9 +71,7 @@ def assemble(
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    options = argparse.ArgumentParser(
-        prog="assemble", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    options = CommandParser("assemble", __doc__)
     add = options.add_argument
     add("--vision_tower", required=True, help="folder or hub id of a CLIP, SigLIP or DINOv2 encoder")
     add("--language_model", required=True, help="folder or hub id of a decoder, such as Vicuna")
@@ -74,21 +80,12 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    return run_command(lambda: write(arguments), interrupted="nothing was written; run it again")
-
-
-def write(arguments: argparse.Namespace) -> None:
-    """Assemble the model and write it, whole or not at all. Raises ValueError where something is there already."""
-    output = arguments.output_dir
+def run(options: argparse.Namespace) -> None:
+    """Assemble the model and write it. Raises ValueError if the output exists."""
+    output = options.output_dir
     if output.exists():
-        raise ValueError(f"{output} is there already: give a new folder, or use what it holds")
-    model, processor = assemble(arguments.vision_tower, arguments.language_model, MemoryConfig(), arguments.seed)
-    with whole_folder(output) as part:
+        raise ValueError(f"--output_dir {output} exists: give a new folder, or use the model in it")
+    model, processor = assemble(options.vision_tower, options.language_model, MemoryConfig(), options.seed)
+    with atomic(output) as part:
         processor.save_pretrained(part)
         model.save_pretrained(part)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

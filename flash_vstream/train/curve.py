@@ -1,4 +1,4 @@
-"""The loss of a run as a picture."""
+"""Draws the loss curve of a run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ SMOOTHING = 0.9  # of the running mean that is drawn over the single values
 
 
 def draw_loss(history: list[dict[str, Any]], path: Path) -> bool:
-    """Draws the logged losses over the steps into a PNG; False where matplotlib is not installed or nothing was logged.
+    """Draw the logged losses over the steps into a PNG.
 
-    history: the Trainer's `log_history`.
+    Args:
+        history: The Trainer's `log_history`.
+        path: The PNG file.
+
+    Returns:
+        False if matplotlib is not installed or nothing was logged.
     """
     points = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     try:
@@ -33,7 +38,7 @@ def draw_loss(history: list[dict[str, Any]], path: Path) -> bool:
 
 
 def running_mean(values: list[float]) -> list[float]:
-    """Exponential running mean, without the pull towards zero that its start would have."""
+    """Exponential running mean with bias correction."""
     means, total, weight = [], 0.0, 0.0
     for value in values:
         total = SMOOTHING * total + (1 - SMOOTHING) * value

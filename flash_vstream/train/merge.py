@@ -1,44 +1,51 @@
-"""Puts an adapter (projector and memory, with or without a LoRA) on its base for good: one whole checkpoint folder.
+"""Merge an adapter (projector and memory, with or without a LoRA) into its base model: one whole checkpoint folder.
 
-`python -m flash_vstream.train.merge --model_path checkpoints-finetune/lora --output_dir checkpoints-finetune/merged`
+flash-vstream merge --model_path checkpoints-finetune/lora --output_dir checkpoints-finetune/merged
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from flash_vstream.command import run_command
+from flash_vstream.files import atomic
 from flash_vstream.model import load
 from flash_vstream.model.checkpoints.adapters import is_adapter
-from flash_vstream.train.checkpoints import whole_folder
+from flash_vstream.options import CommandParser
 
 
 def merge(adapter: Path, output: Path, base: str | None = None) -> None:
-    """Writes the whole model and its processor to `output`. Raises ValueError where `adapter` is none."""
+    """Write the whole model and its processor to `output`.
+
+    Args:
+        adapter: Folder of the adapter.
+        output: A new or empty folder.
+        base: Folder or hub id of the base model; None: the one that the adapter names.
+
+    Raises:
+        ValueError: `adapter` holds no adapter, `output` is not empty, or it cannot be written.
+    """
     if not is_adapter(adapter):
-        raise ValueError(f"{adapter} holds no adapter: give a folder that training with lora, or stage 1, wrote")
+        raise ValueError(
+            f"--model_path {adapter} holds no adapter: give the folder of a stage 1 or a --lora run"
+        )
     if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty: give a new folder")
+        raise ValueError(f"--output_dir {output} is not empty: give a new folder")
     model, processor = load(adapter, base=base)
-    with whole_folder(output) as part:
+    with atomic(output) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_path", type=Path, required=True, help="folder of the adapter")
-    parser.add_argument("--model_base", help="folder of its base model; default: the one that the adapter names")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    arguments = parser.parse_args(argv)
-    return run_command(
-        lambda: merge(arguments.model_path, arguments.output_dir, arguments.model_base),
-        interrupted="nothing was written; run it again",
-    )
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = CommandParser("merge", __doc__)
+    options.add_argument("--model_path", type=Path, required=True, metavar="DIR", help="folder of the adapter")
+    options.add_argument("--model_base", metavar="DIR", help="its base model; default: the one that the adapter names")
+    options.add_argument("--output_dir", type=Path, required=True, metavar="DIR", help="folder of the merged model")
+    return options
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def run(options: argparse.Namespace) -> None:
+    """Merge as the command's options say."""
+    merge(options.model_path, options.output_dir, options.model_base)

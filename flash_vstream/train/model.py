@@ -1,4 +1,4 @@
-"""The model of a run: opened, with a LoRA or quantized where asked for, and frozen but for the parts that are named."""
+"""The model of a run: loaded, optionally quantized or with a LoRA, and frozen except for the parts to train."""
 
 from __future__ import annotations
 
@@ -19,40 +19,43 @@ from flash_vstream.train.arguments import ModelArguments, VStreamTrainingArgumen
 def open_model(
     model_arguments: ModelArguments, arguments: VStreamTrainingArguments
 ) -> tuple[nn.Module, VStreamProcessor]:
-    """(model, processor) to train: a PeftModel with `lora`. Raises ValueError for what does not go together."""
+    """(model, processor) to train; a PeftModel with `lora`. Raises ValueError if options and checkpoint do not fit."""
     folder = Path(model_arguments.model_path)
     if is_adapter(folder) and (folder / LORA_FILE).is_file() and not model_arguments.train_language_model:
         raise ValueError(
-            f"{folder} holds a LoRA, which the new adapter would need too: merge it first"
-            f" (python -m flash_vstream.train.merge --model_path {folder} --output_dir ...)"
+            f"--model_path {folder} holds a LoRA, which the new adapter would need too: merge it first"
+            f" (flash-vstream merge --model_path {folder} --output_dir ...)"
         )
     # DeepSpeed would turn all weights into bfloat16 anyway and keep its own float32 copy of the trained ones.
     dtype = torch.bfloat16 if arguments.bf16 and arguments.deepspeed_plugin is not None else torch.float32
     model, processor = load(
         folder,
         dtype=dtype,
-        memory_mode=model_arguments.memory_mode,
+        memory_mode=model_arguments.memory,
         base=model_arguments.model_base,
         attn_implementation=model_arguments.attn_implementation,
         quantization_config=quantization(model_arguments.quantization),
     )
     freeze(model, model_arguments)
     if arguments.bf16 and not model_arguments.train_language_model and not model_arguments.quantization:
-        # They are not saved, so that nothing is lost by holding them in half the space.
+        # They are frozen and not saved, so nothing is lost in half the space.
         for part in (model.vision_tower, model.language_model):
             cast_weights(part, torch.bfloat16)
     return (with_lora(model, model_arguments) if model_arguments.lora else model), processor
 
 
 def cast_weights(module: nn.Module, dtype: torch.dtype) -> None:
-    """In place, and weights only: `Module.to` would round the frequencies of rotary position embeddings too, which no
-    checkpoint holds, so that the model would be trained on other positions than it is used with."""
+    """Cast the weights in place, and only them.
+
+    `Module.to` would also round the frequencies of rotary position embeddings, which no checkpoint holds, so the model
+    would be trained on other positions than it is used with.
+    """
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
 
 
 def quantization(kind: str | None) -> BitsAndBytesConfig | None:
-    """How the language model is held: None, "4bit" (NF4, QLoRA's) or "8bit"."""
+    """The configuration for "4bit" (NF4, as in QLoRA), "8bit" or None."""
     if kind is None:
         return None
     if kind == "8bit":
@@ -66,10 +69,10 @@ def quantization(kind: str | None) -> BitsAndBytesConfig | None:
 
 
 def freeze(model: VStreamForConditionalGeneration, arguments: ModelArguments) -> None:
-    """Let only the named parts of the model learn. The vision tower never does: the memory passes no gradient to it.
+    """Freeze all but the parts to train. The vision tower is always frozen: the memory passes no gradient to it.
 
     Raises:
-        ValueError: nothing is left to train.
+        ValueError: Nothing is trained.
     """
     parts = {
         "projector": arguments.train_projector,
@@ -85,7 +88,7 @@ def freeze(model: VStreamForConditionalGeneration, arguments: ModelArguments) ->
 
 
 def with_lora(model: VStreamForConditionalGeneration, arguments: ModelArguments) -> nn.Module:
-    """The model with a LoRA in every linear layer of the language model's blocks; what was trained stays so."""
+    """The model with a LoRA in every linear layer of the language model's blocks; other trained parts stay trained."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
@@ -105,14 +108,14 @@ def with_lora(model: VStreamForConditionalGeneration, arguments: ModelArguments)
 
 
 def block_layers(model: VStreamForConditionalGeneration) -> Iterator[str]:
-    """Last names of the language model's linear layers, but for the one that gives the logits."""
+    """Last names of the language model's linear layers, except the one that computes the logits."""
     for name, module in model.language_model.named_modules():
         if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
             yield re.escape(name.rsplit(".")[-1])
 
 
 def bare(model: Any) -> VStreamForConditionalGeneration:
-    """The model itself, out of its PEFT wrapper if it has one."""
+    """The model without its PEFT wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -122,5 +125,5 @@ def named_trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def is_adapter_run(model: nn.Module) -> bool:
-    """Whether an adapter holds all that is trained."""
+    """Whether an adapter holds all trained weights."""
     return all(name.startswith(PARTS) or ".lora_" in name for name, _ in named_trained(model))

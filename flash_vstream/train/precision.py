@@ -1,12 +1,13 @@
-"""Which arithmetic the machine at hand has."""
+"""Which arithmetic this machine supports natively."""
 
 import torch
 
 
 def bfloat16_is_native(device: str | torch.device | None = None) -> bool:
-    """Whether it computes in bfloat16 at all: a processor without (x86 before AVX-512) emulates it, 70 times slower.
+    """Whether a device computes in bfloat16; a CPU without it (x86 before AVX-512) emulates it, 70 times slower.
 
-    device: the one to compute on; None: the GPU where there is one, else the processor.
+    Args:
+        device: None: the GPU if there is one, otherwise the CPU.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

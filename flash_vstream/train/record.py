@@ -1,68 +1,55 @@
-"""`run.json`: what a run was told, by which code and from which seeds; and whether a folder may be gone on with."""
+"""`run.json`: a run's options, code version and data, and whether a folder's checkpoints may be resumed under them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import flash_vstream
+from flash_vstream import run_record
 from flash_vstream.data import Records
-from flash_vstream.files import write_whole
 from flash_vstream.train.arguments import DataArguments, ModelArguments, VStreamTrainingArguments
 
-FILE = "run.json"
-# Training arguments that say where and how a run is computed or watched, and not what comes out of it. How a global
-# batch is divided among processes is among them; its size is not.
-FREE_PREFIXES = (
-    "activation_checkpointing",
-    "dataloader_",
-    "ddp_",
-    "debug",
-    "disable_",
-    "eval_",
-    "fsdp",
-    "gradient_checkpointing",
-    "hub_",
-    "include_",
-    "log_",
-    "logging_",
-    "per_device_",
-    "push_",
-    "save_",
-    "torch_compile",
-)
-DECISIVE = {"dataloader_drop_last"}  # all the same
-FREE = {
-    "accelerator_config",
-    "deepspeed",
-    "do_train",
-    "global_batch_size",
-    "gradient_accumulation_steps",
-    "local_rank",
-    "output_dir",
-    "project",
-    "report_to",
-    "run_name",
-    "skip_memory_metrics",
-    "tf32",
-    "torch_empty_cache_steps",
-    "tpu_num_cores",
-    "trackio_space_id",
-    "use_cpu",
+# Training arguments that decide a run's result; all others say where and how it is computed, watched and saved. All
+# model and data arguments decide. How a global batch is divided among processes does not; its size does.
+DECIDING = {
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "bf16",
+    "data_seed",
+    "dataloader_drop_last",
+    "fp16",
+    "ignore_data_skip",
+    "label_smoothing_factor",
+    "learning_rate",
+    "lr_scheduler_kwargs",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "max_steps",
+    "memory_learning_rate",
+    "neftune_noise_alpha",
+    "num_train_epochs",
+    "optim",
+    "optim_args",
+    "optim_target_modules",
+    "projector_learning_rate",
+    "seed",
+    "train_sampling_strategy",
+    "warmup_steps",
+    "weight_decay",
 }
+EARLIER_NAMES = {"memory_mode": "memory", "video_fps": "fps"}  # in records of earlier versions
 
 
-def run_record(
+def make_record(
     model: ModelArguments, data: DataArguments, arguments: VStreamTrainingArguments, records: Records
 ) -> dict[str, Any]:
     """The full configuration of a run as plain JSON values, with code version and seeds."""
     plugin = arguments.deepspeed_plugin
     return {
-        "code": code_version(),
+        "code": run_record.code_version(),
         "seeds": {"seed": arguments.seed, "data_seed": arguments.data_seed},
         "processes": arguments.world_size,
         "zero_stage": None if plugin is None else plugin.zero_stage,
@@ -75,57 +62,27 @@ def run_record(
     }
 
 
-def code_version() -> dict[str, Any]:
-    """The package's version and, where it lies in a git checkout of its own, the revision and whether it was edited."""
-    try:
-        found: dict[str, Any] = {"version": version("flash-vstream")}
-    except PackageNotFoundError:
-        found = {"version": None}
-    folder = Path(flash_vstream.__file__).parent.parent
-    if (folder / ".git").exists():
-        try:
-            found["revision"] = _git(folder, "rev-parse", "HEAD").strip()
-            found["edited"] = bool(_git(folder, "status", "--porcelain"))
-        except (OSError, subprocess.CalledProcessError):
-            found["revision"] = None  # no git here, or it refuses to read another user's checkout
-    return found
-
-
-def _git(folder: Path, *command: str) -> str:
-    return subprocess.run(["git", "-C", str(folder), *command], check=True, capture_output=True, text=True).stdout
-
-
-def write_record(output: Path, record: dict[str, Any]) -> None:
-    """Writes the record to `output`; it is there whole or not at all."""
-    write_whole(output / FILE, json.dumps(record, indent=2, sort_keys=True) + "\n")
-
-
 def check_same_run(output: Path, record: dict[str, Any]) -> None:
-    """Raises ValueError, naming the first field that differs, if `output` holds a run of another configuration."""
-    file = output / FILE
-    try:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{output} holds checkpoints but no readable {FILE} ({error}): give another output_dir, or empty this one"
-        ) from error
-    before, now = decisive(earlier), decisive(record)
-    for name in sorted(set(before) & set(now)):  # another transformers version has other fields
-        if before.get(name) != now.get(name):
-            raise ValueError(
-                f"{output} holds a run with {name} {before.get(name)!r}, but now it is {now.get(name)!r}:"
-                " give another output_dir, or the value it was begun with"
-            )
+    """Refuse to resume a run of another configuration; fields that only one of the two records has are not compared.
+
+    Raises:
+        ValueError: The first field that differs is named, or `output` has no readable record.
+    """
+    file = output / run_record.FILE
+    before, now = deciding(run_record.read_record(file)), deciding(record)
+    common = before.keys() & now.keys()
+    run_record.check_same_run(file, {name: before[name] for name in common}, {name: now[name] for name in common})
 
 
-def decisive(record: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a record, flat and by their full name, on which the result of a run depends."""
-    names = ("records", "records_digest", "samples_a_step", "zero_stage")
-    fields = {name: record[name] for name in names if name in record}  # a run of an earlier version has no digest
+def deciding(record: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record, flat and by their full name, that decide a run's result."""
+    fields = {
+        name: record[name] for name in ("records", "records_digest", "samples_a_step", "zero_stage") if name in record
+    }
     if record.get("zero_stage") is not None:
-        fields["processes"] = record.get("processes")  # DeepSpeed's checkpoints are of one number of processes
+        fields["processes"] = record.get("processes")  # DeepSpeed's checkpoints need the same number of processes
     for group in ("model", "data", "training"):
         for name, value in record.get(group, {}).items():
-            if group != "training" or name in DECISIVE or not (name in FREE or name.startswith(FREE_PREFIXES)):
-                fields[f"{group}.{name}"] = value
+            if group != "training" or name in DECIDING:
+                fields[f"{group}.{EARLIER_NAMES.get(name, name)}"] = value
     return fields

@@ -1,153 +1,156 @@
-"""One training stage: model, data, trainer, top to bottom. Which stage it is, the named arguments say.
+"""Train one stage: model, data, trainer, top to bottom.
 
-`python -m flash_vstream.train.train --stage 1 --model_path ... --data_path ... --video_folder ... --output_dir ...`
-takes the paper's settings of that stage; every option of its own overrides them. torchrun, deepspeed and accelerate
-start it on several GPUs (docs/training.md).
+    flash-vstream train --stage 1 --model_path ... --data_path ... --video_folder ... --output_dir ...
+
+--stage makes the paper's settings of that stage the defaults; every other option overrides them. All GPUs of the
+machine take part (GPUS=2: two of them); torchrun, deepspeed and accelerate start it too (docs/training.md). Run the
+command again after an interruption: it resumes from the last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import shutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import HfArgumentParser
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from flash_vstream.command import run_command
 from flash_vstream.data import ConversationCollator, ConversationDataset, MediaFolders, Records
-from flash_vstream.data.check import quick_faults
 from flash_vstream.data.faults import without_listed
-from flash_vstream.data.media import FEATURE_SUFFIX, check_encoder
-from flash_vstream.data.ranks import LONGEST_RUN
-from flash_vstream.features.file import feature_shape
+from flash_vstream.data.survey import Survey, survey
+from flash_vstream.features.file import FeatureFile, FeatureSpec
+from flash_vstream.files import explain_failed_writing, write_json, write_text
 from flash_vstream.model.encoder import expected_metadata
+from flash_vstream.options import CommandParser
+from flash_vstream.process import Process
+from flash_vstream.run_record import FILE
 from flash_vstream.train.arguments import STAGES, DataArguments, ModelArguments, VStreamTrainingArguments
-from flash_vstream.train.checkpoints import PART, explain_failed_writing, last_checkpoint
+from flash_vstream.train.checkpoints import PART, last_checkpoint
 from flash_vstream.train.curve import draw_loss
 from flash_vstream.train.model import open_model
-from flash_vstream.train.record import check_same_run, run_record, write_record
-from flash_vstream.train.trainer import VStreamTrainer
+from flash_vstream.train.record import check_same_run, make_record
+from flash_vstream.train.trainer import OptimizerFactory, VStreamTrainer
 
-FINISHED = "finished.txt"  # written last, when model and processor are whole
+Group = TypeVar("Group")
+GROUPS = (ModelArguments, DataArguments, VStreamTrainingArguments)
+FINISHED = "finished.txt"  # written last, when model and processor are complete
 RESULT = "result.part"
 
 
-def train(model_arguments: ModelArguments, data_arguments: DataArguments, arguments: VStreamTrainingArguments) -> None:
-    """Train, saving checkpoints as `arguments` says, and write what was trained to `output_dir`.
+def train(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    arguments: VStreamTrainingArguments,
+    make_optimizer: OptimizerFactory | None = None,
+) -> None:
+    """Train, with checkpoints, and write the result to `output_dir`.
 
-    The whole model with its processor, or an adapter where that holds all that was trained. Run again after a kill, it
-    goes on from the last checkpoint in `output_dir`.
+    The result is the whole model with its processor, or an adapter if that holds all trained weights. If `output_dir`
+    has a checkpoint of the same run, the training resumes from the last one.
+
+    Args:
+        model_arguments: What is trained.
+        data_arguments: What it is trained on.
+        arguments: How it is trained.
+        make_optimizer: Makes another optimizer than AdamW.
 
     Raises:
-        ValueError: whatever is wrong with arguments, data, checkpoint, disk or an earlier run in `output_dir`.
+        ValueError: Arguments, data, checkpoint, disk or an earlier run in `output_dir` do not allow it.
     """
     output = Path(str(arguments.output_dir))
-    records = usable_records(model_arguments, data_arguments, arguments)
-    record = run_record(model_arguments, data_arguments, arguments, records)
+    records, overview = usable_records(model_arguments, data_arguments, arguments)
+    record = make_record(model_arguments, data_arguments, arguments, records)
     last = last_checkpoint(output)
     if last is not None or is_trained(output):
         check_same_run(output, record)
     if is_trained(output):
         say(arguments, f"{output} is trained already")
         return
-    trainer = make_trainer(model_arguments, data_arguments, arguments, records)
+    trainer = make_trainer(model_arguments, data_arguments, arguments, records, overview, make_optimizer)
     say(arguments, arguments.batch_arithmetic)
     if arguments.should_save:
         shutil.rmtree(output / PART, ignore_errors=True)
-        write_record(output, record)
+        write_json(output / FILE, record)
     if last is not None:
-        say(arguments, f"going on from {last}")
+        say(arguments, f"resuming from {last}")
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     save_result(trainer)
 
 
 def usable_records(
     model_arguments: ModelArguments, data_arguments: DataArguments, arguments: VStreamTrainingArguments
-) -> Records:
-    """The records to train on: all, or all but those of a report. Raises ValueError where others cannot be used."""
-    records, skipped = Records(Path(data_arguments.data_path)), 0
+) -> tuple[Records, Survey]:
+    """The records to train on, without those that `skip_ids` lists, and their survey.
+
+    The first process surveys the records and their files, for all processes.
+
+    Raises:
+        ValueError: Some of them cannot be trained on.
+    """
+    records = Records(Path(data_arguments.data_path))
     if data_arguments.skip_ids is not None:
         records, skipped = without_listed(records, Path(data_arguments.skip_ids))
         say(arguments, f"skipped {skipped} records listed in {data_arguments.skip_ids}; {len(records)} are left")
         if len(records) == 0:
             raise ValueError(f"{data_arguments.skip_ids} lists every record of {data_arguments.data_path}")
-
-    def find_problem() -> str | None:
+    process = Process(arguments.process_index, arguments.world_size)
+    found: Survey | str | None = None
+    if process.is_main:
         try:
-            problem = first_fault(records, data_arguments)
-            if problem is None:
-                check_encoders(records, folders_of(data_arguments), encoder_of(model_arguments, data_arguments))
-        except (ValueError, OSError) as error:  # the others are waiting for an answer
-            return str(error)
-        return problem
-
-    problem = said_by_the_first(find_problem, arguments)
-    if problem is not None:
-        if arguments.process_index > 0:
-            sys.exit(2)  # the first process says it
-        raise ValueError(problem)
-    return records
+            found = checked_survey(records, model_arguments, data_arguments)
+        except (ValueError, OSError) as error:  # the other processes wait for an answer
+            found = str(error)
+    found = process.broadcast(found)
+    if isinstance(found, str):
+        if not process.is_main:
+            raise SystemExit(2)  # the first process prints the error
+        raise ValueError(found)
+    assert found is not None
+    return records, found
 
 
-def first_fault(records: Records, data_arguments: DataArguments) -> str | None:
-    """How many records cannot be trained on, and why the first of them; None where all can."""
+def checked_survey(records: Records, model_arguments: ModelArguments, data_arguments: DataArguments) -> Survey:
+    """Survey the records.
+
+    Raises:
+        ValueError: Records cannot be trained on (their number and the first fault are named), or the first feature file
+            of a folder is of another encoder; the other files are checked when they are read.
+    """
     folders = folders_of(data_arguments)
-    faults = quick_faults(records, folders, data_arguments.video_fps, data_arguments.conversation)
-    if not faults:
-        return None
-    return (
-        f"{len(faults)} of {len(records)} records cannot be trained on, the first (record {faults[0].id!r}):"
-        f" {faults[0].detail}; see all with python -m flash_vstream.data.check, mend them, or give its report"
-        " as --skip_ids"
-    )
+    found = survey(records, folders, data_arguments.fps, data_arguments.conversation)
+    if found.faults:
+        first = found.faults[0]
+        raise ValueError(
+            f"{len(found.faults)} of {len(records)} records cannot be trained on, the first (record {first.id!r}):"
+            f" {first.detail}; list all with `flash-vstream check`, and correct them or give its report as --skip_ids"
+        )
+    spec = FeatureSpec(encoder=encoder_of(model_arguments, data_arguments))
+    for path in found.feature_files:
+        FeatureFile(path).require(spec)
+    return found
 
 
 def encoder_of(model_arguments: ModelArguments, data_arguments: DataArguments) -> dict[str, str] | None:
-    """What feature files are to say of the checkpoint's encoder; None where none are read. Raises ValueError."""
+    """The metadata of the checkpoint's encoder in feature files; None if none are read. Raises ValueError."""
     if not (data_arguments.image_feature_folder or data_arguments.video_feature_folder):
         return None
     checkpoint = model_arguments.model_base or model_arguments.model_path
-    return expected_metadata(checkpoint, with_weights=not is_deepspeed_zero3_enabled())  # ZeRO-3 would split the tower
-
-
-def check_encoders(records: Records, folders: MediaFolders, encoder: Mapping[str, str] | None) -> None:
-    """Raises ValueError where a feature file, the first used of each folder, is of another encoder.
-
-    All others are looked at when they are read.
-    """
-    seen = set()
-    for record in records if encoder is not None else ():
-        path = folders.path(record)
-        if path is not None and path.suffix == FEATURE_SUFFIX and path.parent not in seen:
-            seen.add(path.parent)
-            check_encoder(path, feature_shape(path)[1], encoder)
-
-
-def said_by_the_first(find: Callable[[], str | None], arguments: VStreamTrainingArguments) -> str | None:
-    """What `find` gives in the first process, in all of them: one is enough to go through hundreds of thousands of
-    files, which can take longer than the half hour that processes wait for one another in training."""
-    if arguments.world_size == 1:
-        return find()
-    patient = torch.distributed.new_group(backend="gloo", timeout=LONGEST_RUN)
-    box = [find() if arguments.process_index == 0 else None]
-    torch.distributed.broadcast_object_list(box, group=patient)
-    torch.distributed.destroy_process_group(patient)
-    return box[0]
+    # ZeRO-3 would partition the tower's weights.
+    return expected_metadata(checkpoint, with_weights=not is_deepspeed_zero3_enabled())
 
 
 def folders_of(data_arguments: DataArguments) -> MediaFolders:
-    """Raises ValueError for a folder that is not there."""
+    """The folders of images, videos and features. Raises ValueError if one of them is missing."""
     names = ("image_folder", "video_folder", "image_feature_folder", "video_feature_folder")
     folders = [None if getattr(data_arguments, name) is None else Path(getattr(data_arguments, name)) for name in names]
     for name, folder in zip(names, folders, strict=True):
         if folder is not None and not folder.is_dir():
-            raise ValueError(f"{name} {folder} is missing: see data/README.md for what belongs there")
+            raise ValueError(f"--{name} {folder} is missing: see data/README.md for what belongs there")
     return MediaFolders(*folders)
 
 
@@ -156,52 +159,56 @@ def make_trainer(
     data_arguments: DataArguments,
     arguments: VStreamTrainingArguments,
     records: Records,
+    overview: Survey | None = None,
+    make_optimizer: OptimizerFactory | None = None,
 ) -> VStreamTrainer:
-    """The trainer of a run, ready to train. Raises ValueError."""
+    """The trainer of a run, ready to train. Raises ValueError as `train` does."""
     torch.manual_seed(arguments.seed)
     model, processor = open_model(model_arguments, arguments)
     config: Any = model.config
     longest = config.text_config.max_position_embeddings
     if data_arguments.max_length is not None and data_arguments.max_length > longest:
-        raise ValueError(f"max_length {data_arguments.max_length} is past the {longest} tokens of the language model")
+        raise ValueError(f"--max_length {data_arguments.max_length} exceeds the language model's {longest} tokens")
     dataset = ConversationDataset(
         records,
         processor,
         data_arguments.conversation,
         folders_of(data_arguments),
-        fps=data_arguments.video_fps,
+        fps=data_arguments.fps,
         aspect=data_arguments.image_aspect_ratio,
         max_length=data_arguments.max_length or longest,
-        feature_width=config.vision_config.hidden_size,
-        encoder=encoder_of(model_arguments, data_arguments),
-        # Frame by frame on a processor, beside the steps, which otherwise wait for it (docs/performance.md).
+        spec=FeatureSpec.of(config, encoder_of(model_arguments, data_arguments)),
+        # The memory's fold is sequential: workers compute it on the CPU during the steps (docs/performance.md).
         digests=arguments.dataloader_num_workers > 0 and processor.memory.mode == "star",
+        overview=overview,
     )
-    arguments.remove_unused_columns = False  # the Trainer knows only datasets of another library
+    arguments.remove_unused_columns = False  # for datasets of another library
     return VStreamTrainer(
         model=model,
         args=arguments,
         train_dataset=dataset,
         data_collator=ConversationCollator(processor.pad_token_id),
         processor=processor,
+        make_optimizer=make_optimizer,
     )
 
 
 def save_result(trainer: VStreamTrainer) -> None:
-    """Writes what was trained, the log and its picture to `output_dir`; `FINISHED` last."""
+    """Write the trained model, the log and the loss curve to `output_dir`; `FINISHED` last."""
     part = trainer.output / RESULT
-    with explain_failed_writing(trainer.output, "the trained model"):
+    with explain_failed_writing(trainer.output):
         if trainer.args.should_save:
             shutil.rmtree(part, ignore_errors=True)
         trainer.save_model(str(part))
         trainer.save_state()
         if trainer.args.should_save:
             publish_result(trainer, part)
-        # Launchers end all processes when the first leaves in an odd way; none does before all is written.
+        # Launchers end all processes when the first one leaves; none may leave before everything is written.
         trainer.accelerator.wait_for_everyone()
 
 
 def publish_result(trainer: VStreamTrainer, part: Path) -> None:
+    """Move the files of the result from `part` to the run's folder, and add the loss curve and `FINISHED`."""
     output = trainer.output
     for file in sorted(part.iterdir()):
         os.replace(file, output / file.name)
@@ -209,60 +216,53 @@ def publish_result(trainer: VStreamTrainer, part: Path) -> None:
     if draw_loss(trainer.state.log_history, output / "loss.png"):
         say(trainer.args, f"the loss is drawn in {output / 'loss.png'}")
     else:
-        say(trainer.args, f"no picture of the loss without matplotlib; its values are in {output}/trainer_state.json")
-    (output / FINISHED).write_text(f"{trainer.state.global_step} steps\n", encoding="utf-8")
+        say(trainer.args, f"the loss is not drawn without matplotlib; its values are in {output}/trainer_state.json")
+    write_text(output / FINISHED, f"{trainer.state.global_step} steps\n")
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether a training run into `folder` came to its end."""
+    """Whether a training run into `folder` is finished."""
     return (folder / FINISHED).is_file()
 
 
 def say(arguments: VStreamTrainingArguments, line: str) -> None:
-    """Prints a line, once for all processes."""
+    """Print a line, in the first process only."""
     if arguments.process_index == 0:
         print(line, flush=True)
 
 
-def parser() -> Any:
-    """The options of the command, with their common defaults."""
-    groups = (ModelArguments, DataArguments, VStreamTrainingArguments)
-    options: Any = HfArgumentParser(groups, allow_abbrev=False)  # type: ignore[arg-type]
+class TrainParser(CommandParser, HfArgumentParser):  # type: ignore[misc]  # typed as an iterable of tuples
+    """A command parser with the fields of `GROUPS` as options, which depend on --stage for their defaults."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As CommandParser, with the defaults of the chosen stage; checks the model and data arguments.
+
+        Raises:
+            ValueError: An option is unknown, or options contradict each other.
+        """
+        given = super().parse_known_args(args)[0]
+        self.set_defaults(**STAGES.get(given.stage, {}))
+        if given.lora:  # instead of training the whole language model, unless that is given too
+            self.set_defaults(train_language_model=False)
+        options, unknown = super().parse_known_args(args, namespace)
+        for group in GROUPS[:2]:
+            select(group, options)
+        return options, unknown
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = TrainParser("train", __doc__, dataclass_types=GROUPS)
     options.add_argument("--stage", type=int, choices=sorted(STAGES), help="take the paper's settings of this stage")
     return options
 
 
-def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, VStreamTrainingArguments]:
-    """The three groups of arguments from a command line, with the defaults of its --stage."""
-    stage = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    stage.add_argument("--stage", type=int, choices=sorted(STAGES))
-    chosen = stage.parse_known_args(argv)[0].stage
-    options = parser()
-    options.set_defaults(**STAGES.get(chosen, {}))
-    if options.parse_known_args(argv)[0].lora:  # which takes the place of training the language model, if not said
-        options.set_defaults(train_language_model=False)
-    return options.parse_args_into_dataclasses(args=argv, look_for_args_file=False)[:3]
+def select(group: type[Group], options: argparse.Namespace) -> Group:
+    """The options of one group. Raises ValueError if they contradict each other."""
+    fields: Any = dataclasses.fields(group)  # type: ignore[arg-type]
+    return group(**{field.name: getattr(options, field.name) for field in fields if field.init})
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: train(*parse(sys.argv[1:] if argv is None else argv)))
-
-
-def leave() -> None:
-    """Parts from the other processes in good order, and ends this one where there are several.
-
-    Now and then one of torch's threads reaches for the interpreter while that is torn down, and aborts a process that
-    had done all it had to: the launcher would call the run failed.
-    """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-
-
-if __name__ == "__main__":
-    code = main()
-    if code == 0:
-        leave()
-    sys.exit(code)
+def run(options: argparse.Namespace) -> None:
+    """Train as the command's options say."""
+    train(*(select(group, options) for group in GROUPS))  # type: ignore[arg-type]

@@ -1,13 +1,13 @@
-"""The HF Trainer with this model's parameter groups and order of samples, and checkpoints that are whole or not there.
+"""The HF Trainer with this model's parameter groups, order of samples and atomic checkpoints.
 
-It overrides private methods of the Trainer; what each relies on, its comment says.
+It overrides private methods of the Trainer; each docstring says which behaviour of the base class it changes.
 """
 
 from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +20,45 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 
 from flash_vstream.data import ConversationDataset, GroupedSampler
+from flash_vstream.files import explain_failed_writing
 from flash_vstream.model import VStreamProcessor, save_adapter
 from flash_vstream.model.checkpoints.adapters import load_parts
 from flash_vstream.model.checkpoints.zero3 import gather_whole, without_hooks
 from flash_vstream.train.arguments import VStreamTrainingArguments
-from flash_vstream.train.checkpoints import PART, explain_failed_writing, prune, publish
+from flash_vstream.train.checkpoints import PART, prune, publish
 from flash_vstream.train.model import bare, is_adapter_run, named_trained
-from flash_vstream.train.optimizer import Group, MuonWithAdamW, offloaded_adamw
+from flash_vstream.train.offload import offloaded_adamw
+
+Group = dict[str, Any]
+OptimizerFactory = Callable[[nn.Module, VStreamTrainingArguments], Optimizer]
 
 
 class VStreamTrainer(Trainer):
     """Trains a VStreamForConditionalGeneration or a PeftModel of it on a `ConversationDataset`.
 
-    Checkpoints hold an adapter where that holds all that is trained, else the whole model with its processor.
+    Checkpoints hold an adapter if that holds all trained weights, otherwise the whole model with its processor.
+
+    Args:
+        *args: As for `Trainer`.
+        processor: Saved beside a whole model.
+        make_optimizer: Makes the optimizer; None: AdamW, or what `optim` says, with `parameter_groups`.
+        **kwargs: As for `Trainer`.
     """
 
     args: VStreamTrainingArguments
     train_dataset: ConversationDataset
 
-    def __init__(self, *args: Any, processor: VStreamProcessor, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        processor: VStreamProcessor,
+        make_optimizer: OptimizerFactory | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.processor = processor
-        self.run_folder: str | None = None  # where checkpoints are written to, while one is written
+        self.make_optimizer = make_optimizer
+        self.run_folder: str | None = None  # where a checkpoint is written, while one is written
         inner = bare(self.model)
         without_hooks(inner.vision_tower)
         self.whole_parts = {"vision_tower": inner.vision_tower, "memory": inner.memory}
@@ -49,6 +66,7 @@ class VStreamTrainer(Trainer):
 
     @property
     def output(self) -> Path:
+        """The folder of the run."""
         return Path(str(self.args.output_dir))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
@@ -56,31 +74,36 @@ class VStreamTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        # Of whole global batches, which Accelerate deals out in micro-batches, one process after the other.
+        # Its order is made of global batches; Accelerate gives their micro-batches to the processes in turn.
         self.sampler = GroupedSampler(dataset.lengths(), dataset.modalities(), self.args.samples_a_step, seed)
         return self.sampler
 
     def _prepare_input(self, data: Any) -> Any:
-        """The base class casts to DeepSpeed's dtype: to bfloat16, which is coarser than features are."""
-        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
+        """Move to the device only. The base class also casts to DeepSpeed's dtype, and cannot rebuild a named tuple."""
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device)
+        if hasattr(data, "_fields"):
+            return type(data)(*(self._prepare_input(part) for part in data))
+        return super()._prepare_input(data)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """Public hook of the Trainer: the parameter groups of this project."""
         if self.optimizer is None:
             assert isinstance(self.model, nn.Module)
+            if self.make_optimizer is not None:
+                self.optimizer = self.make_optimizer(self.model, self.args)
+                return self.optimizer
             groups = list(parameter_groups(self.model, self.args))
             betas = (self.args.adam_beta1, self.args.adam_beta2)
             if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.hf_ds_config.is_offload():
                 self.optimizer = offloaded_adamw(groups, self.args.learning_rate, betas, self.args.adam_epsilon)
-            elif self.args.muon_learning_rate is not None:
-                matrices, others = matrices_apart(self.model, groups, self.args.muon_learning_rate)
-                self.optimizer = MuonWithAdamW(matrices, others, betas, self.args.adam_epsilon)
             else:
                 optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
                 self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """The base class looks whether all steps are made only after one more: when resumed from the last of them."""
+        """Make no step if a resumed run has made all: the base class compares with max_steps only after a step."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
 
@@ -88,28 +111,34 @@ class VStreamTrainer(Trainer):
         return self.run_folder or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """The base class writes into `_get_output_dir`, and deletes what is too many there; so both are done here."""
-        part = self.output / PART
-        with explain_failed_writing(self.output, f"the checkpoint of step {self.state.global_step}"):
-            if self.args.should_save:
-                shutil.rmtree(part, ignore_errors=True)
-                part.mkdir(parents=True)
-            self.accelerator.wait_for_everyone()
-            self.run_folder = str(part)
-            try:
+        """Write a checkpoint atomically: the base class writes into `_get_output_dir`, and it is renamed here.
+
+        The base class would delete superfluous checkpoints in the same folder, so that is done here too.
+        """
+        part, step = self.output / PART, f"checkpoint-{self.state.global_step}"
+        try:
+            with explain_failed_writing(self.output / step):
+                if self.args.should_save:
+                    shutil.rmtree(part, ignore_errors=True)
+                    part.mkdir(parents=True)
+                self.accelerator.wait_for_everyone()
+                self.run_folder = str(part)
                 super()._save_checkpoint(model, trial)
-            finally:
-                self.run_folder = None
-            self.accelerator.wait_for_everyone()  # each process has written its share
+                self.accelerator.wait_for_everyone()  # each process has written its share
+                if self.args.should_save:
+                    publish(part / step, self.output)
+                    prune(self.output, self.args.save_total_limit)
+                self.accelerator.wait_for_everyone()
+        finally:
+            self.run_folder = None
             if self.args.should_save:
-                publish(part / f"checkpoint-{self.state.global_step}", self.output)
-                prune(self.output, self.args.save_total_limit)
                 shutil.rmtree(part, ignore_errors=True)
-            self.accelerator.wait_for_everyone()
 
     def _stores_trained_only(self) -> bool:
-        """Whether DeepSpeed's share of a checkpoint has the trained weights only: the frozen ones are those that a run
-        begins with, and many times larger. The base class leaves them out for PEFT's models alone."""
+        """Whether DeepSpeed's part of a checkpoint holds only the trained weights.
+
+        The frozen weights do not change and are many times larger. The base class leaves them out only for PEFT models.
+        """
         assert isinstance(self.model, nn.Module)
         return self.is_deepspeed_enabled and is_adapter_run(self.model)
 
@@ -126,7 +155,7 @@ class VStreamTrainer(Trainer):
             del engine.save_checkpoint  # the class has its own
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
-        """Loads DeepSpeed checkpoints without frozen weights, too, which the base class refuses."""
+        """Also load DeepSpeed checkpoints without frozen weights, which the base class refuses."""
         if resume_from_checkpoint is None or not self._stores_trained_only():
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
@@ -136,8 +165,10 @@ class VStreamTrainer(Trainer):
         return prepared
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """With DeepSpeed, the base class has every process copy all weights to the host, the frozen ones too; but of an
-        adapter the first process has all, if no weights are split."""
+        """Save an adapter without copying all weights, frozen ones too, to the host, as the base class does.
+
+        The first process has all weights of an adapter if DeepSpeed does not partition the weights (ZeRO below 3).
+        """
         assert isinstance(self.model, nn.Module)
         if self.is_deepspeed_enabled and not is_deepspeed_zero3_enabled() and is_adapter_run(self.model):
             self._save(output_dir)
@@ -145,7 +176,7 @@ class VStreamTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The base class pickles its arguments beside the weights; `run.json` has them here."""
+        """Save an adapter or a model with its processor; the arguments are in `run.json`, not in a pickle."""
         if not self.args.should_save:
             return
         assert isinstance(self.model, nn.Module)
@@ -170,9 +201,9 @@ class VStreamTrainer(Trainer):
 
 
 class _BeforeSteps(TrainerCallback):
-    """Tells the sampler the epoch, which Accelerate does not reach when it resumes within one in several processes.
+    """Gives the sampler its epoch and gathers the weights that ZeRO-3 has to keep whole.
 
-    And gathers what ZeRO-3 has to keep whole.
+    Accelerate does not reach the sampler if several processes resume within an epoch.
     """
 
     def __init__(self, trainer: VStreamTrainer) -> None:
@@ -188,7 +219,7 @@ class _BeforeSteps(TrainerCallback):
 
 
 def parameter_groups(model: nn.Module, arguments: VStreamTrainingArguments) -> Iterator[dict[str, Any]]:
-    """The trained parameters by learning rate (projector, memory, all others), norms and biases without decay."""
+    """The trained parameters grouped by learning rate (projector, memory, others); norms and biases do not decay."""
     projector, memory = arguments.projector_learning_rate, arguments.memory_learning_rate
     rates = {
         "projector": arguments.learning_rate if projector is None else projector,
@@ -203,26 +234,8 @@ def parameter_groups(model: nn.Module, arguments: VStreamTrainingArguments) -> I
         yield {"params": parameters, "lr": rate, "weight_decay": arguments.weight_decay if decays else 0.0}
 
 
-def matrices_apart(model: nn.Module, groups: list[Group], learning_rate: float) -> tuple[list[Group], list[Group]]:
-    """The groups split into matrices of decoder layers and projector, for Muon at `learning_rate`, and all others."""
-    names = {parameter: name for name, parameter in named_trained(model)}
-    matrices: list[Group] = []
-    others: list[Group] = []
-    for group in groups:
-        for chosen, is_inner, rate in ((matrices, True, {"lr": learning_rate}), (others, False, {})):
-            parameters = [p for p in group["params"] if _is_inner_matrix(names[p], p) == is_inner]
-            if parameters:
-                chosen.append({**group, "params": parameters, **rate})
-    return matrices, others
-
-
-def _is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
-    is_inner = name.startswith("projector.") or (name.startswith("language_model.") and ".layers." in name)
-    return parameter.ndim == 2 and is_inner
-
-
 def undecayed_names(model: nn.Module) -> set[str]:
-    """Names in the bare model of all biases, and of all weights of norms: by the modules' class."""
+    """Names in the bare model of all biases and of all weights of norms, known by their class."""
     inner = bare(model)
     names = {name for name, _ in inner.named_parameters() if name.rsplit(".")[-1] == "bias"}
     for prefix, module in inner.named_modules():

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from flash_vstream.data import ConversationDataset, MediaFolders, Records, write_features
-from flash_vstream.data.check import MOST_WORKERS, Checks, find_faults, main, parser, quick_faults
+from flash_vstream import cli
+from flash_vstream.data import ConversationDataset, MediaFolders, Records
+from flash_vstream.data.check import MOST_WORKERS, Checks, find_faults, parser
 from flash_vstream.data.faults import without_listed
+from flash_vstream.data.survey import survey
+from flash_vstream.features.file import FeatureFile
 from tests.conftest import TinyModel
 from tests.data.files import conversation, image_record, record, text_record, write_picture, write_records
 from tests.full_disk import full_disk
@@ -70,6 +73,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def check(words: list[str]) -> int:
+    return cli.main(["check", *words])
+
+
 def arguments(folder: Path, *more: str) -> list[str]:
     return [f"--data_path={folder / 'data.json'}", f"--image_folder={folder}", f"--video_folder={folder}", *more]
 
@@ -79,12 +86,12 @@ def test_every_fault_is_found_and_counted(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int
 ) -> None:
     report = tmp_path / "deep" / "report.json"
-    assert main(arguments(folder, f"--workers={workers}", f"--report={report}")) == 1
-    told = json.loads(report.read_text())
-    assert told["data"] == str(folder / "data.json")
-    assert {row["id"]: (row["file"], row["fault"]) for row in told["faults"]} == WRONG
-    assert [row["id"] for row in told["faults"]] == list(WRONG)
-    assert all(row["detail"] and "\n" not in row["detail"] for row in told["faults"])
+    assert check(arguments(folder, f"--num_workers={workers}", f"--report={report}")) == 1
+    report_data = json.loads(report.read_text())
+    assert report_data["data"] == str(folder / "data.json")
+    assert {row["id"]: (row["file"], row["fault"]) for row in report_data["faults"]} == WRONG
+    assert [row["id"] for row in report_data["faults"]] == list(WRONG)
+    assert all(row["detail"] and "\n" not in row["detail"] for row in report_data["faults"])
     assert list(report.parent.iterdir()) == [report]
     out, progress = capfd.readouterr()
     assert "16 records, 11 with faults" in out
@@ -97,28 +104,30 @@ def test_every_fault_is_found_and_counted(
 
 def test_without_faults_all_is_well(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_records(tmp_path / "good.json", [image_record(), record(), text_record()])
-    assert main([f"--data_path={data}", f"--image_folder={folder}", f"--video_folder={folder}", "--workers=0"]) == 0
+    assert (
+        check([f"--data_path={data}", f"--image_folder={folder}", f"--video_folder={folder}", "--num_workers=0"]) == 0
+    )
     assert "3 records, 0 with faults" in capsys.readouterr().out
     assert json.loads((tmp_path / "good.faults.json").read_text())["faults"] == []
 
 
-def test_before_training_only_files_are_looked_for(folder: Path) -> None:
-    faults = quick_faults(Records(folder / "data.json"), MediaFolders(folder, folder))
+def test_before_training_no_file_is_opened(folder: Path) -> None:
+    faults = survey(Records(folder / "data.json"), MediaFolders(folder, folder), 1.0, "v1").faults
     assert {fault.id: (fault.file, fault.fault) for fault in faults} == {
         name: what for name, what in WRONG.items() if name not in UNSEEN_QUICKLY
     }
     # A caption holds one turn, so conversations are no data for the plain style.
-    plain = quick_faults([text_record()], MediaFolders(), conversation="plain")
+    plain = survey([text_record()], MediaFolders(), 1.0, "plain").faults
     assert [fault.fault for fault in plain] == ["bad record"]
 
 
 def test_listed_records_are_left_out_and_no_others(folder: Path, tmp_path: Path, tiny_model: TinyModel) -> None:
     report = tmp_path / "report.json"
-    main(arguments(folder, "--workers=0", f"--report={report}"))
+    check(arguments(folder, "--num_workers=0", f"--report={report}"))
     records, skipped = without_listed(Records(folder / "data.json"), report)
     assert skipped == len(WRONG)
     assert [row["id"] for row in records] == ["i1", "r1", "t1", "r2", "r1"]
-    assert quick_faults(records, MediaFolders(folder, folder)) == []
+    assert survey(records, MediaFolders(folder, folder), 1.0, "v1").faults == []
     items = ConversationDataset(records, tiny_model[1], "v1", MediaFolders(folder, folder))
     assert len([items[index] for index in range(len(items))]) == 5
 
@@ -126,11 +135,11 @@ def test_listed_records_are_left_out_and_no_others(folder: Path, tmp_path: Path,
 def test_a_report_that_is_none_or_of_other_data_is_named(tmp_path: Path) -> None:
     records = Records(write_records(tmp_path / "data.json", [record(), text_record()]))
     report = tmp_path / "report.json"
-    with pytest.raises(ValueError, match=r"report\.json is no report of the check command"):
+    with pytest.raises(ValueError, match=r"report\.json is no report"):
         without_listed(records, report)
     for content in ("", "[]", '{"faults": [{}]}', "{}", '{"faults": [3]}'):
         report.write_text(content)
-        with pytest.raises(ValueError, match=r"report\.json is no report of the check command"):
+        with pytest.raises(ValueError, match=r"report\.json is no report"):
             without_listed(records, report)
     report.write_text(json.dumps({"faults": [{"id": "r1", "file": "b.mp4", "fault": "missing"}]}))
     with pytest.raises(ValueError, match=r"lists record 'r1', which is not in .*data\.json"):
@@ -147,17 +156,17 @@ def test_of_records_alike_only_the_listed_one_is_left_out(
     records = [image_record(), image_record(conversations=long), image_record(), text_record(), text_record(time=1)]
     data, report = write_records(tmp_path / "data.json", records), tmp_path / "data.faults.json"
     command = [f"--data_path={data}", f"--image_folder={tmp_path}", f"--model_path={tmp_path / 'model'}"]
-    assert main([*command, "--workers=0"]) == 1
-    told = json.loads(report.read_text())
-    assert [(row["index"], row["id"], row["fault"]) for row in told["faults"]] == [(1, "i1", "too long")]
+    assert check([*command, "--num_workers=0"]) == 1
+    report_data = json.loads(report.read_text())
+    assert [(row["index"], row["id"], row["fault"]) for row in report_data["faults"]] == [(1, "i1", "too long")]
     kept, skipped = without_listed(Records(data), report)
     assert skipped == 1 and list(kept) == [records[0], *records[2:]]
 
     write_records(data, records[2:] + records[:2])  # every record has another place now
     with pytest.raises(ValueError, match=r"lists record 'i1', which is not in .*data\.json, or not in the same place"):
         without_listed(Records(data), report)
-    del told["faults"][0]["index"]  # as reports were before they held it
-    report.write_text(json.dumps(told))
+    del report_data["faults"][0]["index"]  # as reports were before they held it
+    report.write_text(json.dumps(report_data))
     kept, skipped = without_listed(Records(data), report)
     assert skipped == 3 and list(kept) == records[3:]
 
@@ -166,10 +175,10 @@ def test_of_records_alike_only_the_listed_one_is_left_out(
 class CrashingChecks(Checks):
     """A decoder that crashes on one file. Not a mock: worker processes have to find it."""
 
-    def of_content(self, path: Path, kind: str) -> int:
+    def count_frames(self, path: Path, kind: str | None) -> int:
         if path.name == "crash.mp4":
             os.kill(os.getpid(), signal.SIGSEGV)
-        return super().of_content(path, kind)
+        return super().count_frames(path, kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,41 +187,28 @@ class UnstartableChecks(Checks):
         raise ValueError("never to be unpickled")
 
 
-def test_a_decoder_that_crashes_is_a_fault_of_its_file_only(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    shutil.copy(tmp_path / "a.mp4", tmp_path / "crash.mp4")
-    crashing = [record(id=name, video="crash.mp4") for name in ("first", "second")]
-    write_records(tmp_path / "data.json", [*json.loads((folder / "data.json").read_text()), *crashing])
-    monkeypatch.setattr("flash_vstream.data.check.Checks", CrashingChecks)
-    report = tmp_path / "report.json"
-    assert main(arguments(tmp_path, "--workers=2", f"--report={report}")) == 1
-    faults = json.loads(report.read_text())["faults"]
-    crashed = {"first": ("crash.mp4", "corrupt"), "second": ("crash.mp4", "corrupt")}
-    assert {row["id"]: (row["file"], row["fault"]) for row in faults} == crashed | WRONG
-    assert all("crash.mp4 crashed the process that read it" in row["detail"] for row in faults[-2:])
-    assert "18 records, 13 with faults" in capsys.readouterr().out
+def test_a_decoder_that_crashes_is_a_fault_of_its_file_only(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.mp4", "crash.mp4"):
+        shutil.copy(folder / "a.mp4", tmp_path / name)
+    records = [record(id="first", video="crash.mp4"), record(), record(id="second", video="crash.mp4")]
+    faults = find_faults(records, CrashingChecks(MediaFolders(videos=tmp_path)), n_workers=1)
+    assert [(fault.id, fault.fault) for fault in faults] == [("first", "corrupt"), ("second", "corrupt")]
+    assert all("crash.mp4 crashed" in fault.detail for fault in faults)
 
 
-def test_workers_that_cannot_start_are_no_fault_of_the_files(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flash_vstream.data.check.Checks", UnstartableChecks)
-    report = tmp_path / "report.json"
-    assert main(arguments(folder, "--workers=2", f"--report={report}")) == 2
-    assert capsys.readouterr().err.endswith("error: a worker process ended before its first file: try --workers 0\n")
-    assert not report.exists()
+def test_workers_that_cannot_start_are_no_fault_of_the_files(folder: Path) -> None:
+    with pytest.raises(ValueError, match="--num_workers 0"):
+        find_faults([record()], UnstartableChecks(MediaFolders(videos=folder)), n_workers=1)
 
 
-def test_features_and_lengths_are_held_against_a_model(
+def test_features_and_lengths_are_checked_against_a_model(
     tmp_path: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, processor = tiny_model
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     for name, shape in {"good": (9, 16, 32), "wide": (9, 16, 33), "coarse": (9, 4, 32)}.items():
-        write_features(tmp_path / f"{name}.safetensors", torch.zeros(shape), {})
+        FeatureFile.write(tmp_path / f"{name}.safetensors", torch.zeros(shape), {})
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "good.safetensors").read_bytes()[:-4])
     long = conversation([("Say much.", "word " * 300)])
     records = [
@@ -225,10 +221,10 @@ def test_features_and_lengths_are_held_against_a_model(
     ]
     data = write_records(tmp_path / "data.json", records)
     wrong = {"wide": "corrupt", "coarse": "corrupt", "cut": "corrupt", "none": "missing", "late": "bad record"}
-    common = [f"--data_path={data}", f"--video_feature_folder={tmp_path}", "--workers=0"]
+    common = [f"--data_path={data}", f"--video_feature_folder={tmp_path}", "--num_workers=0"]
 
     def faults(*more: str) -> dict[str, Any]:
-        main([*common, *more])
+        check([*common, *more])
         return {row["id"]: row["fault"] for row in json.loads((tmp_path / "data.faults.json").read_text())["faults"]}
 
     against = wrong | {"unasked": "bad record"}
@@ -236,15 +232,13 @@ def test_features_and_lengths_are_held_against_a_model(
     assert faults(f"--model_path={tmp_path / 'model'}", "--max_length=2000") == against
     assert faults() == {name: fault for name, fault in wrong.items() if name in ("cut", "none", "late")}
     assert faults("--conversation=v1").keys() == {"cut", "none", "late", "unasked"}
-    assert main([*common, "--max_length=9"]) == 2
-    assert "error: --max_length counts the tokens of a model" in capsys.readouterr().err
 
 
-def test_half_a_character_is_a_fault_of_its_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unpaired_surrogate_is_a_fault_of_its_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = [text_record(), text_record(id="bad \ud83d", conversations=conversation([("a", "so \ud83d")]))]
     write_records(tmp_path / "data.json", [*records, record(id="r3", video="\ud83d.mp4")])
-    given = ["--data_path", str(tmp_path / "data.json"), "--video_folder", str(tmp_path), "--workers", "0"]
-    assert main(given) == 1
+    given = ["--data_path", str(tmp_path / "data.json"), "--video_folder", str(tmp_path), "--num_workers", "0"]
+    assert check(given) == 1
     assert "bad record: 2, namely text (record bad \\ud83d), \\ud83d.mp4 (record r3)" in capsys.readouterr().out
     assert len(without_listed(Records(tmp_path / "data.json"), tmp_path / "data.faults.json")[0]) == 1
 
@@ -253,12 +247,12 @@ def test_where_the_report_cannot_be_written_its_summary_is_not_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_records(tmp_path / "data.json", [record(id=str(number)) for number in range(100)])
-    given = ["--data_path", str(tmp_path / "data.json"), "--video_folder", str(tmp_path), "--workers", "0"]
+    given = ["--data_path", str(tmp_path / "data.json"), "--video_folder", str(tmp_path), "--num_workers", "0"]
     with full_disk(1000):
-        assert main(given) == 2
+        assert check(given) == 2
     said = capsys.readouterr()
     assert "missing: 100, such as" in said.out
-    assert f"error: {tmp_path / 'data.faults.json'} cannot be written (File too large): make room there" in said.err
+    assert f"{tmp_path / 'data.faults.json'} (File too large)" in said.err
     assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
 
 
@@ -275,20 +269,22 @@ def test_a_file_is_opened_once_for_all_its_records(tmp_path: Path, capsys: pytes
     ("changes", "message"),
     [
         ({"data_path": "none.json"}, "none.json is missing"),
-        ({"workers": "-1"}, "--workers is -1"),
+        ({"num_workers": "-1"}, "--num_workers: -1"),
         ({"report": "data.json/x/report.json"}, "data.json"),
         ({"model_path": "none"}, "none"),
-        ({"video_fps": "0"}, "video_fps is 0: give a number of frames a second above 0"),
-        ({"max_length": "0", "model_path": "none"}, "max_length is 0: give 1 or more tokens"),
+        ({"fps": "0"}, "--fps: 0"),
+        ({"video_fps": "2"}, "use --fps"),
+        ({"max_length": "0"}, "--max_length: 0"),
+        ({"max_length": "9"}, "--model_path"),
     ],
 )
-def test_mistakes_end_in_one_line(
+def test_bad_input_is_named_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, str], message: str
 ) -> None:
     write_records(tmp_path / "data.json", [text_record()])
     options = {"data_path": "data.json", **changes}
     given = [f"--{key}={value if value.lstrip('-').isdigit() else tmp_path / value}" for key, value in options.items()]
-    assert main(given) == 2
+    assert check(given) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
     assert error.count("\n") == 1
@@ -297,7 +293,7 @@ def test_mistakes_end_in_one_line(
 def test_a_machine_of_many_cores_gets_no_worker_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each worker holds eight open files of this process, which may often have 1,024."""
     monkeypatch.setattr(os, "cpu_count", lambda: 256)
-    workers = parser().get_default("workers")
+    workers = parser().get_default("num_workers")
     assert 8 * workers < 1024 and workers == MOST_WORKERS
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert parser().get_default("workers") == 4
+    assert parser().get_default("num_workers") == 4

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from flash_vstream.data import ConversationCollator, ConversationDataset, MediaFolders, write_features
+from flash_vstream.data import ConversationCollator, ConversationDataset, MediaFolders
+from flash_vstream.features.file import FeatureFile, FeatureSpec
 from flash_vstream.model import VStreamProcessor
 from flash_vstream.model.prompts import V1_SYSTEM
+from flash_vstream.model.visuals import Digest, Features, Pixels
 from tests.conftest import TinyModel
 from tests.data.files import TURNS, conversation, image_record, record, text_record, write_picture
 from tests.video.clips import write_clip
@@ -28,8 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_picture(folder / "a.jpg")
     write_clip(folder / "a.mp4", range(0, 4000, 250))
     torch.manual_seed(0)
-    write_features(folder / "features" / "f.safetensors", torch.randn(20, N_PATCHES, WIDTH).half(), {"fps": "1.0"})
-    write_features(folder / "features" / "a.safetensors", torch.randn(N_PATCHES, WIDTH).half(), {})
+    FeatureFile.write(folder / "features" / "f.safetensors", torch.randn(20, N_PATCHES, WIDTH).half(), {"fps": "1.0"})
+    FeatureFile.write(folder / "features" / "a.safetensors", torch.randn(N_PATCHES, WIDTH).half(), {})
     return folder
 
 
@@ -95,11 +97,10 @@ def test_a_batch_mixes_everything_and_is_learnt_from(folder: Path, tiny_model: T
         folders=of_features(folder),
     )
     items = [extracted[0], seen[0], seen[1], extracted[1], seen[2], extracted[2]]
-    assert [item["visual_features"].shape[0] for item in extracted] == [20, 1, 1]
+    assert [len(item["visual"].values) for item in extracted] == [20, 1, 1]
     collate = ConversationCollator(processor.pad_token_id)
     batch = collate(items)
-    assert [pixels is None for pixels in batch["pixel_values"]] == [True, False, True, False, True]
-    assert [features is None for features in batch["visual_features"]] == [False, True, False, True, False]
+    assert [type(visual) for visual in batch["visuals"]] == [Features, Pixels, Features, Pixels, Features]
     assert batch["attention_mask"].sum(1).tolist() == [len(item["input_ids"]) for item in items]
     assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED).all()
     labels = batch["labels"].clone()
@@ -126,8 +127,8 @@ def test_digests_stand_for_features(folder: Path, tiny_model: TinyModel) -> None
         extracted = dataset(records, processor, folder, folders=folders, digests=digests)
         items = [*extracted, *dataset([image_record()], processor, folder, digests=digests)]
         batches.append(collate(items))
-    assert set(batches[1]) == {*batches[0], "visual_digests"} - {"visual_features"}
-    assert [given is None for given in batches[1]["visual_digests"]] == [False, False, False, True]
+    assert [type(visual) for visual in batches[0]["visuals"]] == [Features, Features, Features, Pixels]
+    assert [type(visual) for visual in batches[1]["visuals"]] == [Digest, Digest, Digest, Pixels]
     assert torch.equal(batches[0]["input_ids"], batches[1]["input_ids"])
     assert torch.equal(model(**batches[0]).loss, model(**batches[1]).loss)
     recent = copy.copy(processor)
@@ -201,13 +202,11 @@ def test_what_keeps_an_item_from_being_made_is_named(
 
 def test_features_of_another_model_are_refused(tmp_path: Path, processor: VStreamProcessor) -> None:
     folders = MediaFolders(video_features=tmp_path)
-    write_features(tmp_path / "a.safetensors", torch.zeros(3, N_PATCHES, WIDTH + 1), {})
-    with pytest.raises(
-        ValueError, match=r"record 'r1': feature file .*a\.safetensors is 33 wide but the model takes 32"
-    ):
-        dataset([record()], processor, tmp_path, folders=folders, feature_width=WIDTH)[0]
+    FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(3, N_PATCHES, WIDTH + 1), {})
+    with pytest.raises(ValueError, match=r"record 'r1': feature file .*a\.safetensors .* 33, not the model's 32"):
+        dataset([record()], processor, tmp_path, folders=folders, spec=FeatureSpec(width=WIDTH))[0]
     for n_patches in (15, 4, 36):  # no square; smaller than 4 x 4; no multiple of it
-        write_features(tmp_path / "a.safetensors", torch.zeros(3, n_patches, WIDTH), {})
+        FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(3, n_patches, WIDTH), {})
         with pytest.raises(ValueError, match=rf"a\.safetensors has {n_patches} patches a frame"):
             dataset([record()], processor, tmp_path, folders=folders)[0]
 
@@ -217,16 +216,17 @@ def test_features_of_another_encoder_are_refused_where_they_say_so(tmp_path: Pat
     for seen, shape in ((record(), (3, N_PATCHES, WIDTH)), (image_record(), (N_PATCHES, WIDTH))):
         own = {"encoder": "aa", "layer": "-2"}
         for metadata, known in ((own, own), ({"encoder": "aa"}, None), ({}, own), (own, {"layer": "-2"})):
-            write_features(tmp_path / "a.safetensors", torch.zeros(*shape), metadata)
-            assert "visual_features" in dataset([seen], processor, tmp_path, folders=folders, encoder=known)[0]
-        write_features(tmp_path / "a.safetensors", torch.zeros(*shape), {"encoder": "aa"})
+            FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(*shape), metadata)
+            items = dataset([seen], processor, tmp_path, folders=folders, spec=FeatureSpec(encoder=known))
+            assert "visual" in items[0]
+        FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(*shape), {"encoder": "aa"})
         with pytest.raises(
             ValueError, match=rf"record '{seen['id']}': feature file .* another vision encoder \(aa, .* bb"
         ):
-            dataset([seen], processor, tmp_path, folders=folders, encoder={"encoder": "bb"})[0]
-        write_features(tmp_path / "a.safetensors", torch.zeros(*shape), {**own, "layer": "-1"})
-        with pytest.raises(ValueError, match=r"its encoder with another layer \(-1, the model's is -2\): extract"):
-            dataset([seen], processor, tmp_path, folders=folders, encoder=own)[0]
+            dataset([seen], processor, tmp_path, folders=folders, spec=FeatureSpec(encoder={"encoder": "bb"}))[0]
+        FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(*shape), {**own, "layer": "-1"})
+        with pytest.raises(ValueError, match=r"an encoder with another layer \(-1, the model's is -2\): extract"):
+            dataset([seen], processor, tmp_path, folders=folders, spec=FeatureSpec(encoder=own))[0]
 
 
 def test_an_unknown_aspect_is_named(processor: VStreamProcessor, tmp_path: Path) -> None:

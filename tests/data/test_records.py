@@ -1,8 +1,7 @@
-"""A data file becomes records without an object for each, and what is wrong with it or with a record is named."""
+"""A data file becomes records without an object for each, and an invalid file is named."""
 
 from __future__ import annotations
 
-import copy
 import json
 import pickle
 import tracemalloc
@@ -14,8 +13,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from flash_vstream.data import Records
-from flash_vstream.data.records import conversation_turns, record_id
-from tests.data.files import conversation, image_record, record, text_record, write_records
+from tests.data.files import image_record, record, text_record, write_records
 
 
 def many(count: int) -> list[dict[str, Any]]:
@@ -94,53 +92,6 @@ def test_a_data_file_that_is_missing_or_in_another_encoding_is_named(tmp_path: P
     path.write_bytes('[{"id": "a"}, {"id": "é"}]'.encode("latin-1"))
     with pytest.raises(ValueError, match=r"records\.json is not in UTF-8 in record number 2"):
         Records(path)
-
-
-def test_the_placeholder_moves_to_the_front_of_the_first_question() -> None:
-    for mark in ("<image>", "<video>"):
-        for first, second in ((f"{mark}\nWhat?", "Where?"), (f"What?\n{mark}", "Where?"), ("What?", f"Where? {mark}")):
-            turns = conversation_turns(record(conversations=conversation([(first, "a"), (second, "b")])))
-            assert turns == [("<image>\nWhat?", "a"), ("Where?", "b")]
-    assert conversation_turns(text_record()) == [("Is water wet?", "yes"), ("And ice?", "no")]
-    # To write about a web page's video is not to show one.
-    web = text_record(conversations=conversation([("What is <video>?", "<video> plays a video.")]))
-    assert conversation_turns(web) == [("What is <video>?", "<video> plays a video.")]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"conversations": None}, "'r1' has no turns"),
-        ({"conversations": "a"}, "'r1' has no turns"),
-        ({"conversations": []}, "'r1' has 0 turns"),
-        ({"conversations": conversation([("a", "b")])[:1]}, "'r1' has 1 turns"),
-        ({"conversations": conversation([("a", "b")])[::-1]}, "'r1' has turns .*must be human, gpt"),
-        ({"conversations": [{"from": "human", "value": "a"}] * 2}, "'r1' has turns .*must be human, gpt"),
-        ({"conversations": [{"from": "human"}, {"from": "gpt", "value": "b"}]}, "'r1' has the turn .*a text as its"),
-        ({"conversations": ["human", "gpt"]}, "'r1' has the turn 'human'"),
-        ({"conversations": conversation([("a", "<image>")])}, "'r1' has an image placeholder in an answer"),
-        ({"conversations": conversation([("a", "<video>")])}, "'r1' has an image placeholder in an answer"),
-        ({"conversations": conversation([("<image> <video>", "b")])}, "'r1' has 2 image placeholders but one picture"),
-        ({"video": None}, "'r1' has 1 image placeholders but neither"),
-        ({"image": "a.jpg"}, "'r1' has both an image and a video"),
-        ({"video": ["a.mp4", "b.mp4"]}, "'r1' has the video .*one file"),
-        ({"video": ""}, "'r1' has the video ''"),
-        ({"conversations": conversation([("a", "so \ud83d")])}, r"'r1' has half a character in 'so \\ud83d': write it"),
-        ({"video": "\ud83d.mp4"}, r"'r1' has half a character in '\\ud83d.mp4'"),
-    ],
-)
-def test_records_that_cannot_be_learnt_from_are_named(changes: dict[str, Any], message: str) -> None:
-    bad = record(**changes)
-    before = copy.deepcopy(bad)
-    with pytest.raises(ValueError, match=message):
-        conversation_turns(bad)
-    assert bad == before
-
-
-def test_a_record_is_called_by_its_id_or_its_place() -> None:
-    assert record_id(image_record(id=7), 3) == "7"
-    assert record_id({}, 3) == "#3"
-    assert record_id({"id": "half \ud83d"}, 3) == "half \\ud83d"  # which can be printed
 
 
 def test_a_digest_tells_records_and_their_order(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from flash_vstream.memory import digest
 from flash_vstream.model import VStreamForConditionalGeneration
 from flash_vstream.model.modeling import FRAMES_AT_ONCE
-from flash_vstream.model.visuals import run_lengths
+from flash_vstream.model.visuals import Digest, Features, Pixels, Tokens, run_lengths
 
 from .tiny import (
     FRAME,
@@ -62,14 +62,13 @@ def test_the_four_kinds_of_visuals_agree_and_mix(model: VStreamForConditionalGen
     tokens = memory.read(memory.update(memory.init_state(), encoded))
     ids = ids_with_visuals(model.config, [1], 3, [4], 3, [5], 3, [6], 3, [7])[None]
     alike = model(input_ids=ids, visual_features=[encoded] * 4).logits
-    mixed = model(
-        input_ids=ids,
-        pixel_values=[pixels, None, None, None],
-        visual_features=[None, encoded, None, None],
-        memory_tokens=[None, None, tokens, None],
-        visual_digests=[None, None, None, digest(MEMORY, encoded)],
-    ).logits
+    visuals = [Pixels(pixels), Features(encoded), Tokens(tokens), Digest(*digest(MEMORY, encoded))]
+    mixed = model(input_ids=ids, visuals=visuals).logits
     torch.testing.assert_close(mixed, alike, **CLOSE)
+    lists = {"pixel_values": [pixels], "visual_features": [encoded], "memory_tokens": [tokens]}
+    one = ids_with_visuals(model.config, [1], 3, [4])[None]
+    for (name, given), visual in zip(lists.items(), visuals[:3], strict=True):  # the keywords are short for the list
+        assert torch.equal(model.embed(one, **{name: given}), model.embed(one, [visual]))
 
 
 def test_pictures_go_through_the_tower_together_and_videos_alone(
@@ -137,11 +136,11 @@ def test_count_mismatch_names_both_numbers(model: VStreamForConditionalGeneratio
 
 def test_visuals_and_runs_must_be_equally_many(model: VStreamForConditionalGeneration) -> None:
     ids = ids_with_visuals(model.config, [1], 2, [4])[None]
-    with pytest.raises(ValueError, match=r"hold 1 visuals .* but visual_features has 2"):
+    with pytest.raises(ValueError, match=r"hold 1 visuals .* but 2 are given"):
         model(input_ids=ids, visual_features=[features(2)] * 2)
-    with pytest.raises(ValueError, match="visual 1 of 1 is given 0 times"):
+    with pytest.raises(ValueError, match="hold 1 visuals .* but 0 are given"):
         model(input_ids=ids)
-    with pytest.raises(ValueError, match="visual 1 of 1 is given 2 times"):
+    with pytest.raises(ValueError, match="visual 1 is given 2 times"):
         model(input_ids=ids, visual_features=[features(2)], memory_tokens=[torch.zeros(3, WIDTH)])
     with pytest.raises(ValueError, match="hold 0 visuals"):
         model(input_ids=torch.tensor([[1, 2]]), visual_features=[features(2)])
@@ -149,8 +148,12 @@ def test_visuals_and_runs_must_be_equally_many(model: VStreamForConditionalGener
         model(input_ids=ids, memory_tokens=[torch.zeros(3, 5)])
     with pytest.raises(ValueError, match="no place beside inputs_embeds"):
         model(inputs_embeds=torch.zeros(1, 2, 24), visual_features=[features(2)])
-    with pytest.raises(ValueError, match="no place beside inputs_embeds"):
-        model(inputs_embeds=torch.zeros(1, 2, 24), visual_digests=[digest(MEMORY, features(2))])
+    with pytest.raises(ValueError, match="visual_features has 1, memory_tokens has 2"):
+        model(input_ids=ids, visual_features=[features(2)], memory_tokens=[None, None])
+    with pytest.raises(ValueError, match="visuals and visual_features are both given"):
+        model(input_ids=ids, visuals=[Features(features(2))], visual_features=[features(2)])
+    with pytest.raises(TypeError, match="'features'"):
+        model.embed(ids, features=[features(2)])
     with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
         model()
 
@@ -158,8 +161,8 @@ def test_visuals_and_runs_must_be_equally_many(model: VStreamForConditionalGener
 def test_digests_are_of_the_star_memory() -> None:
     model = tiny(memory=dataclasses.replace(MEMORY, mode="recent"))
     ids = ids_with_visuals(model.config, [1], 2, [4])[None]
-    with pytest.raises(ValueError, match="this model's is 'recent': give visual_features"):
-        model(input_ids=ids, visual_digests=[digest(MEMORY, features(2))])
+    with pytest.raises(ValueError, match="this model's is 'recent'"):
+        model(input_ids=ids, visuals=[Digest(*digest(MEMORY, features(2)))])
 
 
 def test_pixels_of_another_shape_are_an_error(model: VStreamForConditionalGeneration) -> None:
@@ -241,8 +244,8 @@ def test_gradients_from_digests_are_those_from_features() -> None:
     trained = [*model.memory.parameters(), *model.projector.parameters()]
     seen = features(17)
     alike, expected = (
-        torch.autograd.grad(model(input_ids=ids, labels=labels, **given).loss, trained)
-        for given in ({"visual_digests": [digest(model.config.memory, seen)]}, {"visual_features": [seen]})
+        torch.autograd.grad(model(input_ids=ids, labels=labels, visuals=[given]).loss, trained)
+        for given in (Digest(*digest(model.config.memory, seen)), Features(seen))
     )
     assert expected[0].any()
     for gradient, other in zip(alike, expected, strict=True):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from flash_vstream.cli import main
-from flash_vstream.data import read_features
+from flash_vstream.features.file import FeatureFile
 from flash_vstream.model import load
 from flash_vstream.synthetic import dataset
 from flash_vstream.synthetic.build import Build
@@ -39,7 +39,7 @@ def changed(before: Path, after: Path) -> dict[str, bool]:
 def test_the_projector_starts_from_whitened_features(built: Build) -> None:
     """Else half of what it gives is one direction of the features, and the rest is hard to tell apart."""
     files = sorted((built.data / "features").glob("*.safetensors"))
-    features = torch.cat([read_features(file)[0] for file in files]).flatten(0, 1).float()
+    features = torch.cat([FeatureFile(file).read() for file in files]).flatten(0, 1).float()
     with torch.no_grad():
         found = load(built.base)[0].projector[0](features)
     shares = [torch.linalg.svdvals(values - values.mean(0)).square() for values in (features, found)]
@@ -150,13 +150,13 @@ def test_features_of_another_encoder_are_made_anew(built: Build, tmp_path: Path)
     (tmp_path / "videos" / video.name).symlink_to(video)
     target = tmp_path / "features" / f"{video.stem}.safetensors"
     extract_features(model, processor, tmp_path / "videos", tmp_path / "features")
-    first, modified = read_features(target)[0], target.stat().st_mtime_ns
+    first, modified = FeatureFile(target).read(), target.stat().st_mtime_ns
     extract_features(model, processor, tmp_path / "videos", tmp_path / "features")
     assert target.stat().st_mtime_ns == modified
     with torch.no_grad():
         next(model.vision_tower.parameters()).add_(1.0)
     extract_features(model, processor, tmp_path / "videos", tmp_path / "features")
-    assert not torch.equal(read_features(target)[0], first)
+    assert not torch.equal(FeatureFile(target).read(), first)
 
 
 def test_videos_of_another_world_are_made_anew(built: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flash_vstream.data import read_features, write_features
+from flash_vstream.features.file import FeatureFile
 from flash_vstream.synthetic.dataset import make_streams
 from flash_vstream.synthetic.splice import SHORTEST_PIECE_S, splice, write_spliced
 from flash_vstream.synthetic.world import Visit, make_slides
@@ -72,11 +72,12 @@ def test_features_are_those_of_the_pieces(tmp_path: Path) -> None:
     for source in SOURCES:
         seconds = torch.arange(source.duration)
         values = torch.stack([torch.full_like(seconds, source.seed), seconds], dim=-1)[:, None]
-        write_features(tmp_path / "features" / f"{source.seed}.safetensors", values, {"encoder": "e"})
+        FeatureFile.write(tmp_path / "features" / f"{source.seed}.safetensors", values, {"encoder": "e"})
     write_spliced(SPLICED[:9], tmp_path / "features", tmp_path / "spliced")
     for item in SPLICED[:9]:
         path = tmp_path / "spliced" / f"{item.stream.seed}.safetensors"
-        found, metadata = read_features(path)
+        file = FeatureFile(path)
+        found, metadata = file.read(), file.metadata
         expected = [[p.source.seed, second] for p in item.pieces for second in range(p.start, p.stop)]
         assert found[:, 0].tolist() == expected and metadata == {"encoder": "e"}
     modified = path.stat().st_mtime_ns

@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
+from flash_vstream.cli import main
 from flash_vstream.model import VStreamProcessor, load, save_adapter
 from flash_vstream.model.checkpoints.adapters import is_adapter
-from flash_vstream.train import merge
 from flash_vstream.train.arguments import DataArguments, ModelArguments
 from flash_vstream.train.model import open_model
 from flash_vstream.train.train import train
@@ -65,14 +65,14 @@ def test_merging_gives_a_whole_model_that_answers_alike(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     merged = tmp_path / "merged"
-    assert merge.main(["--model_path", str(trained), "--output_dir", str(merged)]) == 0
+    assert main(["merge", "--model_path", str(trained), "--output_dir", str(merged)]) == 0
     assert not is_adapter(merged)
     expected = weights(trained)
     for name, value in weights(merged).items():
         assert torch.equal(value, expected[name]), name
     assert load(merged)[1].memory == load(trained)[1].memory
-    assert merge.main(["--model_path", str(merged), "--output_dir", str(tmp_path / "again")]) == 2
-    assert merge.main(["--model_path", str(trained), "--output_dir", str(merged)]) == 2
+    assert main(["merge", "--model_path", str(merged), "--output_dir", str(tmp_path / "again")]) == 2
+    assert main(["merge", "--model_path", str(trained), "--output_dir", str(merged)]) == 2
     first, second = capsys.readouterr().err.splitlines()[-2:]
     assert "holds no adapter" in first and "is not empty" in second
 
@@ -82,12 +82,12 @@ def test_a_merge_that_is_cut_off_leaves_no_half_checkpoint(
 ) -> None:
     """The weights are there already, the processor not yet: the folder has no name before both are."""
     save_adapter(load(model)[0], tmp_path / "adapter", base=model)
-    command = ["--model_path", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "merged")]
+    command = ["merge", "--model_path", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "merged")]
     with monkeypatch.context() as patched:
         patched.setattr(VStreamProcessor, "save_pretrained", raise_full_disk)
-        assert merge.main(command) == 2
+        assert main(command) == 2
     assert not (tmp_path / "merged").exists()
-    assert merge.main(command) == 0
+    assert main(command) == 0
     assert weights(tmp_path / "merged").keys() == weights(model).keys()
 
 
@@ -97,10 +97,9 @@ def test_a_full_disk_ends_a_merge_in_one_line_and_leaves_nothing(
     monkeypatch.setattr(transformers.utils.logging, "_tqdm_active", False)  # nothing but the error on stderr
     save_adapter(load(model)[0], tmp_path / "adapter", base=model)
     with full_disk(20_000):
-        assert merge.main(["--model_path", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "merged")]) == 2
+        assert main(["merge", "--model_path", str(tmp_path / "adapter"), "--output_dir", str(tmp_path / "merged")]) == 2
     line = capsys.readouterr().err
-    assert line.startswith(f"error: the result cannot be written to {tmp_path / 'merged'} (")
-    assert "make room there" in line and line.count("\n") == 1
+    assert line.startswith("error: ") and str(tmp_path / "merged") in line and line.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
@@ -119,6 +118,7 @@ def test_flash_attention_that_is_not_installed_is_named(model: Path, tmp_path: P
         open_model(ModelArguments(str(model), attn_implementation="flash_attention_2"), training(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "held_as"), [("4bit", torch.uint8), ("8bit", torch.int8)])
 def test_a_lora_on_a_quantized_language_model(
     kind: str, held_as: torch.dtype, model: Path, data: DataArguments, tmp_path: Path

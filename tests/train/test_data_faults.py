@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from flash_vstream.data import check, write_features
+from flash_vstream import cli
+from flash_vstream.features.file import FeatureFile
 from flash_vstream.model import load
 from flash_vstream.model.encoder import FrameEncoder, expected_metadata
 from flash_vstream.train.arguments import DataArguments
-from flash_vstream.train.train import encoder_of, main
+from flash_vstream.train.train import encoder_of
 from tests.train.tiny import command, everything, losses, save_data, save_model
 
 
@@ -30,7 +31,7 @@ def data(tmp_path: Path) -> DataArguments:
 
 def run(model: Path, data: DataArguments, output: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
     """The one line with which a run ends that does not begin."""
-    assert main(command(everything(model), data, output, **changes)) == 2
+    assert cli.main(["train", *command(everything(model), data, output, **changes)]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and not list(output.glob("checkpoint-*"))
     return lines[0]
@@ -68,7 +69,7 @@ def test_a_missing_folder_or_data_file_is_named(
 ) -> None:
     away = tmp_path / "away"
     line = run(model, dataclasses.replace(data, video_feature_folder=str(away)), tmp_path / "run", capsys)
-    assert line == f"error: video_feature_folder {away} is missing: see data/README.md for what belongs there"
+    assert line == f"error: --video_feature_folder {away} is missing: see data/README.md for what belongs there"
     line = run(model, dataclasses.replace(data, data_path=str(away)), tmp_path / "run", capsys)
     assert line.startswith(f"error: data file {away} is missing")
 
@@ -77,9 +78,9 @@ def test_features_of_another_width_are_named(
     model: Path, data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = Path(str(data.video_feature_folder)) / "video0.safetensors"
-    write_features(path, torch.zeros(3, 16, 31), {})
+    FeatureFile.write(path, torch.zeros(3, 16, 31), {})
     line = run(model, data, tmp_path / "run", capsys)
-    assert "record 'r0'" in line and f"feature file {path} is 31 wide but the model takes 32" in line
+    assert "record 'r0'" in line and f"feature file {path} has features of width 31, not the model's 32" in line
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -89,7 +90,7 @@ def test_a_damaged_file_is_one_line(
     """A data worker's error comes with its traceback, which is nothing for people."""
     path = Path(str(data.video_feature_folder)) / "video3.safetensors"  # of a folder the first is opened beforehand
     path.write_bytes(path.read_bytes()[:-10])
-    assert main(command(everything(model), data, tmp_path / "run", dataloader_num_workers=workers)) == 2
+    assert cli.main(["train", *command(everything(model), data, tmp_path / "run", dataloader_num_workers=workers)]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line.lower() or "Traceback" in line]
     assert len(errors) == 1 and errors[0].startswith(f"error: record 'r3': feature file {path} is damaged")
 
@@ -100,8 +101,8 @@ def test_features_of_another_encoder_are_refused(
     own = FrameEncoder.from_checkpoint(model).digest
     folder = Path(str(data.video_feature_folder))
     features = torch.randn(12, 16, 32)
-    write_features(folder / "video0.safetensors", features, {"encoder": own})
-    write_features(folder / "video3.safetensors", features, {"encoder": "f00d" * 16})
+    FeatureFile.write(folder / "video0.safetensors", features, {"encoder": own})
+    FeatureFile.write(folder / "video3.safetensors", features, {"encoder": "f00d" * 16})
     line = run(model, data, tmp_path / "run", capsys)  # of this folder the first is the model's own
     assert line == (
         f"error: record 'r3': feature file {folder / 'video3.safetensors'} was made by another vision encoder"
@@ -110,10 +111,10 @@ def test_features_of_another_encoder_are_refused(
     )
     options = ["--data_path", data.data_path, "--video_feature_folder", str(folder), "--model_path", str(model)]
     options += ["--image_feature_folder", str(data.image_feature_folder), "--report", str(tmp_path / "faults.json")]
-    assert check.main([*options, "--workers", "0"]) == 1  # which opens all files, beforehand
+    assert cli.main(["check", *options, "--num_workers", "0"]) == 1  # which opens all files, beforehand
     (fault,) = json.loads((tmp_path / "faults.json").read_text())["faults"]
     assert fault["id"] == "r3" and fault["detail"] in line
-    write_features(folder / "video0.safetensors", features, {"encoder": "f00d" * 16})
+    FeatureFile.write(folder / "video0.safetensors", features, {"encoder": "f00d" * 16})
     line = run(model, data, tmp_path / "run", capsys)
     assert line.startswith(f"error: feature file {folder / 'video0.safetensors'} was made by another vision encoder")
 
@@ -135,12 +136,12 @@ def test_features_of_another_layer_are_refused_whatever_the_weights(
 ) -> None:
     path = Path(str(data.video_feature_folder)) / "video0.safetensors"
     settings = expected_metadata(model, with_weights=False)
-    write_features(path, torch.randn(12, 16, 32), settings)
-    assert main(command(everything(model), data, tmp_path / "fits")) == 0
+    FeatureFile.write(path, torch.randn(12, 16, 32), settings)
+    assert cli.main(["train", *command(everything(model), data, tmp_path / "fits")]) == 0
     for name, value in (("layer", "-1"), ("resolution", "999"), ("preprocessing", "{}")):
-        write_features(path, torch.randn(12, 16, 32), {**settings, name: value})
+        FeatureFile.write(path, torch.randn(12, 16, 32), {**settings, name: value})
         line = run(model, data, tmp_path / "run", capsys)
-        assert line.startswith(f"error: feature file {path} was made by its encoder with another {name} ({value}, ")
+        assert line.startswith(f"error: feature file {path} was made by an encoder with another {name} ({value}, ")
 
 
 def test_listed_records_are_left_out_and_counted(
@@ -151,9 +152,9 @@ def test_listed_records_are_left_out_and_counted(
     assert "the first (record 'r3')" in line and "video3.safetensors is missing" in line
     report = tmp_path / "faults.json"
     folders = ["--video_feature_folder", data.video_feature_folder, "--image_feature_folder", data.image_feature_folder]
-    options = ["--data_path", data.data_path, *folders, "--report", str(report), "--workers", "0"]
-    assert check.main([str(option) for option in options]) == 1
+    options = ["--data_path", data.data_path, *folders, "--report", str(report), "--num_workers", "0"]
+    assert cli.main(["check", *(str(option) for option in options)]) == 1
     listed = dataclasses.replace(data, skip_ids=str(report))
-    assert main(command(everything(model), listed, tmp_path / "run")) == 0
+    assert cli.main(["train", *command(everything(model), listed, tmp_path / "run")]) == 0
     assert f"skipped 1 records listed in {report}; 3 are left" in capsys.readouterr().out
     assert len(losses(tmp_path / "run")) == 2

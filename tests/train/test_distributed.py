@@ -1,6 +1,6 @@
-"""Two real processes (gloo, CPU, float32), with and without DeepSpeed, do what one process does with the same batches.
+"""Two real processes (gloo, CPU, float32), with and without DeepSpeed, train as one process with the same batches.
 
-What is shown to the two differs in each step: videos of different length, pictures to encode, text alone.
+The visuals of the two differ in each step: videos of different length, images to encode, text only.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import torch
 
-from flash_vstream.data import write_features
+from flash_vstream.features.file import FeatureFile
 from flash_vstream.model.checkpoints.adapters import is_adapter
 from flash_vstream.model.checkpoints.zero3 import THRESHOLD
-from flash_vstream.recipe_steps import Launch
+from flash_vstream.process import Launch
 from flash_vstream.train.arguments import DataArguments, ModelArguments
-from flash_vstream.train.optimizer import offloaded_adamw
+from flash_vstream.train.offload import offloaded_adamw
 from flash_vstream.train.train import train
 from tests.train.tiny import command, everything, losses, save_data, save_model, training, weights
 
@@ -46,10 +46,7 @@ STEPS: dict[str, Any] = {
 }
 CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-4}
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"),
-]
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
 
 def zero_file(name: str, folder: Path, kept: int = 64 * 32) -> Path:
@@ -68,7 +65,7 @@ PUBLISHED = {**STEPS, "max_steps": 1, "global_batch_size": 2}
 
 def published_data(folder: Path) -> DataArguments:
     """A video as the published model sees it: 8 x 8 patches of 32."""
-    write_features(folder / "a.safetensors", torch.randn(3, 64, 32, generator=torch.Generator().manual_seed(0)), {})
+    FeatureFile.write(folder / "a.safetensors", torch.randn(3, 64, 32, generator=torch.Generator().manual_seed(0)), {})
     turns = [{"from": "human", "value": "What is this?\n<image>"}, {"from": "gpt", "value": "a cat"}]
     records = [{"id": str(number), "video": "a.mp4", "conversations": turns} for number in range(2)]
     (folder / "records.json").write_text(json.dumps(records))
@@ -89,32 +86,43 @@ def launch(commands: list[list[str]], folder: Path) -> None:
     assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-6000:]
 
 
-RUNS = ("ddp", "zero0", "zero1", "zero2", "zero3")
 OFFLOAD = "zero3_offload"
 HAS_COMPILER = shutil.which(os.environ.get("CXX", "c++")) is not None
 offload_run = pytest.param(
     OFFLOAD,
     marks=pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler, with which DeepSpeed builds its CPU optimizer"),
 )
-every_run = pytest.mark.parametrize("name", [*RUNS, offload_run])
+every_run = pytest.mark.parametrize("name", ["ddp", "zero3", offload_run])
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders of all runs: `single` of one process, others of two, and each of these resumed from its step 2 of 4.
-
-    All in one pair of processes, which take far longer to start than to train.
-    """
-    folder = tmp_path_factory.mktemp("work")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`single` of one process, and `zero2` of two, which is also resumed from its step 2 of 4."""
+    folder = tmp_path_factory.mktemp("base")
     model = everything(save_model(folder / "model"))
     data = save_data(folder / "data", "vittiivvtit", pictures=True)
     train(model, data, training(folder / "single", **STEPS))
+    changes = {**STEPS, "deepspeed": zero_file("zero2", folder)}
+    rewind = ["rewind", str(folder / "zero2"), str(folder / "zero2-resumed"), "2"]
+    runs = [command(model, data, folder / name, **changes) for name in ("zero2", "zero2-resumed")]
+    launch([runs[0], rewind, runs[1]], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def work(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of all other runs of two processes, which take far longer to start than to train."""
+    folder = tmp_path_factory.mktemp("work")
+    model = everything(base / "model")
+    data = save_data(folder / "data", "vittiivvtit", pictures=True)
     commands = []
-    for name in (*RUNS, OFFLOAD) if HAS_COMPILER else RUNS:
+    for name in ("ddp", "zero3", OFFLOAD) if HAS_COMPILER else ("ddp", "zero3"):
         changes = {**STEPS, "deepspeed": None if name == "ddp" else zero_file(name, folder)}
         commands.append(command(model, data, folder / name, **changes))
-        commands.append(["rewind", str(folder / name), str(folder / f"{name}-resumed"), "2"])
-        commands.append(command(model, data, folder / f"{name}-resumed", **changes))
+    commands.append(["rewind", str(folder / "zero3"), str(folder / "zero3-resumed"), "2"])
+    commands.append(
+        command(model, data, folder / "zero3-resumed", **{**STEPS, "deepspeed": zero_file("zero3", folder)})
+    )
     # A published checkpoint, whose tower comes from a folder of its own.
     published = command(
         ModelArguments(str(GOLDEN)), published_data(folder / "published"), folder / "tower", **PUBLISHED
@@ -141,57 +149,59 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def assert_same_result(folder: Path, expected: Path, tolerance: float = 1e-4) -> None:
+    """The same losses in every step, and the same weights."""
+    assert losses(folder) == pytest.approx(losses(expected), abs=tolerance)
+    wanted = weights(expected)
+    for key, value in weights(folder).items():
+        torch.testing.assert_close(value, wanted[key], msg=key, rtol=0, atol=tolerance)
+
+
+def test_zero_2_trains_as_one_process_and_resumes_exactly(base: Path) -> None:
+    assert len(losses(base / "zero2")) == 4
+    assert_same_result(base / "zero2", base / "single")
+    assert losses(base / "zero2-resumed") == losses(base / "zero2")
+    assert_same_result(base / "zero2-resumed", base / "zero2", 1e-6)
+
+
+@pytest.mark.slow
 @every_run
-def test_two_processes_lose_as_much_as_one(name: str, work: Path) -> None:
+def test_two_processes_train_as_one(name: str, base: Path, work: Path) -> None:
     assert len(losses(work / name)) == 4
-    assert losses(work / name) == pytest.approx(losses(work / "single"), abs=1e-4)
+    assert_same_result(work / name, base / "single")
 
 
-@every_run
-def test_the_result_loads_and_is_that_of_one_process(name: str, work: Path) -> None:
-    expected = weights(work / "single")
-    for key, value in weights(work / name).items():
-        torch.testing.assert_close(value, expected[key], msg=key, **CLOSE)
-
-
-@every_run
-def test_resumed_within_an_epoch_is_uninterrupted(name: str, work: Path) -> None:
-    # DeepSpeed's CPU optimizer multiplies the powers of its betas up step by step, and begins anew with std::pow.
-    rounding = 2e-6 if name == OFFLOAD else 0.0
-    assert losses(work / f"{name}-resumed") == pytest.approx(losses(work / name), rel=rounding, abs=0)
-    expected = weights(work / name)
-    for key, value in weights(work / f"{name}-resumed").items():
-        torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-6, msg=key)
+@pytest.mark.slow
+def test_zero_3_resumed_within_an_epoch_is_uninterrupted(work: Path) -> None:
+    assert losses(work / "zero3-resumed") == losses(work / "zero3")
+    assert_same_result(work / "zero3-resumed", work / "zero3", 1e-6)
 
 
 def test_offloading_without_a_compiler_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))  # nothing is built there
     monkeypatch.setenv("CXX", str(tmp_path / "c++"))
     group = {"params": [torch.nn.Parameter(torch.zeros(3))]}
-    with pytest.raises(ValueError, match=r"cpu_adam op, .* install a C\+\+ compiler and ninja, or take .*zero3\.json"):
+    with pytest.raises(ValueError, match=r"cpu_adam .*zero3\.json"):
         offloaded_adamw([group], 1e-3, (0.9, 0.999), 1e-8)
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_trains_under_zero_3(work: Path, tmp_path: Path) -> None:
     data = published_data(tmp_path / "published")
     train(ModelArguments(str(GOLDEN)), data, training(tmp_path / "run", **PUBLISHED))
-    assert losses(work / "tower") == pytest.approx(losses(tmp_path / "run"), abs=1e-4)
-    expected = weights(tmp_path / "run")
-    for key, value in weights(work / "tower").items():
-        torch.testing.assert_close(value, expected[key], msg=key, **CLOSE)
+    assert_same_result(work / "tower", tmp_path / "run")
 
 
-def test_both_stages_under_zero_3_are_those_of_one_process(work: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_both_stages_under_zero_3_are_those_of_one_process(base: Path, work: Path, tmp_path: Path) -> None:
     data = save_data(tmp_path / "data", "vittiivvtit", pictures=True)
-    train(ModelArguments(str(work / "model")), data, training(tmp_path / "stage1", **STEPS))
+    train(ModelArguments(str(base / "model")), data, training(tmp_path / "stage1", **STEPS))
     train(everything(tmp_path / "stage1"), data, training(tmp_path / "stage2", **STEPS))
     for stage in ("stage1", "stage2"):
-        assert losses(work / stage) == pytest.approx(losses(tmp_path / stage), abs=1e-4)
-        expected = weights(tmp_path / stage)
-        for key, value in weights(work / stage).items():
-            torch.testing.assert_close(value, expected[key], msg=key, **CLOSE)
+        assert_same_result(work / stage, tmp_path / stage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "share"),
     [("stage1", "zero_pp_rank_0_mp_rank_00_model_states.pt"), ("stage1-half", "mp_rank_00_model_states.pt")],
@@ -201,58 +211,55 @@ def test_checkpoints_of_stage_1_have_no_frozen_weights_and_need_none(name: str, 
     assert {key.split(".")[0] for key in stored["module"]} == {"projector", "memory"}
     assert not stored["frozen_param_shapes"] and not stored["frozen_param_fragments"]
     assert losses(work / f"{name}-resumed") == losses(work / name)
-    expected = weights(work / name)
-    for key, value in weights(work / f"{name}-resumed").items():
-        torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-6, msg=key)
+    assert_same_result(work / f"{name}-resumed", work / name, 1e-6)
 
 
-def test_a_lora_under_zero_3_is_saved_whole_and_goes_on(work: Path) -> None:
+@pytest.mark.slow
+def test_a_lora_under_zero_3_is_saved_whole_and_resumes(base: Path, work: Path) -> None:
     assert is_adapter(work / "lora")
-    assert losses(work / "lora")[0] == pytest.approx(losses(work / "single")[0], abs=1e-4)  # it begins as nothing
-    before, after = weights(work / "model"), weights(work / "lora")
+    assert losses(work / "lora")[0] == pytest.approx(losses(base / "single")[0], abs=1e-4)  # it starts as zero
+    before, after = weights(base / "model"), weights(work / "lora")
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     assert changed == {"projector", "memory", "language_model"}
     assert losses(work / "lora-resumed") == losses(work / "lora")
-    for key, value in weights(work / "lora-resumed").items():
-        torch.testing.assert_close(value, after[key], rtol=0, atol=1e-6, msg=key)
+    assert_same_result(work / "lora-resumed", work / "lora", 1e-6)
 
 
-def test_the_recipes_settings_train_near_float32(work: Path) -> None:
+@pytest.mark.slow
+def test_the_recipes_settings_train_near_float32(base: Path, work: Path) -> None:
     assert is_adapter(work / "stage1-half")
     assert losses(work / "stage1-half") == pytest.approx(losses(work / "stage1"), rel=0.03)
     assert losses(work / "stage2-half") == pytest.approx(losses(work / "stage2"), rel=0.03)
     assert losses(work / "stage2-half-split") == pytest.approx(losses(work / "stage2-half"), rel=0.01)
     assert losses(work / "stage1-half-resumed") == losses(work / "stage1-half")
-    before, after, resumed = (weights(work / name) for name in ("model", "stage1-half", "stage1-half-resumed"))
+    before, after = weights(base / "model"), weights(work / "stage1-half")
+    resumed = weights(work / "stage1-half-resumed")
     for name, value in after.items():
         assert torch.equal(value, resumed[name]), name
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"projector", "memory"}
 
 
-PATIENT = """
+WAIT = """
 import datetime, time, torch
-from types import SimpleNamespace
-from flash_vstream.train.train import leave, said_by_the_first
+from flash_vstream.process import Process, leave
 
 torch.distributed.init_process_group("gloo")
 torch.distributed.barrier()
 torch.distributed.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=2), None)
-rank = torch.distributed.get_rank()
-
-def look():
+process = Process.current()
+if process.is_main:
     time.sleep(5)
-    return f"process {rank} looked"
-
-print(said_by_the_first(look, SimpleNamespace(world_size=2, process_index=rank)))
+print(process.broadcast(f"process {process.rank} looked"))
 leave()
 """
 
 
-def test_processes_wait_for_the_first_to_look_at_the_data_longer_than_in_training(tmp_path: Path) -> None:
-    (tmp_path / "patient.py").write_text(PATIENT)
+@pytest.mark.slow
+def test_processes_wait_for_the_first_to_check_the_data_longer_than_in_training(tmp_path: Path) -> None:
+    (tmp_path / "wait.py").write_text(WAIT)
     starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    line = [*starter, str(tmp_path / "patient.py")]
+    line = [*starter, str(tmp_path / "wait.py")]
     finished = subprocess.run(line, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr[-6000:]
     assert finished.stdout.count("process 0 looked") == 2
@@ -260,81 +267,72 @@ def test_processes_wait_for_the_first_to_look_at_the_data_longer_than_in_trainin
 
 ACCELERATE = "accelerate launch --num_processes 2 --use_deepspeed --deepspeed_config_file scripts/zero3.json -m"
 LAUNCHERS = {
-    "torchrun": ("torchrun --standalone --nproc_per_node 2 -m", ["--deepspeed", "scripts/zero1.json"]),
-    "deepspeed": ("deepspeed --num_gpus 2 --module", ["--deepspeed", "scripts/zero2.json"]),
-    "accelerate": (ACCELERATE, []),
+    "torchrun": ("torchrun --standalone --nproc_per_node 2 -m", ["--deepspeed", "scripts/zero1.json"], 2, 1),
+    "deepspeed": ("deepspeed --num_gpus 2 --module", ["--deepspeed", "scripts/zero2.json"], 2, 2),
+    "accelerate": (ACCELERATE, [], 2, 3),
+    "none": (f"{sys.executable} -m", ["--deepspeed", "scripts/zero2.json"], 1, 2),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_every_launcher_starts_it_with_the_shipped_files(launcher: str, work: Path, tmp_path: Path) -> None:
-    start, options = LAUNCHERS[launcher]
+def test_every_launcher_starts_it_with_the_shipped_files(launcher: str, base: Path, tmp_path: Path) -> None:
+    start, options, processes, stage = LAUNCHERS[launcher]
     data = save_data(tmp_path / "data", "vittiivvtit", pictures=True)
-    words = command(everything(work / "model"), data, tmp_path / "run", **{**STEPS, "max_steps": 1})
-    line = [*start.split(), "flash_vstream.train.train", *words, *options]
+    words = command(everything(base / "model"), data, tmp_path / "run", **{**STEPS, "max_steps": 1})
+    line = [*start.split(), "flash_vstream", "train", *words, *options]
     finished = subprocess.run(line, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-6000:]
-    assert "global batch of 4 = 2 processes x 1 samples x 2 accumulation steps" in finished.stdout
-    assert losses(tmp_path / "run") == pytest.approx(losses(work / "single")[:1], abs=1e-4)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["zero_stage"] == 1 + list(LAUNCHERS).index(launcher)
+    steps = 4 // processes
+    assert f"global batch of 4 = {processes} processes x 1 samples x {steps} accumulation steps" in finished.stdout
+    assert losses(tmp_path / "run") == pytest.approx(losses(base / "single")[:1], abs=1e-4)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["zero_stage"] == stage
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where nothing is compiled at first; torch heeds the mark of a kill beside a finished compilation as well."""
-    return tmp_path_factory.mktemp("compiled")
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler, without which DeepSpeed does not compile")
-@pytest.mark.parametrize("use_cpu", [True, False])
-def test_a_run_does_not_wait_for_one_that_was_killed_while_deepspeed_compiled(
-    use_cpu: bool, work: Path, compiled: Path, tmp_path: Path
-) -> None:
+def test_a_run_does_not_wait_for_one_that_was_killed_while_deepspeed_compiled(base: Path, tmp_path: Path) -> None:
     from torch.utils import cpp_extension
 
+    environment = {**ENVIRONMENT, "TORCH_EXTENSIONS_DIR": str(tmp_path / "compiled")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
+        patch.setenv("TORCH_EXTENSIONS_DIR", environment["TORCH_EXTENSIONS_DIR"])
         folder = Path(cpp_extension._get_build_directory("deepspeed_shm_comm", verbose=False))
-        (folder / "lock").touch()  # all that torch leaves of it
-        data = save_data(tmp_path / "data", "vv")
-        words = command(
-            everything(work / "model"), data, tmp_path / "run", **{**STEPS, "max_steps": 1, "use_cpu": use_cpu}
-        )
-        line = [*LAUNCHERS["torchrun"][0].split(), "flash_vstream.train.train", *words, *LAUNCHERS["torchrun"][1]]
-        environment = {**ENVIRONMENT, "TORCH_EXTENSIONS_DIR": str(compiled)}
-        finished = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    (folder / "lock").touch()  # all that torch leaves of it
+    data = save_data(tmp_path / "data", "vv")
+    words = command(everything(base / "model"), data, tmp_path / "run", **{**STEPS, "max_steps": 1, "use_cpu": False})
+    start, options, *_ = LAUNCHERS["torchrun"]
+    line = [*start.split(), "flash_vstream", "train", *words, *options]
+    finished = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-6000:]
     assert list(folder.glob("*.so"))
 
 
-@pytest.mark.parametrize("by_a_recipe", [False, True])
-def test_two_nodes_of_a_process_each_lose_as_much_as_one(by_a_recipe: bool, work: Path, tmp_path: Path) -> None:
-    """As on two machines: a launcher on each, both processes the first of their node, told apart by the rendezvous, or
-    by what a recipe's user has set on each."""
+@pytest.mark.slow
+def test_two_nodes_of_a_process_each_train_as_one_process(base: Path, tmp_path: Path) -> None:
+    """As on two machines: a launcher on each, as the environment of the user says."""
     data = save_data(tmp_path / "data", "vittiivvtit", pictures=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{free.getsockname()[1]}"
-    torchrun = f"torchrun --nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint {meeting} -m"
-    words = command(everything(work / "model"), data, tmp_path / "run", **STEPS)
+    words = command(everything(base / "model"), data, tmp_path / "run", **STEPS)
     words += ["--deepspeed", "scripts/zero2.json"]
-    lines = [[*torchrun.split(), "flash_vstream.train.train", *words]] * 2
-    if by_a_recipe:
-        lines = [Launch(1, 2, rank, meeting).command("flash_vstream.train.train", words) for rank in range(2)]
+    lines = [Launch(1, 2, rank, meeting).command("train", words) for rank in range(2)]
     out = subprocess.PIPE
     nodes = [subprocess.Popen(line, env=ENVIRONMENT, cwd=ROOT, stdout=out, stderr=out, text=True) for line in lines]
-    said = ["".join(node.communicate(timeout=300)) for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said[0][-3000:] + said[1][-3000:]
-    assert sum(text.count("global batch of 4 = 2 processes x 1 samples x 2 accumulation steps") for text in said) == 1
-    assert losses(tmp_path / "run") == pytest.approx(losses(work / "single"), abs=1e-4)
+    outputs = ["".join(node.communicate(timeout=300)) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
+    assert sum(text.count("= 2 processes x 1 samples x 2 accumulation steps") for text in outputs) == 1
+    assert losses(tmp_path / "run") == pytest.approx(losses(base / "single"), abs=1e-4)
     assert {path.name for path in tmp_path.glob("run/checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
 
 
-def test_data_that_cannot_be_trained_on_is_said_once_and_ends_all_processes(work: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_data_that_cannot_be_trained_on_is_said_once_and_ends_all_processes(base: Path, tmp_path: Path) -> None:
     data = save_data(tmp_path / "data", "vv")
     next((tmp_path / "data" / "video").glob("*.safetensors")).unlink()
-    words = command(everything(work / "model"), data, tmp_path / "run", **STEPS)
-    line = [*LAUNCHERS["torchrun"][0].split(), "flash_vstream.train.train", *words]
+    words = command(everything(base / "model"), data, tmp_path / "run", **STEPS)
+    line = [*LAUNCHERS["torchrun"][0].split(), "flash_vstream", "train", *words]
     finished = subprocess.run(line, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode != 0 and finished.stderr.count("error: 1 of 2 records cannot be trained on") == 1
     assert "gloo" not in finished.stderr and not list(tmp_path.glob("run/checkpoint-*"))

@@ -11,6 +11,7 @@ import torch
 from flash_vstream.data import Records
 from flash_vstream.model import load
 from flash_vstream.model.checkpoints.adapters import is_adapter
+from flash_vstream.model.visuals import Digest
 from flash_vstream.train.arguments import DataArguments, ModelArguments
 from flash_vstream.train.model import named_trained, open_model
 from flash_vstream.train.train import make_trainer, train
@@ -177,10 +178,11 @@ def test_data_workers_that_digest_the_features_change_nothing(
     mode: str, model: Path, data: DataArguments, tmp_path: Path
 ) -> None:
     """Of the memory of mode "star", that is; with another, they hand on features."""
-    trained = everything(model, memory_mode=mode)
+    trained = everything(model, memory=mode)
     for workers in (0, 2):
         trainer = trainer_of(trained, data, tmp_path / "loader", dataloader_num_workers=workers)
-        assert ("visual_digests" in next(iter(trainer.get_train_dataloader()))) == (mode == "star" and workers > 0)
+        visuals = next(iter(trainer.get_train_dataloader()))["visuals"]
+        assert any(isinstance(visual, Digest) for visual in visuals) == (mode == "star" and workers > 0)
         train(trained, data, training(tmp_path / str(workers), max_steps=3, dataloader_num_workers=workers))
     assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "0"), abs=1e-5)
     expected = weights(tmp_path / "0")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from flash_vstream.data import write_features
+from flash_vstream.features.file import FeatureFile
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model import VStreamForConditionalGeneration, load
 from flash_vstream.train.arguments import DataArguments, ModelArguments, VStreamTrainingArguments
@@ -42,7 +42,7 @@ def save_data(folder: Path, kinds: str = "vitviv", pictures: bool = False) -> Da
             record[name] = f"{name}{number}.{'jpg' if kind == 'i' else 'mp4'}"
             shape = (16, 32) if kind == "i" else (9 + number, 16, 32)
             features = torch.randn(*shape, generator=random).half()
-            write_features(folder / name / f"{name}{number}.safetensors", features, {})
+            FeatureFile.write(folder / name / f"{name}{number}.safetensors", features, {})
             if kind == "i":
                 Image.new("RGB", (20, 16), colour).save(folder / name / f"{name}{number}.jpg")
         question = f"What is shown in {number}?" + ("" if kind == "t" else "\n<image>")

@@ -1,7 +1,7 @@
-"""One of several processes of the distributed tests: runs command after command, which saves starting anew for each.
+"""One of several processes of the distributed tests: runs several trainings, as processes take long to start.
 
-`torchrun --nproc_per_node 2 tests/train/worker.py commands.json`, a list of argument lists for train.main; one of the
-form ["rewind", folder, copy, step] makes a copy of a finished run that is back at an earlier step instead.
+`torchrun --nproc_per_node 2 tests/train/worker.py commands.json`, a list of argument lists of `flash-vstream train`; a
+list ["rewind", folder, copy, step] copies a finished run and takes the copy back to an earlier step instead.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import torch
 from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from flash_vstream.cli import main
+from flash_vstream.process import leave
 from flash_vstream.train.checkpoints import step_of
-from flash_vstream.train.train import FINISHED, leave, main
+from flash_vstream.train.train import FINISHED
 
 
 def rewind(folder: Path, copy: Path, step: int) -> None:
@@ -36,8 +38,8 @@ def run(commands: list[list[str]]) -> None:
         if command[0] == "rewind":
             rewind(Path(command[1]), Path(command[2]), int(command[3]))
             continue
-        assert main(command) == 0, command
-        # What DeepSpeed and accelerate remember is of the run before.
+        assert main(["train", *command]) == 0, command
+        # DeepSpeed and accelerate keep state of the run before.
         AcceleratorState._reset_state()
         unset_hf_deepspeed_config()
         gc.collect()

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from flash_vstream.features.file import KEY, read_features
+from flash_vstream.features.file import SUFFIX, FeatureFile
 from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.video import open_source, read_frames
 
-FEATURE_ENDING = ".safetensors"
 BLOCK = 32  # frames that are read and encoded at once, so that a video of any length needs little memory
 EVERYTHING = math.inf  # the moment after the last frame
 
@@ -104,12 +102,12 @@ def _blocks(
 ) -> Iterator[Tensor]:
     """Features [T, P, D] in the model's dtype, T at most `BLOCK`; a block ends at each moment."""
     device = model.memory.q_proj.weight.device
-    if path.suffix == FEATURE_ENDING:
-        length = _length(path)
+    if path.suffix == SUFFIX:
+        file = FeatureFile(path)
         for start, stop in _spans(moments):
-            if start >= length:
+            if start >= len(file):
                 return
-            yield read_features(path, start, min(stop, length))[0].to(device, model.dtype)
+            yield file.read(start, min(stop, len(file))).to(device, model.dtype)
         return
     frames = _frames(path, moments[-1], fps)
     for start, stop in _spans(moments):
@@ -136,11 +134,3 @@ def _spans(moments: Sequence[float]) -> Iterator[tuple[int, int]]:
             stop = int(min(start + BLOCK, moment))
             yield start, stop
             start = stop
-
-
-def _length(path: Path) -> int:
-    """Frames in a feature file."""
-    read_features(path, 0, 1)  # raises for a missing or damaged file
-    with safe_open(path, framework="pt") as file:
-        shape = file.get_slice(KEY).get_shape()
-    return shape[0] if len(shape) == 3 else 1

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from flash_vstream.eval.benchmarks.rows import Row, read_rows, read_seconds, read_text
 from flash_vstream.eval.sample import Sample
+from flash_vstream.features.file import SUFFIX
 
-FEATURE_ENDING = ".safetensors"
 VIDEO_ENDINGS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".flv", "")  # "" is a folder of frames
 PAPER_JUDGE = "gpt-3.5-turbo, version not stated (paper, arXiv 2406.08085)"
 RETEST_JUDGE = "gpt-3.5-turbo-0125 (users' re-test of the released weights)"
@@ -171,7 +171,7 @@ class Benchmark:
             names += [self.video_prefix + video_id, video_id.removeprefix(self.video_prefix)]
         for kind in self.features:
             for name in names:
-                if (path := folder / kind / f"{name}{FEATURE_ENDING}").is_file():
+                if (path := folder / kind / f"{name}{SUFFIX}").is_file():
                     return path
         for kind in self.videos:
             for name in names:

@@ -16,8 +16,9 @@ from typing import Any
 
 from flash_vstream import files
 from flash_vstream.eval.benchmarks import REGISTRY, find_benchmark
-from flash_vstream.eval.benchmarks.base import FEATURE_ENDING, Benchmark, missing_videos, parse
+from flash_vstream.eval.benchmarks.base import Benchmark, missing_videos, parse
 from flash_vstream.eval.sample import Sample, question_fields
+from flash_vstream.features.file import SUFFIX
 from flash_vstream.options import CommandParser, add_data_root, add_device, add_model, positive_int
 
 
@@ -88,7 +89,7 @@ def _as_row(sample: Sample) -> dict[str, Any]:
 def summary(benchmark: Benchmark, samples: Sequence[Sample], media: Mapping[str, Path]) -> str:
     """Counts of questions, videos and media, beside the known size of the set."""
     n_videos = len({sample.video_id for sample in samples})
-    n_features = sum(path.suffix == FEATURE_ENDING for path in media.values())
+    n_features = sum(path.suffix == SUFFIX for path in media.values())
     return "\n".join(
         (
             f"{benchmark.tag}: {benchmark.name}",

@@ -19,13 +19,13 @@ from torch import Tensor
 
 import flash_vstream
 from flash_vstream import StreamSession, load
-from flash_vstream.data import write_features
 from flash_vstream.eval.answering.generate import prompt_of
 from flash_vstream.eval.answering.predict import PredictSettings, predict, shard, shuffled
 from flash_vstream.eval.answering.store import PredictionStore, merge
 from flash_vstream.eval.answering.watch import EVERYTHING, watch
 from flash_vstream.eval.inputs import check_features
 from flash_vstream.eval.sample import Sample
+from flash_vstream.features.file import FeatureFile
 from flash_vstream.files import read_json_lines
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.process import Process
@@ -140,7 +140,7 @@ def test_features_answer_as_their_video_does(model: TinyModel, media: Media, str
     features = {}
     for name, path in media.items():
         features[name] = tmp_path / f"{name}.safetensors"
-        write_features(features[name], encoded(model, path), {"fps": "1.0"})
+        FeatureFile.write(features[name], encoded(model, path), {"fps": "1.0"})
     check_features(list(features.values()), model[0], {"encoder": "some encoder"}, fps=1.0)
     assert texts(run(model, make_samples(), features, tmp_path / "results")) == texts(streamed)
 
@@ -163,7 +163,7 @@ def encoded(model: TinyModel, path: Path) -> Tensor:
 def test_features_that_do_not_fit_the_model_are_refused(
     model: TinyModel, tmp_path: Path, shape: tuple[int, ...], metadata: dict[str, str], fault: str
 ) -> None:
-    write_features(tmp_path / "a.safetensors", torch.zeros(shape), metadata)
+    FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(shape), metadata)
     with pytest.raises(ValueError, match=f"a.safetensors .*{fault}"):
         check_features([tmp_path / "a.safetensors"], model[0], {"encoder": "own", "layer": "-2"}, fps=1.0)
 
@@ -307,7 +307,7 @@ def test_a_video_that_breaks_off_answers_what_was_asked_before(
     samples = [sample for sample in make_samples() if sample.id in names]
     features = encoded(model, media["v0"])
     features[15] = float("nan")
-    write_features(tmp_path / "v0.safetensors", features, {})
+    FeatureFile.write(tmp_path / "v0.safetensors", features, {})
     rows = run(model, samples, {"v0": tmp_path / "v0.safetensors"}, tmp_path / "results")
     assert rows[names[0]]["prediction"] == streamed[names[0]]["prediction"]
     assert rows[names[1]]["prediction"] is None and "NaN" in rows[names[1]]["error"]

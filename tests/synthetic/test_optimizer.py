@@ -1,23 +1,21 @@
-"""Muon and AdamW as one optimizer: each does what it does alone, rates reach both, and a saved state goes on.
+"""Muon and AdamW as one optimizer: each does what it does alone, rates reach both, and a saved state resumes."""
 
-And extensions that are compiled: by one process at a time, and after one that was killed while it did so.
-"""
+from __future__ import annotations
 
+import functools
 import io
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from flash_vstream.train import optimizer as optimizer_module
-from flash_vstream.train.optimizer import MuonWithAdamW, only_compiler, orthogonal
+from flash_vstream.memory import MemoryConfig
+from flash_vstream.synthetic import optimizer as optimizer_module
+from flash_vstream.synthetic.optimizer import MuonWithAdamW, muon_with_adamw, orthogonal
+from flash_vstream.train.arguments import VStreamTrainingArguments
+from flash_vstream.train.trainer import VStreamTrainer
+from tests.conftest import make_tiny_model
 
 BETAS = (0.9, 0.95)
 EPSILON = 1e-2
@@ -109,7 +107,7 @@ def test_a_scheduler_sets_the_rates_of_both() -> None:
     assert [group["lr"] for group in (*optimizer.muon.param_groups, *optimizer.adamw.param_groups)] == [0.0, 0.0]
 
 
-def test_a_saved_state_goes_on_bit_for_bit() -> None:
+def test_a_saved_state_resumes_bit_for_bit() -> None:
     model, other = small_model(), small_model()
     optimizer, resumed = both(model), both(other)
     for step in range(3):
@@ -131,49 +129,24 @@ def test_a_saved_state_goes_on_bit_for_bit() -> None:
     assert torch.equal(weights(model), weights(other))
 
 
-def test_one_process_at_a_time_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    mark, began = tmp_path / "thing" / "lock", threading.Event()
-
-    def compile_too() -> None:
-        with only_compiler("thing"):
-            began.set()
-
-    other = threading.Thread(target=compile_too)
-    with only_compiler("thing"):
-        mark.touch()  # as torch does at the beginning
-        other.start()
-        assert not began.wait(0.3)
-        assert mark.exists()
-    other.join(10)
-    assert began.is_set()
-
-
-COMPILE = """
-import sys
-from torch.utils.cpp_extension import load
-from flash_vstream.train.optimizer import only_compiler
-with only_compiler("thing"):
-    load("thing", [sys.argv[1]], is_python_module=False)
-print("compiled")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler")
-def test_after_a_kill_in_the_middle_of_compiling(tmp_path: Path) -> None:
-    source, compiler = tmp_path / "thing.cpp", tmp_path / "c++"
-    source.write_text("int thing() { return 1; }")
-    environment = {
-        **os.environ,
-        "TORCH_EXTENSIONS_DIR": str(tmp_path),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # ninja lies there
-    }
-    compiler.write_text('#!/bin/sh\ncase "$*" in *--version*|*-v*) ;; *) kill -9 $KILLED;; esac\nexec c++ "$@"\n')
-    compiler.chmod(0o755)
-    command = [sys.executable, "-c", "import os; os.environ['KILLED'] = str(os.getpid())" + COMPILE, str(source)]
-    killed = subprocess.run(command, env={**environment, "CXX": str(compiler)}, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert (tmp_path / "thing" / "lock").exists()
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert finished.stdout.endswith("compiled\n"), finished.stderr
+def test_muon_gets_the_matrices_of_projector_and_decoder_and_adamw_the_rest(tmp_path: Path) -> None:
+    model, processor = make_tiny_model(MemoryConfig(spatial_size=4, temporal_size=2))
+    arguments = VStreamTrainingArguments(output_dir=str(tmp_path), use_cpu=True, learning_rate=1e-3, weight_decay=0.1)
+    factory = functools.partial(muon_with_adamw, muon_learning_rate=0.01)
+    trainer = VStreamTrainer(model=model, args=arguments, processor=processor, make_optimizer=factory)
+    optimizer = trainer.create_optimizer()
+    assert isinstance(optimizer, MuonWithAdamW)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    by_muon = {names[p] for group in optimizer.muon.param_groups for p in group["params"]}
+    by_adamw = {names[p] for group in optimizer.adamw.param_groups for p in group["params"]}
+    assert by_muon | by_adamw == set(names.values()) and not by_muon & by_adamw
+    assert not any(name.startswith("vision_tower.") for name in by_muon)
+    assert {"projector.0.weight", "projector.2.weight"} <= by_muon
+    assert "language_model.model.layers.1.mlp.down_proj.weight" in by_muon
+    assert {"language_model.model.embed_tokens.weight", "language_model.lm_head.weight"} <= by_adamw
+    assert {"memory.q_proj.weight", "projector.0.bias"} <= by_adamw
+    assert {group["lr"] for group in optimizer.muon.param_groups} == {0.01}
+    assert {group["lr"] for group in optimizer.adamw.param_groups} == {1e-3}
+    decays = {names[p]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays["projector.0.weight"] == 0.1 and decays["projector.0.bias"] == 0
+    assert decays["language_model.model.norm.weight"] == 0
