@@ -26,9 +26,7 @@ def merge(adapter: Path, output: Path, base: str | None = None) -> None:
         ValueError: `adapter` holds no adapter, `output` is not empty, or it cannot be written.
     """
     if not is_adapter(adapter):
-        raise ValueError(
-            f"--model_path {adapter} holds no adapter: give the folder of a stage 1 or a --lora run"
-        )
+        raise ValueError(f"--model_path {adapter} holds no adapter: give the folder of a stage 1 or a --lora run")
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"--output_dir {output} is not empty: give a new folder")
     model, processor = load(adapter, base=base)
