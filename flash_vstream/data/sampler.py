@@ -1,4 +1,4 @@
-"""In which order the items are trained on: batches of one kind and of about one length, the batches themselves mixed.
+"""The order of the items in training: batches of one modality and similar length, in random order.
 
 A batch here is a global one, what one optimizer step sees. The order is a list of indices of which each stretch of
 `batch_size` is such a batch. The Trainer deals it out in micro-batches to its processes in turn, so each step sees the
@@ -72,6 +72,7 @@ class GroupedSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, which the order depends on."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -37,7 +37,7 @@ class Survey:
     feature_files: list[Path]
 
     def modalities(self) -> list[str]:
-        """ "video", "image" or "text" for each record."""
+        """What each record shows: "video", "image" or "text"."""
         return [MODALITIES[kind] for kind in self.kinds]
 
 
