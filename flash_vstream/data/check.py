@@ -30,7 +30,8 @@ from flash_vstream.data.faults import Fault, fault_of, summary, write_report
 from flash_vstream.data.record import Fields, MediaFolders, Record
 from flash_vstream.data.records import Records
 from flash_vstream.data.survey import fault_in_text, fault_of_place
-from flash_vstream.features.file import SUFFIX, FeatureFile, FeatureSpec
+from flash_vstream.features import SUFFIX
+from flash_vstream.features.file import FeatureFile, FeatureSpec
 from flash_vstream.model.configuration import VStreamConfig
 from flash_vstream.model.encoder import expected_metadata
 from flash_vstream.model.preprocessing import MAX_ASPECT_RATIO

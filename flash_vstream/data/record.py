@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from flash_vstream.features.file import ROUNDING, SUFFIX, frames_before
+from flash_vstream.features import SUFFIX
+from flash_vstream.features.file import ROUNDING, frames_before
 
 Fields = Mapping[str, Any]
 """A record as the data file holds it."""

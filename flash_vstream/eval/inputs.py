@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from flash_vstream.eval.benchmarks.base import Benchmark, missing_videos
 from flash_vstream.eval.sample import Sample
-from flash_vstream.features.file import SUFFIX, FeatureFile, FeatureSpec
+from flash_vstream.features import SUFFIX
+from flash_vstream.features.file import FeatureFile, FeatureSpec
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load
 from flash_vstream.process import Process
 

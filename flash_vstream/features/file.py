@@ -21,7 +21,7 @@ from flash_vstream.files import atomic
 from flash_vstream.model.configuration import VStreamConfig
 
 KEY = "feature"
-SUFFIX = ".safetensors"
+
 ROUNDING = 1e-9  # frames: the error of a product such as 1.1 x 10
 FPS_TOLERANCE = 1e-3  # relative
 

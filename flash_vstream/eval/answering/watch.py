@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flash_vstream.features.file import SUFFIX, FeatureFile
+from flash_vstream.features import SUFFIX
+from flash_vstream.features.file import FeatureFile
 from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.video import open_source, read_frames

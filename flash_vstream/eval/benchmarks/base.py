@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from flash_vstream.eval.benchmarks.rows import Row, read_rows, read_seconds, read_text
 from flash_vstream.eval.sample import Sample
-from flash_vstream.features.file import SUFFIX
+from flash_vstream.features import SUFFIX
 
 VIDEO_ENDINGS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".flv", "")  # "" is a folder of frames
 PAPER_JUDGE = "gpt-3.5-turbo, version not stated (paper, arXiv 2406.08085)"

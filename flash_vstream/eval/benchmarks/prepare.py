@@ -18,7 +18,7 @@ from flash_vstream import files
 from flash_vstream.eval.benchmarks import REGISTRY, find_benchmark
 from flash_vstream.eval.benchmarks.base import Benchmark, missing_videos, parse
 from flash_vstream.eval.sample import Sample, question_fields
-from flash_vstream.features.file import SUFFIX
+from flash_vstream.features import SUFFIX
 from flash_vstream.options import CommandParser, add_data_root, add_device, add_model, positive_int
 
 
