@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import matplotlib
 import numpy as np
@@ -66,11 +67,11 @@ def watch(video: str, model_path: str | None, fps: float) -> tuple[StarState, Me
     model, processor = load(model_path)
     if (mode := model.config.memory.mode) != "star":
         raise ValueError(f"the checkpoint's memory is {mode!r}: give a --model_path whose memory is 'star'")
-    state, members, frames = model.memory.init_state(), Members(), {}
+    state, members, frames = cast(StarState, model.memory.init_state()), Members(), {}
     for frame, time_s in read_frames(video, fps):
         with torch.inference_mode():
             features = model.encode_frames(processor.frames_to_pixels(frame[None]))
-            following = model.memory.update(state, features, times=[time_s])
+            following = cast(StarState, model.memory.update(state, features, times=[time_s]))
         members.follow(state, following)
         state, frames[time_s] = following, frame
     if state.clusters is None:

@@ -90,10 +90,12 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     with JsonLines(path) as store:
-        threads = [
-            threading.Thread(target=lambda n=n: [store.append([{"n": n, "text": "x" * 5000}]) for _ in range(20)])
-            for n in range(4)
-        ]
+
+        def append_twenty(number: int) -> None:
+            for _ in range(20):
+                store.append([{"n": number, "text": "x" * 5000}])
+
+        threads = [threading.Thread(target=append_twenty, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
