@@ -75,17 +75,11 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         memory_mode: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Load a native or a published checkpoint, told apart by its config.json, from a folder or hub id.
+        """Load a native or a published checkpoint from a folder or hub id; its config.json says which of the two it is.
 
-        Args:
-            pretrained_model_name_or_path: The folder or hub id.
-            *model_args: As in transformers.
-            memory: Replaces the checkpoint's memory configuration.
-            memory_mode: Replaces only its mode.
-            **kwargs: As in transformers: dtype, device_map, attn_implementation, quantization_config, ...
-
-        Raises:
-            ValueError: A weight is missing, unexpected, of another shape or unreadable; file and weight are named.
+        `memory` replaces the checkpoint's memory configuration, `memory_mode` only its mode; the other arguments are
+        those of transformers. Raises ValueError if a weight is missing, unexpected, of another shape or unreadable; file
+        and weight are named.
         """
         load = super().from_pretrained
         if pretrained_model_name_or_path is None:
@@ -96,8 +90,7 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def set_memory(self, memory: MemoryConfig) -> None:
         """Replace the memory by one of another configuration, and keep the trained attention weights.
 
-        Raises:
-            ValueError: The weights do not fit (another attention_dim).
+        Raises ValueError if the weights do not fit, for another attention_dim.
         """
         old = self.memory
         if memory.attention_dim != self.config.memory.attention_dim:
@@ -158,18 +151,9 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return drop_prefix_tokens(states[self.config.vision_feature_layer], self.config.vision_feature_size)
 
     def embed(self, input_ids: Tensor, visuals: Sequence[Visual] | None = None, **lists: Any) -> Tensor:
-        """Embed prompts, with the projected memory tokens in the places of the placeholders.
+        """Embed prompts [B, L] as [B, L, H], with the projected memory tokens in the places of the placeholders.
 
-        Args:
-            input_ids: [B, L].
-            visuals: One for each run of placeholders, row by row.
-            **lists: `pixel_values`, `visual_features` or `memory_tokens` instead, as for `forward`.
-
-        Returns:
-            [B, L, H].
-
-        Raises:
-            ValueError: Visuals and placeholders do not fit; both numbers are named.
+        The visuals are given as for `forward`. Raises ValueError as `forward` does.
         """
         visuals = take_visuals(visuals, lists)
         if lists:
@@ -288,11 +272,8 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **kwargs: `pixel_values`, `visual_features` or `memory_tokens` (lists of tensors) instead of `visuals`; all
                 others go to the language model, among them a cache by its own name.
 
-        Returns:
-            loss, logits [B, L, vocabulary], and the cache as `CACHE`.
-
-        Raises:
-            ValueError: Visuals and placeholders do not fit; both numbers are named.
+        Returns loss, logits [B, L, vocabulary] and the cache as `CACHE`. Raises ValueError if visuals and placeholders do
+        not fit; both numbers are named.
         """
         visuals = take_visuals(visuals, kwargs)
         if (input_ids is None) == (inputs_embeds is None):
