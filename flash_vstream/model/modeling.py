@@ -78,8 +78,8 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Load a native or a published checkpoint from a folder or hub id; its config.json says which of the two it is.
 
         `memory` replaces the checkpoint's memory configuration, `memory_mode` only its mode; the other arguments are
-        those of transformers. Raises ValueError if a weight is missing, unexpected, of another shape or unreadable; file
-        and weight are named.
+        those of transformers. Raises ValueError if a weight is missing, unexpected, of another shape or unreadable;
+        file and weight are named.
         """
         load = super().from_pretrained
         if pretrained_model_name_or_path is None:
@@ -272,8 +272,8 @@ class VStreamForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **kwargs: `pixel_values`, `visual_features` or `memory_tokens` (lists of tensors) instead of `visuals`; all
                 others go to the language model, among them a cache by its own name.
 
-        Returns loss, logits [B, L, vocabulary] and the cache as `CACHE`. Raises ValueError if visuals and placeholders do
-        not fit; both numbers are named.
+        Returns loss, logits [B, L, vocabulary] and the cache as `CACHE`. Raises ValueError if visuals and placeholders
+        do not fit; both numbers are named.
         """
         visuals = take_visuals(visuals, kwargs)
         if (input_ids is None) == (inputs_embeds is None):
