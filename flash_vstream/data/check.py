@@ -46,23 +46,14 @@ Job = tuple[Path | None, list[tuple[int, Fields]]]  # a file (None: text), and t
 
 @dataclass(frozen=True)
 class Checks:
-    """What records and files are checked against.
-
-    Attributes:
-        folders: Where the files are.
-        fps: Frames for each second of video.
-        conversation: The prompt style; None checks no style.
-        processor: Of the model that is to be trained; None does not check the length of records.
-        max_length: In tokens; needed if there is a processor.
-        spec: The features that the model takes.
-    """
+    """What records and files are checked against."""
 
     folders: MediaFolders
     fps: float = 1.0
-    conversation: str | None = None
-    processor: VStreamProcessor | None = None
-    max_length: int | None = None
-    spec: FeatureSpec = field(default_factory=FeatureSpec)
+    conversation: str | None = None  # the prompt style; None checks no style
+    processor: VStreamProcessor | None = None  # of the model to train; None does not check the length of records
+    max_length: int | None = None  # tokens; needed if there is a processor
+    spec: FeatureSpec = field(default_factory=FeatureSpec)  # the features that the model takes
 
     def parse(self, fields: Fields) -> Record:
         """The parsed record. Raises ValueError if it is invalid."""
@@ -97,18 +88,9 @@ class Checks:
 
 
 def find_faults(records: Sequence[Fields], checks: Checks, n_workers: int = 0) -> list[Fault]:
-    """Find all faults, with progress bars.
+    """Find all faults, in the order of the records, with progress bars; `n_workers` processes open the files.
 
-    Args:
-        records: The records as the data file holds them.
-        checks: What they are checked against.
-        n_workers: Processes that open the files; 0: this one.
-
-    Returns:
-        The faults in the order of the records.
-
-    Raises:
-        ValueError: A worker process cannot start.
+    With `n_workers` 0 this process opens them. Raises ValueError if a worker process cannot start.
     """
     faults: list[Fault] = []
     texts: list[int] = []  # indices of records

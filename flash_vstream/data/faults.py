@@ -18,21 +18,13 @@ MOST_NAMES = 5  # printed of each fault
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """Why a record cannot be trained on.
+    """Why a record cannot be trained on."""
 
-    Attributes:
-        index: Of the record in the data.
-        id: Of the record.
-        file: As the record names it; "" for text.
-        fault: One of `FAULTS`.
-        detail: One line that explains it.
-    """
-
-    index: int
+    index: int  # of the record in the data
     id: str
-    file: str
-    fault: str
-    detail: str
+    file: str  # as the record names it; "" for text
+    fault: str  # one of `FAULTS`
+    detail: str  # one line
 
 
 def fault_of(fields: Fields, index: int, fault: str, detail: str) -> Fault:
@@ -53,10 +45,8 @@ def without_listed(records: Records, report: Path) -> tuple[Records, int]:
     """The records that a report does not list, and the number of those that it does.
 
     They are matched by index, id and file together: records share ids and files, and the data may have changed since
-    the report. Reports of early versions have no indices; they list all records of an id and file.
-
-    Raises:
-        ValueError: The report is missing or invalid, or lists a record that is not in the data.
+    the report. Reports of early versions have no indices; they list all records of an id and file. Raises ValueError if
+    the report is missing or invalid, or lists a record that is not in the data.
     """
     try:
         rows = json.loads(report.read_text(encoding="utf-8"))["faults"]

@@ -36,21 +36,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Decoding:
-    """How files become pixels.
+    """How files become pixels."""
 
-    Attributes:
-        folder: What the paths of the files are relative to.
-        frames: The preprocessing.
-        fps: Frames for each second of a video.
-        pad: Whether images are put on a square canvas; else they are cropped.
-        dtype: Of the pixels.
-    """
-
-    folder: Path
+    folder: Path  # what the paths of the files are relative to
     frames: FramePreprocessor
     fps: float
-    pad: bool
-    dtype: torch.dtype
+    pad: bool  # whether images are put on a square canvas; else they are cropped
+    dtype: torch.dtype  # of the pixels
 
     def read(self, file: MediaFile) -> Iterator[Tensor]:
         """The pixels of a file, [n, 3, S, S] with n at most 16. Raises ValueError for a file that cannot be read."""
@@ -95,28 +87,18 @@ class _Worker:
         other_end.close()  # so that this end closes when the worker ends
         self.file: MediaFile | None = None
 
-    def assign(self, file: MediaFile | None) -> bool:
-        """Give the worker another file, or end it (None); returns whether there was a file."""
-        self.file = file
-        if file is None:
-            self.connection.close()
-        else:
-            self.connection.send(file)
-        return file is not None
-
-    def crashed_on(self) -> MediaFile:
-        """The file that the worker crashed on. Raises RuntimeError if it crashed before its first."""
+    def fault(self) -> Chunk:
+        """The end of the file that the worker crashed on. Raises RuntimeError if it crashed before its first."""
         self.process.join()
         if self.file is None:
             raise RuntimeError("a decode worker ended before its first file: see its own message above")
-        return self.file
+        return Chunk(self.file, fault=f"the decoder crashed (exit code {self.process.exitcode})")
 
 
 def decode(media: Sequence[MediaFile], decoding: Decoding, n_workers: int) -> Generator[Chunk, None, None]:
     """All chunks of all files, several files at a time; of each file its frames in order, then its end.
 
-    Raises:
-        RuntimeError: A worker cannot even start; any other failure is a fault of the file.
+    Raises RuntimeError if a worker cannot even start; any other failure is a fault of the file.
     """
     waiting = iter(media)
     workers = [_Worker(decoding) for _ in range(min(n_workers, len(media)))]
@@ -128,8 +110,7 @@ def decode(media: Sequence[MediaFile], decoding: Decoding, n_workers: int) -> Ge
                     message = worker.connection.recv()
                 except (EOFError, OSError):
                     workers[workers.index(worker)] = _Worker(decoding)
-                    file = worker.crashed_on()
-                    yield Chunk(file, fault=f"the decoder crashed (exit code {worker.process.exitcode})")
+                    yield worker.fault()
                     continue
                 if isinstance(message, np.ndarray):
                     assert worker.file is not None
@@ -137,8 +118,12 @@ def decode(media: Sequence[MediaFile], decoding: Decoding, n_workers: int) -> Ge
                     continue
                 if worker.file is not None:
                     yield Chunk(worker.file, fault=message)
-                if not worker.assign(next(waiting, None)):
+                worker.file = next(waiting, None)
+                if worker.file is None:
+                    worker.connection.close()  # ends it
                     workers.remove(worker)
+                else:
+                    worker.connection.send(worker.file)
     finally:
         for worker in workers:
             worker.process.terminate()
@@ -169,9 +154,9 @@ def _messages(file: MediaFile, decoding: Decoding) -> Iterator[np.ndarray | str 
 
 @dataclass(frozen=True)
 class _End:
-    """The last item of a prefetching thread. `error`: what it failed with."""
+    """The last item of a prefetching thread."""
 
-    error: BaseException | None = None
+    error: BaseException | None = None  # what it failed with
 
 
 def prefetch(items: Iterable[Item], size: int) -> Iterator[Item]:
@@ -186,16 +171,14 @@ def prefetch(items: Iterable[Item], size: int) -> Iterator[Item]:
                 return
 
     def work() -> None:
-        end = _End()
         try:
             for item in items:
                 put(item)
                 if is_stopped.is_set():
                     return
+            put(_End())
         except BaseException as error:
-            end = _End(error)
-        finally:
-            put(end)
+            put(_End(error))
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()

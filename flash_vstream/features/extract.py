@@ -122,9 +122,8 @@ def run(options: argparse.Namespace) -> int:
 def extract(arguments: ExtractArguments, encoder: FrameEncoder, process: Process | None = None) -> ExtractionReport:
     """Make the feature files of this rank's share, and its report beside them.
 
-    Raises:
-        ValueError: The input folder has no files, the output folder has feature files of another encoder or setting, or
-            a file cannot be written.
+    Raises ValueError if the input folder has no files, the output folder has feature files of another encoder or
+    setting, or a file cannot be written.
     """
     process = process or Process()
     metadata = metadata_of(encoder, arguments)
@@ -146,22 +145,18 @@ def extract(arguments: ExtractArguments, encoder: FrameEncoder, process: Process
 
 
 def metadata_of(encoder: FrameEncoder, arguments: ExtractArguments) -> dict[str, str]:
-    """The metadata of all feature files (see `file_metadata`); a run resumes only files with the same.
+    """The metadata of all feature files; a run keeps only files with the same. Raises ValueError if --pooled cannot be.
 
-    Raises:
-        ValueError: The encoder's grid cannot be pooled.
+    See `file_metadata` for what differs between images and videos.
     """
-    if arguments.pooled and encoder.grid % encoder.memory_size:
-        raise ValueError(
-            f"a grid of {encoder.grid} x {encoder.grid} patches cannot be pooled to {encoder.memory_size} x"
-            f" {encoder.memory_size}: leave out --pooled"
-        )
-    is_pooled = arguments.pooled and encoder.grid != encoder.memory_size
+    grid, size = encoder.grid, encoder.memory_size
+    if arguments.pooled and grid % size:
+        raise ValueError(f"a grid of {grid} x {grid} patches cannot be pooled to {size} x {size}: leave out --pooled")
     return encoder.description() | {
         "fps": str(float(arguments.fps)),
         "aspect": arguments.image_aspect_ratio,
         "dtype": arguments.dtype,
-        "pooling": str(encoder.memory_size) if is_pooled else "none",
+        "pooling": str(size) if arguments.pooled and grid != size else "none",
     }
 
 

@@ -28,17 +28,11 @@ FPS_TOLERANCE = 1e-3  # relative
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """The features that a model takes.
+    """The features that a model takes; None accepts any."""
 
-    Attributes:
-        spatial_size: Side of the memory's largest grid; the patch grid is pooled to it.
-        width: D; None accepts any.
-        encoder: Metadata of the model's encoder, from `FrameEncoder.expected`; None accepts any.
-    """
-
-    spatial_size: int = 1
-    width: int | None = None
-    encoder: Mapping[str, str] | None = None
+    spatial_size: int = 1  # side of the memory's largest grid, to which the patch grid is pooled
+    width: int | None = None  # D
+    encoder: Mapping[str, str] | None = None  # metadata of the model's encoder, from `FrameEncoder.expected`
 
     @classmethod
     def of(cls, config: VStreamConfig, encoder: Mapping[str, str] | None = None) -> FeatureSpec:
@@ -49,16 +43,10 @@ class FeatureSpec:
 class FeatureFile:
     """An open feature file: its header is read at once, its frames when they are asked for.
 
-    A truncated file is detected, because its size does not match its header; single wrong bytes are not.
-
-    Attributes:
-        path: The file.
-        shape: (L, P, D); L is 1 for an image.
-        is_image: Whether the file holds [P, D].
-        metadata: How the features were made: encoder, layer, fps, ...; empty for files of other programs.
-
-    Raises:
-        ValueError: The file is missing, damaged, without the key "feature", empty, or not [L, P, D] or [P, D].
+    `shape` is (L, P, D), with L = 1 for an image; `metadata` says how the features were made (encoder, layer, fps, ...)
+    and is empty for files of other programs. Raises ValueError for a file that is missing, damaged, without the key
+    "feature", empty, or not [L, P, D] or [P, D]. A truncated file is detected, because its size does not match its
+    header; single wrong bytes are not.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,8 +76,7 @@ class FeatureFile:
     def read(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Read frames `start` to `stop` (None: to the end) as [T, P, D]; no others are read. An image is read whole.
 
-        Raises:
-            ValueError: The file has no frame from `start` on, or is damaged.
+        Raises ValueError if the file has no frame from `start` on, or is damaged.
         """
         with self._explain_damage():
             features: Tensor = self._features[:][None] if self.is_image else self._features[start:stop]
@@ -100,14 +87,9 @@ class FeatureFile:
         return features
 
     def require(self, spec: FeatureSpec, fps: float | None = None) -> None:
-        """Check that the features fit a model. Metadata that the file lacks is not checked.
+        """Check that the features fit a model; `fps` None, as for images, and metadata that the file lacks fit any.
 
-        Args:
-            spec: What the model takes.
-            fps: Frames for each second of video; None does not check it, as for images.
-
-        Raises:
-            ValueError: The encoder, one of its settings, the frame rate, the patch grid or the width differs.
+        Raises ValueError if the encoder, one of its settings, the frame rate, the patch grid or the width differs.
         """
         for name, wanted in (spec.encoder or {}).items():
             found = self.metadata.get(name, wanted)

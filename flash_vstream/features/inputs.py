@@ -19,15 +19,10 @@ VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg
 
 @dataclass(frozen=True)
 class MediaFile:
-    """An image or a video to encode.
+    """An image or a video to encode."""
 
-    Attributes:
-        path: Relative to the input folder.
-        size: In bytes.
-    """
-
-    path: Path
-    size: int
+    path: Path  # relative to the input folder
+    size: int  # bytes
 
     @property
     def is_image(self) -> bool:
@@ -41,14 +36,10 @@ class MediaFile:
 
 
 def find_media(folder: Path) -> tuple[list[MediaFile], Counter[str]]:
-    """Find the images and videos in a folder and its sub-folders; links are followed.
+    """The images and videos in a folder and its sub-folders by path, and the number of other files by extension.
 
-    Returns:
-        The files, sorted by path, and the number of other files by extension.
-
-    Raises:
-        ValueError: The folder is missing or holds no image or video, a link leads to a folder that it lies in, or two
-            files would have the same feature file.
+    Links are followed. Raises ValueError if the folder is missing or holds no image or video, a link leads to a folder
+    that it lies in, or two files would have the same feature file.
     """
     if not folder.is_dir():
         raise ValueError(f"input folder {folder} is missing: check --input")
@@ -111,8 +102,7 @@ def find_unfinished(
 ) -> list[MediaFile]:
     """The files without a feature file, and with `overwrite` those whose feature file is damaged or made differently.
 
-    Raises:
-        ValueError: A feature file is damaged or made differently, and `overwrite` is false.
+    Raises ValueError if a feature file is damaged or made differently, and `overwrite` is false.
     """
 
     def status(file: MediaFile) -> bool | str:

@@ -12,45 +12,26 @@ from flash_vstream.files import write_json
 
 @dataclasses.dataclass
 class ExtractionReport:
-    """What one rank did.
-
-    Attributes:
-        rank: Of `world_size` processes.
-        world_size: The number of processes.
-        metadata: How the features were made.
-        sources: Files of this rank.
-        existing: Files of this rank that earlier runs had encoded.
-        written: Files that this run encoded.
-        frames: Frames that this run encoded.
-        seconds: The time that it took.
-        faults: `{"file", "fault"}` of each file that cannot be read.
-    """
+    """What one rank did."""
 
     rank: int
     world_size: int
-    metadata: dict[str, str]
-    sources: int = 0
-    existing: int = 0
-    written: int = 0
-    frames: int = 0
+    metadata: dict[str, str]  # how the features were made
+    sources: int = 0  # files of this rank
+    existing: int = 0  # of them, encoded by earlier runs
+    written: int = 0  # of them, encoded by this run
+    frames: int = 0  # encoded by this run
     seconds: float = 0.0
-    faults: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    faults: list[dict[str, str]] = dataclasses.field(default_factory=list)  # {"file", "fault"} of unreadable files
 
     def save(self, folder: Path) -> None:
         """Write it to a file of this rank in `folder`."""
         write_json(folder / f"extraction-rank-{self.rank}-of-{self.world_size}.json", dataclasses.asdict(self))
 
     def opening_line(self, n_files: int, others: Counter[str], n_partials: int) -> str:
-        """One line that says what there is to do.
-
-        Args:
-            n_files: Files of all ranks.
-            others: The number of files that are not encoded, by extension.
-            n_partials: Incomplete feature files of killed runs, which were removed.
-        """
-        line = (
-            f"{n_files} files; rank {self.rank} of {self.world_size} has {self.sources}, {self.existing} of them done"
-        )
+        """One line that says what there is to do: for `n_files` of all ranks, beside `others` that are not encoded."""
+        line = f"{n_files} files; rank {self.rank} of {self.world_size} has {self.sources}"
+        line += f", {self.existing} of them done"
         if n_partials:
             line += f"; removed {n_partials} incomplete feature files of a killed run"
         if others:

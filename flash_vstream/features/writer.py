@@ -21,16 +21,8 @@ MOST_FRAMES = 10**9  # the header has room for the numbers of as many
 class FeatureWriter:
     """Makes a feature file [L, P, D] (an image: [P, D]) of pieces [n, P, D].
 
-    The file appears at `path` when `finish` is called, complete. Call `discard` if it will not be.
-
-    Args:
-        path: The file to make.
-        metadata: How the features were made.
-        like: Features of the dtype and [n, P, D] to come.
-        is_image: Whether to write [P, D].
-
-    Raises:
-        ValueError: The file cannot be written, here or in a method.
+    `like` has the dtype and the [n, P, D] of the pieces to come. The file appears at `path` when `finish` is called,
+    complete; call `discard` if it will not be. All methods raise ValueError if the file cannot be written.
     """
 
     def __init__(self, path: Path, metadata: Mapping[str, str], like: Tensor, is_image: bool) -> None:

@@ -79,11 +79,7 @@ class Build:
             self.build_base,
             self.build_features,
             self.build_records,
-            self.run_slides,
-            self.run_frames,
-            self.run_brief,
-            self.run_stage1,
-            self.run_stage2,
+            self.run_stages,
         ):
             start = time.monotonic()
             print(f"== {step.__name__}", flush=True)
@@ -106,15 +102,14 @@ class Build:
     def build_encoder(self) -> None:
         """Train the CLIP."""
         if not self.encoder.is_dir():
-            recipe = self.recipe
-            groups, seed = recipe.encoder_groups, recipe.encoder_seed
-            train_encoder(self.tokenizer, self.encoder, recipe.encoder_steps, groups_per_batch=groups, seed=seed)
+            steps, groups, seed = self.recipe.encoder_steps, self.recipe.encoder_groups, self.recipe.encoder_seed
+            train_encoder(self.tokenizer, self.encoder, steps, groups_per_batch=groups, seed=seed)
 
     def build_language(self) -> None:
         """Train the Llama on text."""
         if not self.language.is_dir():
-            recipe = self.recipe
-            train_language_model(self.processor(), self.language, recipe.language_steps, recipe.language_batch)
+            steps, batch_size = self.recipe.language_steps, self.recipe.language_batch
+            train_language_model(self.processor(), self.language, steps, batch_size)
 
     def processor(self) -> VStreamProcessor:
         """The processor of all models of this build."""
@@ -129,10 +124,8 @@ class Build:
         torch.manual_seed(0)
         tower = CLIPModel.from_pretrained(self.encoder).vision_model
         language_model = LlamaForCausalLM.from_pretrained(self.language)
-        config = VStreamConfig(
-            vision_config=tower.config.to_dict(), text_config=language_model.config.to_dict(), memory=TINY_MEMORY
-        )
-        model = VStreamForConditionalGeneration(config)
+        vision, text = tower.config.to_dict(), language_model.config.to_dict()
+        model = VStreamForConditionalGeneration(VStreamConfig(vision, text, memory=TINY_MEMORY))
         model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
         model.language_model.load_state_dict(language_model.state_dict(), strict=True)
         with torch.no_grad():
@@ -193,25 +186,15 @@ class Build:
         write_spliced(spliced, self.data / "features", self.data / "spliced")
         return [item.stream for item in spliced]
 
-    def run_slides(self) -> None:
-        """Stage 1, first part: the simplest look-up, what a room's name finds."""
-        self._train(self.base, self.slides, "slides", self.recipe.slides_batch, 1.0)
-
-    def run_frames(self) -> None:
-        """Stage 1, second part: single frames."""
-        self._train(self.slides, self.frames, "frames", self.recipe.frames_batch, self.recipe.brief_rate)
-
-    def run_brief(self) -> None:
-        """Stage 1, third part: brief streams."""
-        self._train(self.frames, self.brief, "brief", self.recipe.brief_batch, self.recipe.brief_rate)
-
-    def run_stage1(self) -> None:
-        """Stage 1, last part: long streams."""
-        self._train(self.brief, self.stage1, "long", self.recipe.batch, self.recipe.long_rate)
-
-    def run_stage2(self) -> None:
-        """Stage 2: conversations."""
-        self._train(self.stage1, self.stage2, "finetune", self.recipe.batch, self.recipe.stage2_rate, conversation="v1")
+    def run_stages(self) -> None:
+        """Stage 1 on slide shows, single frames, brief and long streams in turn; stage 2 on conversations."""
+        recipe = self.recipe
+        # Slide shows teach the simplest look-up: what a room's name finds.
+        self._train(self.base, self.slides, "slides", recipe.slides_batch, 1.0)
+        self._train(self.slides, self.frames, "frames", recipe.frames_batch, recipe.brief_rate)
+        self._train(self.frames, self.brief, "brief", recipe.brief_batch, recipe.brief_rate)
+        self._train(self.brief, self.stage1, "long", recipe.batch, recipe.long_rate)
+        self._train(self.stage1, self.stage2, "finetune", recipe.batch, recipe.stage2_rate, conversation="v1")
 
     def _train(
         self, start: Path, folder: Path, records: str, batch: int, rate: float, conversation: str = "plain"
@@ -220,11 +203,8 @@ class Build:
         if is_trained(folder):
             return
         model = ModelArguments(str(start), train_language_model=True, attn_implementation="eager")
-        data = DataArguments(
-            str(self.data / f"{records}.json"),
-            video_feature_folder=str(self.data / "spliced"),
-            conversation=conversation,
-        )
+        path, features = str(self.data / f"{records}.json"), str(self.data / "spliced")
+        data = DataArguments(path, video_feature_folder=features, conversation=conversation)
         muon = functools.partial(muon_with_adamw, muon_learning_rate=rate * self.recipe.muon_learning_rate)
         train(model, data, self.arguments(folder, batch, rate), muon)
 

@@ -23,6 +23,8 @@ DESCRIBE = "Describe what was shown."
 JUST_GONE_S = 2.0  # in training, what is out of view this long counts as past
 VIDEO_FPS = 1  # of the videos for the model
 
+Row = dict[str, Any]  # a training record or a held-out question
+
 
 def video_name(stream: Stream) -> str:
     """The file name of a stream's video."""
@@ -62,7 +64,7 @@ def story(stream: Stream, until: float) -> str:
     return ". ".join(captions)
 
 
-def _record(stream: Stream, name: str, turns: list[tuple[str, str]], **when: float) -> dict[str, Any]:
+def _record(stream: Stream, name: str, turns: list[tuple[str, str]], **when: float) -> Row:
     speakers = ("human", "gpt")
     conversations = [
         {"from": speaker, "value": text} for turn in turns for speaker, text in zip(speakers, turn, strict=True)
@@ -71,7 +73,7 @@ def _record(stream: Stream, name: str, turns: list[tuple[str, str]], **when: flo
     return {"id": f"{stream.seed}-{name}", "video": video_name(stream), "conversations": conversations, **when}
 
 
-def frame_records(streams: list[Stream], each: int, seed: int = 0, checked: float = CHECKED) -> list[dict[str, Any]]:
+def frame_records(streams: list[Stream], each: int, seed: int = 0, checked: float = CHECKED) -> list[Row]:
     """Stage 1, second part: notes about single frames; `checked` as in `notes`."""
     rng = random.Random(f"frames-{seed}")
     records = []
@@ -82,7 +84,7 @@ def frame_records(streams: list[Stream], each: int, seed: int = 0, checked: floa
     return records
 
 
-def slide_records(slides: list[Stream], seed: int = 0) -> list[dict[str, Any]]:
+def slide_records(slides: list[Stream], seed: int = 0) -> list[Row]:
     """Stage 1, first part: notes about slide shows after one, two, three and more rooms."""
     rng = random.Random(f"slides-{seed}")
     records = []
@@ -93,11 +95,9 @@ def slide_records(slides: list[Stream], seed: int = 0) -> list[dict[str, Any]]:
     return records
 
 
-def notes_records(
-    streams: list[Stream], each: int, seed: int = 0, checked: float = CHECKED, name: str = "notes"
-) -> list[dict[str, Any]]:
+def notes_records(streams: list[Stream], each: int, checked: float = CHECKED, name: str = "notes") -> list[Row]:
     """Stage 1, third and last part: notes about streams, after some seconds up to their full length."""
-    rng = random.Random(f"{name}-{seed}")
+    rng = random.Random(f"{name}-0")
     records = []
     for stream in streams:
         for number, time_s in enumerate(ask_times(stream, each, rng, earliest=0.0)):
@@ -106,15 +106,13 @@ def notes_records(
     return records
 
 
-def finetune_records(
-    streams: list[Stream], frames_each: int, asks_each: int, questions_each: int, seed: int = 0
-) -> list[dict[str, Any]]:
+def finetune_records(streams: list[Stream], frames_each: int, asks_each: int, questions_each: int) -> list[Row]:
     """Stage 2: conversations of many turns, all asked at one moment.
 
     Easy and hard ones are mixed: about single frames, and about streams after some seconds up to their full length. The
     questions are those of the test, but what went out of view JUST_GONE_S ago already counts as past.
     """
-    rng = random.Random(f"finetune-{seed}")
+    rng = random.Random("finetune-0")
     used: Counter[tuple[str, str]] = Counter()
     records = []
     for stream in streams:
@@ -129,31 +127,28 @@ def finetune_records(
     return records
 
 
-def held_out_questions(
-    streams: list[Stream], asks_each: int, questions_each: int, seed: int = 0
-) -> list[dict[str, Any]]:
+def held_out_questions(streams: list[Stream], asks_each: int, questions_each: int) -> list[Row]:
     """Held-out questions with VStream-QA's fields: asked at `end_time` about what was seen in [0, end_time)."""
-    rng = random.Random(f"test-{seed}")
+    rng = random.Random("test-0")
     used: Counter[tuple[str, str]] = Counter()
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for stream in streams:
         for asked_at in ask_times(stream, asks_each, rng, earliest=0.5):
             for item in _mixed(all_questions(stream, asked_at, rng), questions_each, rng, used):
-                rows.append(
-                    {
-                        "id": f"{stream.seed}-{asked_at:.0f}-{len(rows)}",
-                        "video_id": str(stream.seed),
-                        "question": item.question,
-                        "answer": item.answer,
-                        "answer_type": item.kind,
-                        "template": item.template,
-                        "split": item.split,
-                        "start_time": item.evidence[0],
-                        "evidence_end_time": item.evidence[1],
-                        "end_time": item.asked_at,
-                        "duration": stream.duration,
-                    }
-                )
+                row = {
+                    "id": f"{stream.seed}-{asked_at:.0f}-{len(rows)}",
+                    "video_id": str(stream.seed),
+                    "question": item.question,
+                    "answer": item.answer,
+                    "answer_type": item.kind,
+                    "template": item.template,
+                    "split": item.split,
+                    "start_time": item.evidence[0],
+                    "evidence_end_time": item.evidence[1],
+                    "end_time": item.asked_at,
+                    "duration": stream.duration,
+                }
+                rows.append(row)
     return rows
 
 

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import CLIPConfig, CLIPModel, LlamaTokenizer, Trainer
+from transformers import CLIPConfig, CLIPModel, LlamaTokenizer
 
 from flash_vstream.files import atomic
 from flash_vstream.memory.pooling import pool_grid
-from flash_vstream.synthetic.recipe import small_run
+from flash_vstream.synthetic.recipe import train_small
 from flash_vstream.synthetic.render import FRAME_SIZE, render_visit
 from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, MINUTE, ROOMS, SHAPES, Visit, caption, random_scene
-from flash_vstream.train.checkpoints import last_checkpoint
 
 PATCH_SIZE = 12  # 8 x 8 patches a frame
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own
@@ -130,13 +129,12 @@ class SceneCollator:
     def __call__(self, groups: list[list[tuple[Visit, float]]]) -> dict[str, Any]:
         """Groups of (scene, time) -> the inputs of `LabelledCLIP`."""
         scenes = [scene for group in groups for scene in group]
-        frames = torch.from_numpy(np.stack([render_visit(scene, time_s) for scene, time_s in scenes]))
         ids = [[*self.tokenizer(caption(*scene)).input_ids, self.end_id] for scene in scenes]
         longest = max(map(len, ids))
         input_ids = torch.tensor([row + [self.end_id] * (longest - len(row)) for row in ids])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
         return {
-            "pixel_values": normalise(add_noise(frames)),
+            "pixel_values": noisy_frames(scenes),
             "input_ids": input_ids,
             "attention_mask": mask,
             "labels": torch.tensor([quarter_labels(scene) for scene, _ in scenes]),
@@ -145,36 +143,26 @@ class SceneCollator:
 
 def random_frames(groups: int, seed: int) -> Tensor:
     """Frames [N, 3, S, S] of that many groups of scenes, as the CLIP is trained on them."""
-    scenes = [scene for group in (SceneGroups(groups, seed)[index] for index in range(groups)) for scene in group]
-    return normalise(add_noise(torch.from_numpy(np.stack([render_visit(*scene) for scene in scenes]))))
+    scenes = SceneGroups(groups, seed)
+    return noisy_frames([scene for index in range(groups) for scene in scenes[index]])
 
 
-def add_noise(frames: Tensor) -> Tensor:
-    """Add pixel noise and a change of brightness, as codecs and cameras do: uint8 [N, H, W, 3] -> float 0..255."""
+def noisy_frames(scenes: list[tuple[Visit, float]]) -> Tensor:
+    """CLIP's input [N, 3, S, S]: (scene, time) drawn with pixel noise and brightness as of codecs and cameras."""
+    frames = torch.from_numpy(np.stack([render_visit(*scene) for scene in scenes]))
     level = torch.rand(len(frames), 1, 1, 1) * 6
     gain = 0.9 + 0.2 * torch.rand(len(frames), 1, 1, 1)
-    return (frames.float() * gain + torch.randn(frames.shape) * level).clamp(0, 255)
-
-
-def normalise(frames: Tensor) -> Tensor:
-    """Frames [N, H, W, 3] in 0..255 -> CLIP's input [N, 3, H, W]."""
+    frames = (frames.float() * gain + torch.randn(frames.shape) * level).clamp(0, 255)
     return ((frames / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
 
 
 def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, *, groups_per_batch: int, seed: int) -> None:
-    """Train the CLIP and save it to `folder`; after a kill, training resumes from the last checkpoint."""
+    """Train the CLIP and save it to `folder`."""
     tokenizer = LlamaTokenizer.from_pretrained(tokenizer_folder)
     torch.manual_seed(seed)
     model = LabelledCLIP(len(tokenizer))
+    data, collator = SceneGroups(steps * groups_per_batch, seed), SceneCollator(tokenizer, len(tokenizer))
     work = folder.with_name(folder.name + "-work")
-    arguments = small_run(work, steps, groups_per_batch, learning_rate=1e-3, seed=seed)
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=SceneGroups(steps * groups_per_batch, seed),
-        data_collator=SceneCollator(tokenizer, len(tokenizer)),
-    )
-    last = last_checkpoint(work)
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    train_small(model, data, collator, work, steps=steps, batch_size=groups_per_batch, seed=seed)
     with atomic(folder) as partial:
         model.clip.eval().save_pretrained(partial)

@@ -10,16 +10,15 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from flash_vstream.data import ConversationCollator
 from flash_vstream.files import atomic
 from flash_vstream.model.processing import VStreamProcessor
 from flash_vstream.synthetic.dataset import story
 from flash_vstream.synthetic.questions import all_questions, ask_times, choose
-from flash_vstream.synthetic.recipe import small_run
+from flash_vstream.synthetic.recipe import train_small
 from flash_vstream.synthetic.world import make_stream
-from flash_vstream.train.checkpoints import last_checkpoint
 
 FIRST_TEXT_SEED = 20_000_000  # far from the seeds of training and scoring
 LONGEST_TEXT_STREAM_S = 240.0
@@ -45,17 +44,17 @@ def language_config(vocab_size: int) -> LlamaConfig:
 
 
 class TextStories(Dataset[dict[str, Any]]):
-    """Item k: the story of a stream drawn from the seed and k, alone or followed by questions about it."""
+    """Item k: the story of a stream drawn from k, alone or followed by questions about it."""
 
-    def __init__(self, processor: VStreamProcessor, length: int, first_seed: int) -> None:
-        self.processor, self.length, self.first_seed = processor, length, first_seed
+    def __init__(self, processor: VStreamProcessor, length: int) -> None:
+        self.processor, self.length = processor, length
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        rng = random.Random(f"text-{self.first_seed}-{index}")
-        stream = make_stream(self.first_seed + index, longest_s=LONGEST_TEXT_STREAM_S)
+        rng = random.Random(f"text-{FIRST_TEXT_SEED}-{index}")
+        stream = make_stream(FIRST_TEXT_SEED + index, longest_s=LONGEST_TEXT_STREAM_S)
         (asked_at,) = ask_times(stream, 1, rng)
         seen = story(stream, asked_at)
         if rng.random() < PLAIN_SHARE:
@@ -68,19 +67,12 @@ class TextStories(Dataset[dict[str, Any]]):
         return {"input_ids": ids, "labels": labels}
 
 
-def train_language_model(processor: VStreamProcessor, folder: Path, steps: int, batch_size: int, seed: int = 0) -> None:
-    """Train the Llama and save it to `folder`; after a kill, training resumes from the last checkpoint."""
-    torch.manual_seed(seed)
+def train_language_model(processor: VStreamProcessor, folder: Path, steps: int, batch_size: int) -> None:
+    """Train the Llama and save it to `folder`."""
+    torch.manual_seed(0)
     model = LlamaForCausalLM._from_config(language_config(len(processor.tokenizer)), attn_implementation="eager")
     work = folder.with_name(folder.name + "-work")
-    arguments = small_run(work, steps, batch_size, learning_rate=1e-3, seed=seed)
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=TextStories(processor, steps * batch_size, FIRST_TEXT_SEED + seed),
-        data_collator=ConversationCollator(processor.pad_token_id),
-    )
-    last = last_checkpoint(work)
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    data, collator = TextStories(processor, steps * batch_size), ConversationCollator(processor.pad_token_id)
+    train_small(model, data, collator, work, steps=steps, batch_size=batch_size, seed=0)
     with atomic(folder) as partial:
         model.eval().save_pretrained(partial)

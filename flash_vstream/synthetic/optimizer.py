@@ -6,7 +6,6 @@ trained from scratch; docs/log.md has the figures.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,18 +25,15 @@ NEWTON_SCHULZ_STEPS = 5
 class Muon(Optimizer):
     """torch.optim.Muon with Nesterov's momentum and `match_rms_adamw` (Liu et al. 2025, section 2.2).
 
-    It computes in bfloat16 only where the machine does natively: torch's own takes a third of a second for each small
-    matrix on other processors.
-
-    Args:
-        matrices: Groups of 2-D weights with "lr" and "weight_decay".
+    `matrices` are groups of 2-D weights with "lr" and "weight_decay". It computes in bfloat16 only where the machine
+    does natively: torch's own takes a third of a second for each small matrix on other processors.
     """
 
     def __init__(self, matrices: list[Group]) -> None:
         super().__init__(matrices, {})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all matrices that have a gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:
@@ -66,29 +62,18 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 class MuonWithAdamW(Optimizer):
-    """Muon for the matrices and AdamW for the rest, as one optimizer that the HF Trainer can step, save and load.
+    """Muon for `matrices` and AdamW for `others`, as one optimizer that the HF Trainer can step, save and load."""
 
-    Args:
-        matrices: Parameter groups of 2-D weights inside the network.
-        others: Parameter groups of all other weights: embeddings, heads, norms.
-        betas: Of AdamW.
-        epsilon: Of AdamW.
-    """
-
-    def __init__(
-        self, matrices: list[Group], others: list[Group], betas: tuple[float, float], epsilon: float = 1e-8
-    ) -> None:
+    def __init__(self, matrices: list[Group], others: list[Group], betas: tuple[float, float], epsilon: float) -> None:
         self.muon = Muon(matrices)
         self.adamw = torch.optim.AdamW(others, betas=betas, eps=epsilon, fused=True)
         # Both share the groups, so that a scheduler that sets rates here sets them there.
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step of both."""
-        loss = None if closure is None else closure()
         self.muon.step()
         self.adamw.step()
-        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """The states of both."""
@@ -103,23 +88,17 @@ class MuonWithAdamW(Optimizer):
 
 def muon_with_adamw(model: nn.Module, arguments: VStreamTrainingArguments, muon_learning_rate: float) -> MuonWithAdamW:
     """The optimizer of a training: Muon at `muon_learning_rate`, AdamW as the training arguments say."""
-    matrices, others = split_matrices(model, list(parameter_groups(model, arguments)), muon_learning_rate)
-    return MuonWithAdamW(matrices, others, (arguments.adam_beta1, arguments.adam_beta2), arguments.adam_epsilon)
-
-
-def split_matrices(model: nn.Module, groups: list[Group], learning_rate: float) -> tuple[list[Group], list[Group]]:
-    """Parameter groups -> (those of the projector's and decoder layers' matrices, at `learning_rate`; all others)."""
-    names = {parameter: name for name, parameter in named_trained(model)}
+    inner = {  # matrices of the projector and of the decoder layers
+        parameter
+        for name, parameter in named_trained(model)
+        if parameter.ndim == 2
+        and (name.startswith("projector.") or (name.startswith("language_model.") and ".layers." in name))
+    }
     matrices: list[Group] = []
     others: list[Group] = []
-    for group in groups:
-        for chosen, is_inner, rate in ((matrices, True, {"lr": learning_rate}), (others, False, {})):
-            parameters = [p for p in group["params"] if _is_inner_matrix(names[p], p) == is_inner]
+    for group in parameter_groups(model, arguments):
+        for chosen, is_inner, rate in ((matrices, True, {"lr": muon_learning_rate}), (others, False, {})):
+            parameters = [parameter for parameter in group["params"] if (parameter in inner) == is_inner]
             if parameters:
                 chosen.append({**group, "params": parameters, **rate})
-    return matrices, others
-
-
-def _is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
-    is_inner = name.startswith("projector.") or (name.startswith("language_model.") and ".layers." in name)
-    return parameter.ndim == 2 and is_inner
+    return MuonWithAdamW(matrices, others, (arguments.adam_beta1, arguments.adam_beta2), arguments.adam_epsilon)

@@ -17,12 +17,7 @@ from flash_vstream.synthetic.world import Stream, make_stream
 
 CLIP_SEED = 3_000_029  # far from training and scoring; in it one object leaves a room and enters the next
 CLIP_SECONDS = (115.0, 125.0)
-DEMONSTRATED = (
-    "room now",
-    "first room",
-    "room of object",
-    "colour then",
-)  # templates that the shipped model has learnt
+DEMONSTRATED = ("room now", "first room", "room of object", "colour then")  # learnt by the shipped model
 CLIP_SIZE = 288  # pixels a side, for human viewers
 CLIP_FPS = 8
 ASSETS = Path(__file__).resolve().parent.parent / "assets"

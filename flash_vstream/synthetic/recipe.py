@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
 
 from flash_vstream.memory import MemoryConfig
+from flash_vstream.train.checkpoints import last_checkpoint
 from flash_vstream.train.precision import bfloat16_is_native
 
 # The first seed of each kind of stream; the kinds never overlap.
@@ -89,6 +93,14 @@ SMOKE = TinyRecipe(
 
 # Sizes for half as many patches a side as the real encoder has: all parts, in 189 tokens.
 TINY_MEMORY = MemoryConfig(spatial_size=4, temporal_size=2)
+
+
+def train_small(model: nn.Module, data: Dataset[Any], collator: Any, folder: Path, **settings: int) -> None:
+    """Train a model from nothing; `settings` as of `small_run`. After a kill it resumes from the last checkpoint."""
+    arguments = small_run(folder, learning_rate=1e-3, **settings)
+    last = last_checkpoint(folder)
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collator)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
 
 
 def small_run(folder: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> TrainingArguments:
