@@ -1,12 +1,11 @@
-"""Measures reading a video: `read_frames` (PyAV) beside decord, in CPU seconds, and whether the frames are equal.
+"""Measures reading a video: `read_frames` with PyAV and with decord, in CPU seconds, and whether the frames are equal.
 
     python -m benchmarks.video                        the shipped clip, and one of 45 minutes made from it
     python -m benchmarks.video --video_file a.mp4     the same with another clip
 
 CPU seconds count the work of all threads and are the same on a busy machine. Each figure is the smallest of `--repeats`
 runs, and includes opening the file, because the program opens a file for each record. The long clip is the given one,
-encoded anew with x264's defaults (a key frame every 250 frames) and repeated. decord is needed for this file only:
-`pip install decord`.
+encoded anew with x264's defaults (a key frame every 250 frames) and repeated.
 """
 
 from __future__ import annotations
@@ -30,20 +29,10 @@ SHIPPED = Path(__file__).parent.parent / "flash_vstream/assets/clip.mp4"
 Frames = list[np.ndarray]
 
 
-def by_pyav(path: Path, starts: list[float], n_frames: int, fps: float) -> Frames:
-    """`n_frames` frames at `fps` from each of `starts`, by the package's reader."""
+def read(path: Path, starts: list[float], n_frames: int, fps: float, backend: str) -> Frames:
+    """`n_frames` frames at `fps` from each of `starts`; the file is opened for each."""
     length = (n_frames - 0.5) / fps
-    return [frame for start in starts for frame, _ in read_frames(path, fps, start, start + length)]
-
-
-def by_decord(path: Path, positions: list[np.ndarray]) -> Frames:
-    """The frames of those numbers, by decord; the file is opened for each array."""
-    frames: Frames = []
-    for numbers in positions:
-        video = decord.VideoReader(str(path), num_threads=1)
-        for part in np.array_split(numbers, max(1, len(numbers) // 16)):  # all at once would fill the memory
-            frames.extend(video.get_batch(part).asnumpy())
-    return frames
+    return [frame for start in starts for frame, _ in read_frames(path, fps, start, start + length, backend)]
 
 
 def cpu_seconds(work: Callable[[], Frames], repeats: int) -> float:
@@ -105,10 +94,7 @@ def main() -> None:
                 "10 single frames at random": (places, 1, 1.0),
             }
             for name, (starts, n_frames, fps) in tasks.items():
-                times = [start + np.arange(n_frames) / fps for start in starts]
-                positions = [np.searchsorted(index.times, each + 1e-6, side="right") - 1 for each in times]
-                pyav = partial(by_pyav, path, starts, n_frames, fps)
-                other = partial(by_decord, path, positions)
+                pyav, other = (partial(read, path, starts, n_frames, fps, backend) for backend in ("pyav", "decord"))
                 differ = sum(not np.array_equal(one, two) for one, two in zip(pyav(), other(), strict=True))
                 figures = [cpu_seconds(work, options.repeats) for work in (pyav, other)]
                 print(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Iterator
-from types import TracebackType
 
 from .reader import TimedFrame
 from .sources import FrameSource
@@ -18,18 +17,10 @@ class FrameBuffer:
 
     A live stream does not wait for its consumer: when the queue is full, the oldest frame is dropped and counted. A
     source that can wait (play_speed inf) waits instead, and no frame is dropped. An error of the source is raised in
-    the iteration, after the frames before it. Leaving the context stops the thread.
+    the iteration, after the frames before it. Leaving the context stops the thread and closes the source.
 
-    Args:
-        source: The source; the buffer closes it.
-        queue_size: Frames that can wait in the queue.
-        start_s: Added to the times of the source, for a stream that continues an earlier one.
-
-    Attributes:
-        dropped: The number of frames dropped so far.
-
-    Raises:
-        ValueError: `queue_size` is below 1.
+    `start_s` is added to the times of the source, for a stream that continues an earlier one. `dropped` counts the
+    frames dropped so far. Raises ValueError if `queue_size` is below 1 frame.
     """
 
     def __init__(self, source: FrameSource, queue_size: int = 8, start_s: float = 0.0) -> None:
@@ -49,9 +40,7 @@ class FrameBuffer:
     def __enter__(self) -> FrameBuffer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __iter__(self) -> Iterator[TimedFrame]:

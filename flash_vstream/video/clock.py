@@ -17,11 +17,7 @@ def pace(
 ) -> Iterator[TimedFrame]:
     """Give each frame no sooner than its stream time after the first; a late frame does not delay those after it.
 
-    Args:
-        frames: Frames and their stream times.
-        speed: Stream seconds for each second of the clock.
-        closing: Ends a wait, and the iteration, when it is set.
-        now: The clock, in seconds.
+    `speed` is in stream seconds for each second of the clock `now`. Setting `closing` ends a wait and the iteration.
     """
     origin: tuple[float, float] | None = None
     for frame, stream_time in frames:
@@ -50,11 +46,7 @@ class StreamClock:
     """Turns the time stamps of a stream into seconds from its first frame; a restart becomes one step.
 
     A step backwards is a restart. In a live stream a long step forwards is one, too; in a file it is a frame that is
-    shown for long.
-
-    Args:
-        step: Seconds from one frame to the next, for restarts and for frames without a time stamp.
-        is_live: Whether the sender is live.
+    shown for long. `step`: seconds between frames, for restarts and for frames without a time stamp.
     """
 
     def __init__(self, step: float, is_live: bool) -> None:

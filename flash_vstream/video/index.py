@@ -36,20 +36,16 @@ class VideoIndex:
     """A file and the times of its frames.
 
     Attributes:
-        path: The absolute path.
-        width: Upright width in pixels.
-        height: Upright height in pixels.
+        width, height: Upright, in pixels.
         rotation: Degrees clockwise that turn a stored frame upright: 0, 90, 180 or 270.
         duration_s: Seconds from the first frame to the end of the last.
         times: float64 `[n]`, seconds, increasing, `times[0] = 0`.
         keys: float64 `[m, 2]`, the presentation time of each key frame, increasing, and the time stamp to seek it with
             (dts, in seconds on the same axis); empty if the stream has no time stamps.
-        origin: The pts of time 0 in units of `time_base`; None if the stream has no time stamps. Then each frame lasts
-            `1 / rate`.
-        time_base: Seconds of one pts unit.
+        origin: The pts of time 0 in units of `time_base`; None without time stamps: a frame lasts `1 / rate` then.
         rate: Frames a second that the header declares.
-        broken_at: The second where a truncated or damaged file ends, else None.
-        promised_s: The duration that the header declares, if it does.
+        broken_at: The second where a truncated or damaged file ends.
+        promised_s: The duration that the header declares.
     """
 
     path: str
@@ -67,11 +63,7 @@ class VideoIndex:
 
 
 def index_video(path: str | Path) -> VideoIndex:
-    """Index a file.
-
-    Raises:
-        ValueError: The file is missing, empty or no video, or none of its frames can be decoded.
-    """
+    """Index a file. Raises ValueError if it is missing, empty or no video, or no frame of it can be decoded."""
     full_path = _checked_path(path)
     first, rotation = _first_frame(full_path)
     with open_input(full_path) as container:
@@ -174,13 +166,10 @@ def _first_frame(path: str) -> tuple[av.VideoFrame, int]:
                 for frame in packet.decode():
                     return frame, rotation_of(frame)
     except av.FFmpegError as error:
-        if isinstance(error, av.error.InvalidDataError) and error.filename is None:
-            reason = "no frame of it can be decoded"
-        else:
-            reason = error.strerror
-        raise ValueError(
-            f"{path} is no video that can be read ({reason}): it is damaged, cut off or not a video"
-        ) from None
+        is_undecodable = isinstance(error, av.error.InvalidDataError) and error.filename is None
+        reason = "no frame of it can be decoded" if is_undecodable else error.strerror
+        message = f"{path} is no video that can be read ({reason}): it is damaged, cut off or not a video"
+        raise ValueError(message) from None
     raise ValueError(f"{path} holds no frame that can be decoded: it is damaged or cut off, get it again")
 
 

@@ -10,12 +10,9 @@ from PIL import Image
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read a picture as uint8 RGB [H, W, 3]; of an animation the first frame.
+    """Read a picture, or the first frame of an animation, as uint8 RGB [H, W, 3]; its content decides the format.
 
-    The format is recognised by the content, not by the name of the file.
-
-    Raises:
-        ValueError: The file is missing, empty, damaged or no picture.
+    Raises ValueError if the file is missing, empty, damaged or no picture.
     """
     if not path.is_file():
         raise ValueError(f"picture {path} is missing: download it, or skip the record")

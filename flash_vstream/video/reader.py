@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -23,32 +24,23 @@ logger = logging.getLogger(__name__)
 
 EPSILON_S = 1e-6  # a frame due at 1/3 s is not missed because 1/3 has no exact binary form
 SKIP_S = 2.0  # a seek costs as much as decoding about this many seconds
-MISSING_S = (
-    1.0  # seconds of frames that packets announce but the decoder does not give, before the file counts as broken
-)
+MISSING_S = 1.0  # seconds of announced frames that the decoder does not give, before the file counts as broken
+# What decord, with the FFmpeg of 2021, was tested on. Of other files it may give wrong frames or colours, silently.
+DECORD_CODECS, DECORD_PIXELS = {"h264", "hevc", "mpeg4", "vp9"}, {"yuv420p", "yuvj420p"}
+DECORD_CONTAINERS = {"mov", "matroska", "avi"}
 
 
 def read_frames(
-    path: str | Path, fps: float = 1.0, start: float = 0.0, end: float | None = None
+    path: str | Path, fps: float = 1.0, start: float = 0.0, end: float | None = None, backend: str = "pyav"
 ) -> Iterator[TimedFrame]:
-    """Read the frames at the times start + k / fps, upright.
+    """Read the frames at the times start + k / fps, up to the end or below `end` seconds, upright.
 
     The frame at a time is the one on screen then: the last whose presentation time is not later. Time 0 is the first
-    frame. Above the video's own rate frames repeat (the same array). One frame is decoded at a time. The file is
-    checked at the call.
+    frame. Above the video's own rate frames repeat (the same array). One frame is decoded at a time. `backend` "decord"
+    gives the same frames, of the kinds of file that decord reads reliably.
 
-    Args:
-        path: The video file.
-        fps: Frames for each second of video.
-        start: The first time, in seconds.
-        end: Frames at this time or later are left out; None means the end of the video.
-
-    Returns:
-        An iterator of (uint8 RGB `[H, W, 3]`, time in seconds).
-
-    Raises:
-        ValueError: The file is missing, empty, no video or without a frame that can be decoded; `fps`, `start` or `end`
-            is out of range; or, after the frames before it were given, decoding fails.
+    Raises ValueError, at the call, if the file is missing, empty, no video or without a frame that can be decoded, or
+    an argument is out of range; and after the frames before it where decoding fails.
     """
     fps = _number("fps", fps)
     if fps <= 0:
@@ -61,7 +53,13 @@ def read_frames(
     index = index_video(path)
     if start >= index.duration_s:
         raise ValueError(f"start is {start:g} s but {path} ends at {index.duration_s:.3f} s: start earlier")
-    return _read(index, fps, start, index.duration_s if end is None else min(end, index.duration_s))
+    stop = index.duration_s if end is None else min(end, index.duration_s)
+    grid = time_grid(fps, start, stop)
+    if backend == "decord":
+        return _read_decord(_open_decord(index), index, grid)
+    if backend != "pyav":
+        raise ValueError(f"backend is {backend!r}: give 'pyav' or 'decord'")
+    return _read(index, grid, stop)
 
 
 def _number(name: str, value: float) -> float:
@@ -74,8 +72,8 @@ def _number(name: str, value: float) -> float:
     return number
 
 
-def _read(index: VideoIndex, fps: float, start: float, stop: float) -> Iterator[TimedFrame]:
-    yield from _read_at(index, time_grid(fps, start, stop))
+def _read(index: VideoIndex, grid: Iterator[float], stop: float) -> Iterator[TimedFrame]:
+    yield from _read_at(index, grid)
     if stop < index.duration_s:
         return
     if index.broken_at is not None:
@@ -120,13 +118,7 @@ def _read_at(index: VideoIndex, grid: Iterator[float]) -> Iterator[TimedFrame]:
 
 
 def upright_rgb(frame: av.VideoFrame, rotation: int, size: tuple[int, int] | None = None) -> RGBFrame:
-    """A decoded frame as uint8 RGB `[H, W, 3]`, turned upright.
-
-    Args:
-        frame: The frame as stored.
-        rotation: Degrees clockwise to turn it.
-        size: (width, height) of the result, if not the frame's own.
-    """
+    """A frame as uint8 RGB `[H, W, 3]`, turned by `rotation` degrees clockwise, of `size` (width, height) if given."""
     width, height = (size[::-1] if rotation % 180 else size) if size else (frame.width, frame.height)
     picture = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
     return np.ascontiguousarray(np.rot90(picture, -rotation // 90))
@@ -196,3 +188,48 @@ def _all_frames(container: InputContainer, stream: av.VideoStream) -> Iterator[a
         with contextlib.suppress(av.FFmpegError):
             yield from stream.decode(None)
         raise
+
+
+def _open_decord(index: VideoIndex) -> Any:
+    """A `decord.VideoReader`, if decord is installed and can be trusted with the file."""
+    try:
+        import decord
+    except ImportError:
+        raise ValueError("backend 'decord' is not installed: pip install 'flash-vstream[decord]'") from None
+    decord.logging.set_level(decord.logging.QUIET)
+    with contextlib.suppress(Exception):  # decord's errors have no common class
+        if _suits_decord(index):
+            # fault_tol: decord replaces each damaged frame by another; no replacement is accepted.
+            video = decord.VideoReader(index.path, num_threads=1, fault_tol=1e-9)
+            times = video.get_frame_timestamp(range(len(video)))[:, 0]  # float32: the tolerance grows with the time
+            if len(times) == len(index.times) and np.allclose(times - times[0], index.times, rtol=1e-6, atol=1e-3):
+                return video
+    raise ValueError(f"{index.path}: decord does not read this file reliably: give backend 'pyav'")
+
+
+def _suits_decord(index: VideoIndex) -> bool:
+    """Whether a file is of a tested kind, undamaged, and without open groups, in which decord seeks wrongly."""
+    with open_input(index.path) as container:
+        stream = picture_stream(container, index.path)
+        codec, formats = stream.codec_context, container.format.name.split(",")
+        is_tested = codec.name in DECORD_CODECS and codec.pix_fmt in DECORD_PIXELS
+        if not is_tested or index.width % 2 or index.height % 2 or DECORD_CONTAINERS.isdisjoint(formats):
+            return False
+        key_pts = -math.inf
+        for packet in packets_of(container, stream):
+            if packet.size and (packet.is_corrupt or packet.pts is None or packet.pts < key_pts):
+                return False
+            key_pts = packet.pts if packet.is_keyframe and packet.pts is not None else key_pts
+    return True
+
+
+def _read_decord(video: Any, index: VideoIndex, grid: Iterator[float]) -> Iterator[TimedFrame]:
+    shown = -1
+    for time in grid:
+        position = int(np.searchsorted(index.times, time + EPSILON_S, side="right")) - 1
+        try:
+            if position != shown:
+                frame, shown = video.get_batch([position]).asnumpy()[0], position
+        except Exception as error:  # as above
+            raise ValueError(f"{index.path}: decord fails at {time:.3f} s: give backend 'pyav'") from error
+        yield frame, time

@@ -35,8 +35,7 @@ NUMBER = re.compile(r"(\d+)")
 class FrameSource:
     """An iterator of (uint8 RGB `[H, W, 3]`, time in seconds) that another thread may close.
 
-    Attributes:
-        waits: Whether the source waits for its consumer (play_speed inf), so that no frame needs to be dropped.
+    `waits`: it waits for its consumer (play_speed inf), so that no frame needs to be dropped.
     """
 
     def __init__(self, frames: Iterator[TimedFrame], closing: threading.Event, waits: bool) -> None:
@@ -63,13 +62,11 @@ def open_source(spec: str | Path, fps: float = 1.0, play_speed: float = 1.0, tim
             http(s), udp, tcp, rtmp, rtp or srt address; "-" for standard input, or a named pipe; "webcam:0" or
             "/dev/video0".
         fps: Frames for each second of the stream.
-        play_speed: Stream seconds for each second of the clock; inf gives frames as fast as they are taken. It applies
-            to files, directories, HTTP and pipes; other addresses and webcams keep their own time.
+        play_speed: Stream seconds for each second of the clock; inf gives frames as fast as they are taken. Network
+            addresses but HTTP, and webcams, keep their own time.
         timeout_s: A network or a pipe that sends nothing for so many seconds counts as lost.
 
-    Raises:
-        ValueError: The source cannot be opened, or `fps` or `play_speed` is not above 0; or, while it is read, the
-            source fails.
+    Raises ValueError if the source cannot be opened, `fps` or `play_speed` is not above 0, or, later, reading fails.
     """
     if not isinstance(fps, int | float) or not 0 < fps < math.inf:
         raise ValueError(f"fps is {fps!r}: give a number of frames a second above 0")
@@ -91,9 +88,7 @@ def _frames_of(spec: str, fps: float, timeout_s: float, closing: threading.Event
     scheme = spec.split("://", 1)[0].lower() if "://" in spec else "file"
     if scheme != "file" and scheme not in LIVE_SCHEMES + PACED_SCHEMES:
         known = ", ".join(LIVE_SCHEMES + PACED_SCHEMES)
-        raise ValueError(
-            f"{spec} cannot be opened: give a file, a directory or an address that begins with one of {known}"
-        )
+        raise ValueError(f"{spec} cannot be opened: give a file, a directory or an address of {known}")
     if scheme != "file":
         return live(lambda: _open_address(spec, timeout_s), keeps_time=scheme in LIVE_SCHEMES)
     if spec.startswith(("webcam:", "/dev/video")):
@@ -106,9 +101,7 @@ def _frames_of(spec: str, fps: float, timeout_s: float, closing: threading.Event
             raise ValueError(f"- reads a video from standard input, which is {state}: pipe a video into it")
         return live(lambda: open_input(_Pipe(str(path), timeout_s, closing)), keeps_time=False)
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError(
-            f"{path} cannot be watched: give a video file, a directory of pictures, a named pipe or an address"
-        )
+        raise ValueError(f"{path} cannot be watched: give a file, a directory of pictures, a named pipe or an address")
     return _read_pictures(path, fps) if path.is_dir() else read_frames(path, fps), False
 
 
@@ -166,10 +159,8 @@ def _decodable(container: InputContainer, stream: av.VideoStream) -> Iterator[av
 
 
 def _open_address(address: str, timeout_s: float) -> InputContainer:
-    options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
-    if address.lower().startswith("udp"):
-        options = {"overrun_nonfatal": "1"}
-    return open_input(address, options=options, timeout=timeout_s)
+    options = {"rtsp": {"rtsp_transport": "tcp"}, "udp:": {"overrun_nonfatal": "1"}}
+    return open_input(address, options=options.get(address.lower()[:4], {}), timeout=timeout_s)
 
 
 def _webcam(spec: str) -> tuple[str, str]:

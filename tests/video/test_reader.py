@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import re
+import sys
 import wave
 from collections.abc import Callable
 from fractions import Fraction
@@ -84,6 +86,45 @@ def test_the_frame_on_screen_at_each_time(name: str, tmp_path: Path) -> None:
         assert len(frames) - len(must) <= fps / 8 + 1
 
 
+NOT_BY_DECORD = {
+    "transport stream", "open groups", "hevc open groups", "vp8", "odd size", "odd size 4:4:4", "ten bits",
+    "no time stamps",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_decord_gives_the_same_pixels_or_refuses(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("decord")
+    path, _ = make(name, tmp_path)
+    if name in NOT_BY_DECORD:
+        with pytest.raises(ValueError, match="pyav"):
+            read_frames(path, backend="decord")
+        return
+    for fps, start in [(10.0, 0.0), (60.0, 0.0), (2.5, 0.0 if name == "one frame" else 0.35)]:
+        first, second = (list(read_frames(path, fps, start, backend=backend)) for backend in ("pyav", "decord"))
+        assert [time for _, time in first] == [time for _, time in second]
+        for (one, _), (other, _) in zip(first, second, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise"])
+def test_decord_gives_no_wrong_frame_of_a_damaged_file(damage: str, tmp_path: Path) -> None:
+    pytest.importorskip("decord")
+    path = damaged(tmp_path, damage)
+    frames: list[tuple[int, float]] = []
+    with pytest.raises(ValueError, match=r"a\.mp4.* 'pyav'"):
+        frames.extend((number_of(frame), time) for frame, time in read_frames(path, fps=5, backend="decord"))
+    assert frames == expected([k / 25 for k in range(200)], 5)[: len(frames)]
+
+
+def test_a_backend_that_is_not_installed_or_unknown_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = make("plain", tmp_path)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    for backend, message in [("decord", r"flash-vstream\[decord\]"), ("opencv", "'opencv'")]:
+        with pytest.raises(ValueError, match=message):
+            read_frames(path, backend=backend)
+
+
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 def test_rotated_clips_come_upright(degrees: int, tmp_path: Path) -> None:
     path = rotate_mp4(write_clip(tmp_path / "a.mp4", range(20), Fraction(1, 10)), degrees)
@@ -92,6 +133,8 @@ def test_rotated_clips_come_upright(degrees: int, tmp_path: Path) -> None:
     frames = [frame for frame, _ in read_frames(path, fps=3)]
     for frame in frames:
         assert frame.shape == (index.height, index.width, 3) == ((96, 64, 3) if degrees % 180 else (64, 96, 3))
+    if importlib.util.find_spec("decord"):
+        np.testing.assert_array_equal(frames, [frame for frame, _ in read_frames(path, fps=3, backend="decord")])
     # As stored, the lower half is red on the left and blue on the right.
     assert [number_of(np.rot90(frame, degrees // 90)) for frame in frames] == [0, 3, 6, 10, 13, 16]
     red_corner = {0: (-4, 4), 90: (4, 4), 180: (4, -4), 270: (-4, -4)}[degrees]
@@ -160,10 +203,9 @@ def test_more_promised_than_held(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "3600.0 s" in caplog.text and "2.4 s" in caplog.text
 
 
-@pytest.mark.parametrize("damage", ["cut", "noise"])
-def test_the_frames_before_a_break_are_given_and_then_the_break_is_an_error(damage: str, tmp_path: Path) -> None:
+def damaged(folder: Path, damage: str) -> Path:
     path = write_clip(
-        tmp_path / "a.mp4", range(200), Fraction(1, 25), b_frames=2, size=(192, 128), options={"movflags": "faststart"}
+        folder / "a.mp4", range(200), Fraction(1, 25), b_frames=2, size=(192, 128), options={"movflags": "faststart"}
     )
     data = bytearray(path.read_bytes())
     if damage == "cut":
@@ -172,6 +214,12 @@ def test_the_frames_before_a_break_are_given_and_then_the_break_is_an_error(dama
         middle = len(data) * 6 // 10
         data[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
     path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise"])
+def test_the_frames_before_a_break_are_given_and_then_the_break_is_an_error(damage: str, tmp_path: Path) -> None:
+    path = damaged(tmp_path, damage)
     frames: list[tuple[int, float]] = []
     source = read_frames(path, fps=5)
     with pytest.raises(ValueError, match=r"a\.mp4 .* at \d\.\d+ s") as caught:
