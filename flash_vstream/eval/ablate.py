@@ -21,7 +21,7 @@ from flash_vstream.eval.answering.predict import PredictSettings, predict, shuff
 from flash_vstream.eval.answering.store import PredictionStore, merge
 from flash_vstream.eval.benchmarks import DEFAULT_TAG, find_benchmark
 from flash_vstream.eval.benchmarks.rows import read_rows
-from flash_vstream.eval.inputs import Model, load_questions, make_files, open_model
+from flash_vstream.eval.inputs import add_inputs, load_questions, make_files, open_model
 from flash_vstream.eval.judging.judge import judge
 from flash_vstream.eval.judging.settings import JudgeSettings
 from flash_vstream.eval.reporting.markdown import number, table
@@ -30,7 +30,7 @@ from flash_vstream.eval.reporting.report import write_report
 from flash_vstream.eval.results import write_verdicts
 from flash_vstream.eval.sample import Prediction, Sample
 from flash_vstream.memory import MemoryConfig
-from flash_vstream.options import CommandParser, add_data_root, add_device, add_model, positive_int
+from flash_vstream.options import CommandParser
 from flash_vstream.process import Process
 
 WHOLE = "star"
@@ -45,15 +45,8 @@ Templates = Mapping[str, str]  # id of a sample -> the template of its question
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     parser = CommandParser("ablate", __doc__)
-    add, default = parser.add_argument, PredictSettings()
-    add_model(parser)
-    add_data_root(parser)
-    add("--output_dir", type=Path, metavar="DIR", help="default: one for each run, in results/")
-    add_device(parser)
-    add("--streams", type=positive_int, metavar="N", help="held-out streams; default: 24")
-    add("--batch_size", type=positive_int, default=default.batch_size, metavar="N", help="questions (%(default)s)")
-    add("--limit", type=positive_int, metavar="N", help="only the first N questions, for a quick try")
-    add("--only", nargs="+", metavar="NAME", help="only these rows of the table")
+    add_inputs(parser)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these rows of the table")
     return parser
 
 
@@ -78,11 +71,8 @@ def variants(memory: MemoryConfig) -> dict[str, MemoryConfig]:
 
 def run(options: argparse.Namespace) -> None:
     """Predict with every variant in all processes; rank 0 judges and prints the table."""
-    process, settings, benchmark = (
-        Process.current(),
-        PredictSettings(batch_size=options.batch_size),
-        find_benchmark(DEFAULT_TAG),
-    )
+    process, benchmark = Process.current(), find_benchmark(DEFAULT_TAG)
+    settings = PredictSettings(batch_size=options.batch_size)
     model = open_model(options.model_path, process.device(options.device))
     chosen = choose(variants(model[0].config.memory), options.only)
     make_files(benchmark, options.data_root, model, options.streams, process)
@@ -98,7 +88,8 @@ def run(options: argparse.Namespace) -> None:
             print(f"== {name}", flush=True)
         is_shuffled = name == SHUFFLED
         record = {**whole, "memory_mode": memory.mode, "memory": memory.to_dict(), "shuffle_videos": is_shuffled}
-        set_memory(model, memory)
+        model[0].set_memory(memory)
+        model[1].memory = memory
         with PredictionStore(folder / slug(name), record, process.rank) as store:
             predict(*model, samples, others if is_shuffled else media, store, settings, process)
         process.barrier()
@@ -110,13 +101,6 @@ def run(options: argparse.Namespace) -> None:
             of_templates = by_template(judged, templates) if name == WHOLE else of_templates
     if process.is_main:
         print_tables(reports, of_templates, whole, folder)
-
-
-def set_memory(model: Model, memory: MemoryConfig) -> None:
-    """Give a model another memory, with the same weights."""
-    network, processor = model
-    network.set_memory(memory)
-    processor.memory = memory
 
 
 def choose(known: Mapping[str, MemoryConfig], names: Sequence[str] | None) -> dict[str, MemoryConfig]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,11 +10,13 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from flash_vstream.eval.benchmarks.base import Benchmark, missing_videos
+from flash_vstream.eval.answering.predict import PredictSettings
+from flash_vstream.eval.benchmarks.base import Benchmark
 from flash_vstream.eval.sample import Sample
 from flash_vstream.features import SUFFIX
 from flash_vstream.features.file import FeatureFile, FeatureSpec
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load
+from flash_vstream.options import add_data_root, add_device, add_model, positive_int
 from flash_vstream.process import Process
 
 Model = tuple[VStreamForConditionalGeneration, VStreamProcessor]
@@ -25,6 +28,19 @@ class Questions(NamedTuple):
     benchmark: Benchmark
     samples: list[Sample]
     media: dict[str, Path]
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that answers questions: model, files, device and amounts."""
+    add = parser.add_argument
+    add_model(parser)
+    add_data_root(parser)
+    add("--output_dir", type=Path, metavar="DIR", help="results folder; default: one for each run, in results/")
+    add_device(parser)
+    add("--streams", type=positive_int, metavar="N", help="of the synthetic world; default: 24")
+    size = PredictSettings.batch_size
+    add("--batch_size", type=positive_int, default=size, metavar="N", help="questions answered together (%(default)s)")
+    add("--limit", type=positive_int, metavar="N", help="only the first N questions of each tag, for a quick try")
 
 
 def open_model(model_path: str | None, device: str, memory_mode: str | None = None) -> Model:
@@ -40,11 +56,7 @@ def load_questions(
     allow_missing: bool = False,
     annotations: Sequence[Path] = (),
 ) -> Questions:
-    """Load a benchmark's first `limit` samples and find their media.
-
-    Raises:
-        ValueError: A question file is missing or malformed; or videos are missing and `allow_missing` is false.
-    """
+    """Load a benchmark's first `limit` samples and find their media. Raises ValueError for missing or bad files."""
     samples = benchmark.load(data_root, annotations)[:limit]
     return Questions(benchmark, samples, benchmark.find_media(samples, data_root, allow_missing))
 
@@ -57,14 +69,6 @@ def make_files(benchmark: Benchmark, data_root: Path, model: Model, n_videos: in
     process.barrier()
 
 
-def print_missing(sets: Iterable[Questions]) -> None:
-    """List the missing videos, which --allow_missing permits."""
-    for benchmark, samples, media in sets:
-        if missing := missing_videos(samples, media):
-            names = ", ".join(missing)
-            print(f"{benchmark.tag}: {len(missing)} videos are missing, their questions count as failures: {names}")
-
-
 def check_features(
     paths: Iterable[Path],
     model: VStreamForConditionalGeneration,
@@ -74,15 +78,8 @@ def check_features(
 ) -> None:
     """Check that feature files fit the model, as far as they say what they are; other paths are skipped.
 
-    Args:
-        paths: Feature files and videos.
-        model: The model.
-        encoder: What the metadata of its own features says, as `FrameEncoder.expected` gives it.
-        fps: Frames for each second of video.
-        show_progress: Whether to show a progress bar.
-
-    Raises:
-        ValueError: A file is of another encoder, frame rate, width or grid.
+    `encoder` is what the metadata of the model's own features says (`FrameEncoder.expected`). Raises ValueError for a
+    file of another encoder, frame rate, width or grid.
     """
     spec = FeatureSpec.of(model.config, encoder)
     files = [path for path in paths if path.suffix == SUFFIX]

@@ -9,8 +9,8 @@ need not be installed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +41,8 @@ class FlashVStream(lmms):
     """A checkpoint of this project behind lmms-eval's interface.
 
     Several processes (accelerate launch, torchrun) each take a share of the questions and the GPU of their local rank.
-
-    Args:
-        pretrained: Checkpoint folder or hub id; default: the embedded tiny model.
-        base: The base model of an adapter.
-        memory: Another memory mode than the checkpoint's.
-        fps: Frames for each second of video.
-        dtype: Of the weights.
-        batch_size: Questions that are answered together.
-        device: Where the model runs.
-
-    Raises:
-        ValueError: A checkpoint, device or visual cannot be used.
+    `base` is the base model of an adapter, `memory` another memory mode than the checkpoint's. Raises ValueError for a
+    checkpoint, device or visual that cannot be used.
     """
 
     is_simple = True
@@ -87,7 +77,7 @@ class FlashVStream(lmms):
         replies: list[str] = []
         with self._progress(requests, "answering") as progress:
             for options, group in groupby(requests, key=lambda request: request.args[1]):
-                for batch in _batches(list(group), self.batch_size):
+                while batch := list(islice(group, self.batch_size)):
                     prompts = []
                     for request in batch:
                         context, _, to_visual, doc_id, task, split = request.args
@@ -98,23 +88,10 @@ class FlashVStream(lmms):
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[list[str]]:
         """All replies of each request: after each reply the task gives the next question or ends the conversation."""
-        with self._progress(requests, "answering in rounds") as progress:
-            conversations = []
-            for request in requests:
-                conversations.append(self._rounds(*request.args))
-                progress.update()
-        return conversations
+        return [self._rounds(request) for request in self._progress(requests, "answering in rounds")]
 
-    def _rounds(
-        self,
-        context: str,
-        options: dict[str, Any],
-        to_visual: Callable[..., Any],
-        to_text: Callable[..., Any],
-        doc_id: int,
-        task: str,
-        split: str,
-    ) -> list[str]:
+    def _rounds(self, request: Instance) -> list[str]:
+        context, options, to_visual, to_text, doc_id, task, split = request.args
         doc = self.task_dict[task][split][doc_id]
         visuals, info, number, is_over = to_visual(doc), None, 0, False
         replies: list[str] = []
@@ -146,7 +123,7 @@ class FlashVStream(lmms):
         return [GenerationResult((-rating.mean, rating.greedy)) for rating in rated]
 
     def _progress(self, requests: Sequence[Instance], label: str) -> tqdm:
-        return tqdm(total=len(requests), desc=label, unit="request", disable=self.rank != 0)
+        return tqdm(requests, desc=label, unit="request", disable=self.rank != 0)
 
     def _prompt(self, context: str, visuals: Any) -> Prompt:
         """The prompt of a request and the memory of each visual; visuals come first unless the text places them."""
@@ -226,8 +203,3 @@ def _flat(visuals: Any) -> list[Any]:
     if not isinstance(visuals, list | tuple):
         return [visuals]
     return [single for visual in visuals for single in _flat(visual)]
-
-
-def _batches(requests: list[Instance], size: int) -> Iterator[list[Instance]]:
-    for start in range(0, len(requests), size):
-        yield requests[start : start + size]

@@ -9,7 +9,7 @@ from typing import Any
 
 from flash_vstream.eval.answering.store import MERGED_FILE, named, read_predictions, read_run
 from flash_vstream.eval.benchmarks import find_benchmark
-from flash_vstream.eval.sample import NO_PREDICTION, Key, Sample, Verdict, questions_digest
+from flash_vstream.eval.sample import NO_PREDICTION, Key, Sample, Verdict, questions_digest, verdict_of
 from flash_vstream.files import read_json_lines, write_json_lines
 
 VERDICTS_FILE = "verdicts.jsonl"
@@ -18,9 +18,8 @@ VERDICTS_FILE = "verdicts.jsonl"
 def read_results(folder: Path, data_root: Path) -> tuple[dict[str, Any], list[Sample]]:
     """Read the run record and the predicted samples of a results folder, in the order of the questions.
 
-    Raises:
-        ValueError: A file is missing or damaged, or the questions below `data_root` are not exactly those that were
-            predicted: with another answer or time, the same predictions would get other verdicts.
+    Raises ValueError if a file is missing or damaged, or the questions below `data_root` are not exactly those that
+    were predicted: with another answer or time, the same predictions would get other verdicts.
     """
     run = read_run(folder)
     path = folder / MERGED_FILE
@@ -41,19 +40,15 @@ def read_results(folder: Path, data_root: Path) -> tuple[dict[str, Any], list[Sa
 
 def write_verdicts(folder: Path, samples: Iterable[Sample]) -> None:
     """Write the verdicts of judged samples to the folder."""
-    rows = []
-    for sample in samples:
-        assert sample.verdict is not None
-        rows.append({"tag": sample.tag, "id": sample.id, **asdict(sample.verdict)})
+    rows = ({"tag": sample.tag, "id": sample.id, **asdict(verdict_of(sample))} for sample in samples)
     write_json_lines(folder / VERDICTS_FILE, rows)
 
 
 def read_verdicts(folder: Path, samples: Sequence[Sample]) -> list[Sample]:
     """The samples, in their order, each with its verdict in the folder.
 
-    Raises:
-        ValueError: The file is missing, a line (named) is not a verdict, samples and verdicts are not one to one, or
-            a sample has been predicted again since.
+    Raises ValueError if the file is missing or damaged, samples and verdicts are not one to one, or a sample has been
+    predicted again since.
     """
     path = folder / VERDICTS_FILE
     if not path.is_file():

@@ -17,8 +17,8 @@ from flash_vstream.eval.answering.identity import default_folder, describe_run
 from flash_vstream.eval.answering.predict import PROTOCOLS, PredictSettings, predict, shuffled
 from flash_vstream.eval.answering.store import PredictionStore, forget_failures, merge
 from flash_vstream.eval.benchmarks import DEFAULT_TAG, REGISTRY, find_benchmark
-from flash_vstream.eval.benchmarks.base import Benchmark
-from flash_vstream.eval.inputs import Questions, check_features, load_questions, make_files, open_model, print_missing
+from flash_vstream.eval.benchmarks.base import Benchmark, missing_videos
+from flash_vstream.eval.inputs import Questions, add_inputs, check_features, load_questions, make_files, open_model
 from flash_vstream.eval.judging.judge import check_failures, check_ready, judge
 from flash_vstream.eval.judging.settings import REMOVED, add_judge, judge_settings
 from flash_vstream.eval.reporting.markdown import render
@@ -27,15 +27,7 @@ from flash_vstream.eval.reporting.report import write_report
 from flash_vstream.eval.results import write_verdicts
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.encoder import FrameEncoder
-from flash_vstream.options import (
-    CommandParser,
-    add_data_root,
-    add_device,
-    add_fps,
-    add_memory,
-    add_model,
-    positive_int,
-)
+from flash_vstream.options import CommandParser, add_fps, add_memory, positive_int
 from flash_vstream.process import Process
 
 
@@ -44,21 +36,15 @@ def parser() -> argparse.ArgumentParser:
     parser = CommandParser("eval", __doc__, renamed=REMOVED)
     add, default = parser.add_argument, PredictSettings()
     add("tags", nargs="*", metavar="TAG", help=f"of {', '.join(REGISTRY)}; default: {DEFAULT_TAG}")
-    add_model(parser)
-    add_data_root(parser)
-    add("--output_dir", type=Path, metavar="DIR", help="results folder; default: one for each run, in results/")
-    add_device(parser)
+    add_inputs(parser)
     add("--annotations", type=Path, nargs="+", default=[], metavar="FILE", help="question files of the one TAG")
-    add("--streams", type=positive_int, metavar="N", help="of the synthetic world; default: 24")
     add("--allow_missing", action="store_true", help="count questions about missing videos as failures")
     add("--retry_failures", action="store_true", help="predict again what failed before")
     add("--protocol", choices=PROTOCOLS, default=default.protocol, help="stream: ask at end_time, on what was seen")
     add_memory(parser)
     add("--shuffle_videos", action="store_true", help="a control: every question is asked about another video")
-    add("--batch_size", type=positive_int, default=default.batch_size, metavar="N", help="questions (%(default)s)")
     add("--max_new_tokens", type=positive_int, metavar="N", help="default: 128, of multiple choice 16")
     add_fps(parser, default.fps)
-    add("--limit", type=positive_int, metavar="N", help="only the first N questions of each tag, for a quick try")
     add_judge(parser)
     return parser
 
@@ -107,8 +93,10 @@ def load(
             make_files(each, options.data_root, model, options.streams, process)
             loaded[each.tag] = load_questions(each, *where)
     sets = [loaded[each.tag] for each in benchmarks]
-    if process.is_main:
-        print_missing(sets)
+    for benchmark, samples, media in sets if process.is_main else ():
+        if missing := missing_videos(samples, media):
+            names = ", ".join(missing)
+            print(f"{benchmark.tag}: {len(missing)} videos are missing, their questions count as failures: {names}")
     paths = [path for each in sets for path in each.media.values()]
     check_features(paths, model[0], FrameEncoder.of(*model).expected(), options.fps, show_progress=process.is_main)
     return *model, sets

@@ -21,14 +21,10 @@ LETTERS = string.ascii_uppercase
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model answered.
+    """What the model answered: `text`, or the `error` for which there is none.
 
-    Attributes:
-        text: The answer; None if there is none.
-        error: Why there is no answer; None if there is one.
-        frames_seen: Frames that the memory had watched when the question was asked.
-        seconds: Time that the answer took, shared equally in a batch.
-        ratings: Likelihoods of the options of multiple choice, by kind ("letters", "texts"); empty otherwise.
+    `frames_seen` had been watched when the question was asked; `seconds` are shared equally in a batch. `ratings` are
+    the likelihoods of the options of multiple choice, by kind ("letters", "texts").
     """
 
     text: str | None
@@ -40,13 +36,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge found about a prediction.
+    """What a judge found about a prediction; `correct` is None exactly if `failure` says why there is no finding.
 
-    Attributes:
-        correct: Whether the prediction is right; None exactly if `failure` says why there is no finding.
-        score: 0 to 5; None from a judge that gives no score.
-        failure: Why there is no finding, in a few words.
-        judge: The judge's name, which stands in every result.
+    `score` is 0 to 5, or None from a judge that gives none. The judge's name stands in every result.
     """
 
     correct: bool | None
@@ -60,18 +52,12 @@ class Sample:
     """A question, its reference answer and, on the way, its prediction and verdict.
 
     Attributes:
-        tag: The benchmark.
-        id: Unique within the tag.
+        tag: The benchmark; ids are unique within it.
         video_id: The video's name without a file ending.
-        question: As the benchmark words it.
         answer: The reference answer; of a lettered multiple choice, the letter.
-        answer_type: The kind of question, for reports.
         end_time: Seconds; the question is asked then, on the frames in [0, end_time). None: after the whole video.
-        options: The choices of multiple choice.
         system: An instruction of the benchmark that precedes the question.
         split: "now" or "back then" in the synthetic world, else "".
-        prediction: The model's answer, once there is one.
-        verdict: The judge's finding, once there is one.
     """
 
     tag: str
@@ -101,6 +87,12 @@ class Sample:
     def is_lettered(self) -> bool:
         """Whether this is multiple choice whose answer is the letter of an option."""
         return len(self.answer) == 1 and self.answer in LETTERS[: len(self.options)]
+
+
+def verdict_of(sample: Sample) -> Verdict:
+    """The verdict of a judged sample."""
+    assert sample.verdict is not None
+    return sample.verdict
 
 
 def by_tag(samples: Iterable[Sample]) -> dict[str, list[Sample]]:

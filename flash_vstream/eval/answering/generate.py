@@ -48,15 +48,7 @@ def generate(
     seen: Sequence[Seen],
     max_new_tokens: int,
 ) -> list[str]:
-    """Greedy answers to a batch of prompts, each on its own memory; each equals the live session's answer.
-
-    Args:
-        model: The model.
-        processor: Its processor.
-        prompts: One prompt for each answer.
-        seen: The memory of each prompt.
-        max_new_tokens: Longest answer.
-    """
+    """Greedy answers to a batch of prompts, each on its own memory; each equals the live session's answer."""
     batch = processor(list(prompts), [each.n_frames for each in seen], padding_side="left")
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
     tokens = [each.tokens for each in seen]

@@ -37,13 +37,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """Everything that decides the predictions of a run. The batch size and the number of processes do not.
 
-    Args:
-        model: The model.
-        model_path: Where it was opened; None: the embedded model.
-        samples: All samples.
-        settings: How they are asked, by tag.
-        shuffle_videos: Whether every question is asked about another video.
-        limit: Number of samples of each tag, if it was limited.
+    `model_path` None is the embedded model; `settings` are those of each tag; `limit` is the number of samples of each.
     """
     lengths = {tag: each.max_new_tokens for tag, each in settings.items()}
     first = next(iter(settings.values()))  # protocol and fps are those of all

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -19,13 +20,7 @@ from flash_vstream.model.modeling import CACHE
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The likelihood of one continuation.
-
-    Attributes:
-        log_prob: Natural logarithm, summed over the tokens.
-        n_tokens: Number of tokens.
-        greedy: Whether greedy decoding gives this continuation.
-    """
+    """The natural `log_prob` of one continuation, summed over its tokens; and whether greedy decoding gives it."""
 
     log_prob: float
     n_tokens: int
@@ -37,12 +32,6 @@ class Likelihood:
         return self.log_prob / self.n_tokens
 
 
-def joined(prompt: str, continuation: str) -> str:
-    """A prompt and its continuation, with a space between them unless the prompt ends in one."""
-    gap = "" if not prompt or prompt[-1].isspace() else " "
-    return prompt + gap + continuation
-
-
 @torch.inference_mode()
 def rate_continuations(
     model: VStreamForConditionalGeneration,
@@ -51,22 +40,18 @@ def rate_continuations(
     continuations: Sequence[str],
     seen: Sequence[Seen],
 ) -> list[Likelihood]:
-    """The likelihood of each continuation after `prompt`; the end-of-answer token is not included.
+    """The likelihood of each continuation after `prompt` and a space; the end-of-answer token is not included.
 
-    Args:
-        model: The model.
-        processor: Its processor.
-        prompt: The prompt.
-        continuations: The texts to rate.
-        seen: The memory for each `<image>` in the prompt.
-
-    Raises:
-        ValueError: A continuation has no token, or the prompt has more or fewer `<image>` than `seen` has entries.
+    `seen` has the memory of each `<image>` in the prompt. Raises ValueError if their numbers differ, or a continuation
+    has no token.
     """
     n_frames = [entry.n_frames for entry in seen]
-    rows = [processor(joined(prompt, text), n_frames)["input_ids"][0].tolist() for text in continuations]
+    gap = "" if not prompt or prompt[-1].isspace() else " "
+    texts = [prompt, *(prompt + gap + text for text in continuations)]
+    prompt_row, *rows = (processor(text, n_frames)["input_ids"][0].tolist() for text in texts)
     # A tokenizer may join the end of the prompt with what follows: then the shared part is shorter than the prompt.
-    shared = _common_length([processor(prompt, n_frames)["input_ids"][0].tolist(), *rows])
+    columns = zip(prompt_row, *rows, strict=False)
+    shared = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, columns))
     for text, row in zip(continuations, rows, strict=True):
         if len(row) == shared:
             raise ValueError(f"the continuation {text!r} adds nothing to the prompt: give one that is not empty")
@@ -88,13 +73,3 @@ def _likelihood(scores: Tensor, ids: Tensor) -> Likelihood:
     """Likelihood of token ids [tokens], given the log-probabilities at their places, [tokens, vocabulary]."""
     chosen = scores.gather(1, ids[:, None]).double().sum()
     return Likelihood(float(chosen), len(ids), bool((scores.argmax(dim=-1) == ids).all()))
-
-
-def _common_length(rows: list[list[int]]) -> int:
-    """Number of tokens with which all rows begin."""
-    length = 0
-    for column in zip(*rows, strict=False):
-        if len(set(column)) > 1:
-            break
-        length += 1
-    return length

@@ -16,11 +16,9 @@ Ratings = dict[str, list[dict[str, Any]]]
 def rate_options(
     model: VStreamForConditionalGeneration, processor: VStreamProcessor, sample: Sample, prompt: str, seen: Seen
 ) -> Ratings:
-    """Rate all options of a sample together, so that the prompt is run once.
+    """Rate all options of a sample, running the prompt once: by "letters" and "texts" the fields of a `Likelihood`.
 
-    Returns:
-        "letters" and "texts": for each option the fields of a `Likelihood`. A probe, whose options are the replies
-        themselves, has no letters: both are of the texts.
+    A probe, whose options are the replies themselves, has no letters: both are of the texts.
     """
     n_options = len(sample.options)
     letters = LETTERS[:n_options] if sample.is_lettered else ""

@@ -33,13 +33,8 @@ SHUFFLE_SEED = 0
 class PredictSettings:
     """How questions are asked.
 
-    Attributes:
-        protocol: "stream": a question with an end_time is asked then, on the frames in [0, end_time). "release": every
-            question is asked after the whole video.
-        batch_size: Questions that are answered together.
-        max_new_tokens: Longest answer.
-        fps: Frames that are watched for each second of a video.
-        rate_options: Whether the options of multiple choice are rated besides the generated reply.
+    With `protocol` "stream" a question with an end_time is asked then, on the frames in [0, end_time); with "release"
+    after the whole video. With `rate_options` the options of multiple choice are rated besides the generated reply.
     """
 
     protocol: str = "stream"
@@ -66,18 +61,9 @@ def predict(
 ) -> None:
     """Answer this process's share of the samples of one benchmark into `store`, except those stored already.
 
-    Args:
-        model: The model.
-        processor: Its processor.
-        samples: The samples.
-        media: video_id -> feature file, video or folder of pictures. A video that is missing or cannot be read gives
-            predictions with `error` and without a text.
-        store: Takes the predictions.
-        settings: How questions are asked.
-        process: The process and the number of processes; default: one.
-
-    Raises:
-        ValueError: The model's memory is offline only, and a question is asked before the end of its video.
+    `media` is video_id -> feature file, video or folder of pictures. A video that is missing or cannot be read gives
+    predictions with `error` and without a text. Raises ValueError if the model's memory is offline only, and a question
+    is asked before the end of its video.
     """
     if model.config.memory.mode == "published" and any(settings.moment(sample) != EVERYTHING for sample in samples):
         raise ValueError(
@@ -168,11 +154,7 @@ def answer_batch(
 
 
 def shuffled(media: Mapping[str, Path]) -> dict[str, Path]:
-    """Every video_id with another one's media, as a control: the questions are about what was not seen.
-
-    Raises:
-        ValueError: There are fewer than two videos.
-    """
+    """Every video_id with another one's media, as a control. Raises ValueError if there are fewer than two videos."""
     videos = sorted(media)
     if len(videos) < 2:
         raise ValueError(f"--shuffle_videos needs two videos and there is {len(videos)}: give more, or leave it out")

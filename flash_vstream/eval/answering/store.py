@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from flash_vstream import files, run_record
@@ -29,14 +28,8 @@ N_NAMED = 8  # questions that an error names
 class PredictionStore:
     """Appends the predictions of one process to a results folder, and knows which samples have one already.
 
-    Args:
-        folder: The results folder; made if it is missing.
-        run: What decides the predictions (checkpoint, protocol, memory, ...), as plain JSON values.
-        rank: The rank of this process; each writes a file of its own.
-
-    Raises:
-        ValueError: The folder is another run's (the field that differs is named), another process writes to the same
-            file, or a line is damaged (file and line are named).
+    `run` is what decides the predictions (checkpoint, protocol, memory, ...); each rank writes a file of its own.
+    Raises ValueError if the folder is another run's, another process writes to the same file, or a line is damaged.
     """
 
     def __init__(self, folder: Path, run: dict[str, Any], rank: int = 0) -> None:
@@ -45,7 +38,7 @@ class PredictionStore:
         try:
             self._done = {key for path in _shards(folder) for key in read_predictions(path)}
         except ValueError:
-            self.close()
+            self._file.close()
             raise
 
     def __contains__(self, sample: Sample) -> bool:
@@ -58,25 +51,15 @@ class PredictionStore:
         self._file.append(rows.values())
         self._done.update(rows)
 
-    def close(self) -> None:
-        """Close the file, so that another process may write to it."""
-        self._file.close()
-
     def __enter__(self) -> PredictionStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
 
 def claim(folder: Path, run: dict[str, Any]) -> None:
-    """Write run.json, or compare it with the one in the folder.
-
-    Raises:
-        ValueError: The folder holds another run's predictions, or predictions without run.json.
-    """
+    """Write run.json. Raises ValueError if the folder holds another run's predictions, or some without run.json."""
     path = folder / run_record.FILE
     if path.exists():
         before, now = ({k: v for k, v in record.items() if k not in NOT_COMPARED} for record in (read_run(folder), run))
@@ -93,11 +76,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_predictions(path: Path) -> dict[Key, Prediction]:
-    """The predictions in a file, in its order.
-
-    Raises:
-        ValueError: A line is damaged or repeats a question; file and line are named.
-    """
+    """The predictions in a file, in its order. Raises ValueError for a line that is damaged or repeats a question."""
     found: dict[Key, Prediction] = {}
     for number, row in enumerate(files.read_json_lines(path), start=1):
         key = (row.get("tag", ""), row.get("id", ""))
@@ -109,13 +88,9 @@ def read_predictions(path: Path) -> dict[Key, Prediction]:
 
 
 def merge(folder: Path, samples: Sequence[Sample]) -> list[Sample]:
-    """Join the files of all processes into predictions.jsonl.
+    """Join the files of all processes into predictions.jsonl; returns the samples, each with its prediction.
 
-    Returns:
-        The samples, in their order, each with its prediction.
-
-    Raises:
-        ValueError: A sample has no prediction or two, or a prediction has no sample; they are named.
+    Raises ValueError if a sample has no prediction or two, or a prediction has no sample; they are named.
     """
     found: dict[Key, Prediction] = {}
     for path in _shards(folder):
@@ -144,8 +119,7 @@ def merge(folder: Path, samples: Sequence[Sample]) -> list[Sample]:
 def forget_failures(folder: Path, run: dict[str, Any]) -> int:
     """Remove the failures from every file, so that they are predicted again; returns their number.
 
-    Raises:
-        ValueError: The folder is another run's, or a process is writing there.
+    Raises ValueError if the folder is another run's, or a process is writing there.
     """
     claim(folder, run)
     n_failures = 0

@@ -27,12 +27,7 @@ EVERYTHING = math.inf  # the moment after the last frame
 
 @dataclass(frozen=True)
 class Seen:
-    """The memory at one moment of a video.
-
-    Attributes:
-        n_frames: Frames watched until then.
-        tokens: The memory's tokens, [N, D].
-    """
+    """The memory's tokens [N, D] at one moment of a video, when `n_frames` have been watched."""
 
     n_frames: int
     tokens: Tensor
@@ -45,21 +40,11 @@ def watch(
     moments: Sequence[float],
     fps: float,
 ) -> Iterator[tuple[float, Seen]]:
-    """Watch a video, or its feature file, and read the memory at each moment.
+    """Watch a feature file, a video or a folder of pictures; yield each moment with the memory at that moment.
 
-    Args:
-        model: The model.
-        processor: Its processor.
-        path: A feature file, a video or a folder of pictures.
-        moments: Numbers of frames, distinct and rising; `EVERYTHING` is the end of the video. Nothing after the last
-            moment is read.
-        fps: Frames for each second of video.
-
-    Yields:
-        (moment, memory at that moment); for a moment after the end of the video the memory at its end.
-
-    Raises:
-        ValueError: The file cannot be read or holds no frame; moments before the fault have been yielded by then.
+    Moments are numbers of frames, distinct and rising; `EVERYTHING` is the end of the video. A moment after the end has
+    the memory at the end; nothing after the last moment is read. Raises ValueError if the file cannot be read or holds
+    no frame; moments before the fault have been yielded by then.
     """
     blocks = _blocks(model, processor, path, moments, fps)
     if model.config.memory.mode == "published":
@@ -110,7 +95,8 @@ def _blocks(
                 return
             yield file.read(start, min(stop, len(file))).to(device, model.dtype)
         return
-    frames = _frames(path, moments[-1], fps)
+    end = None if moments[-1] == EVERYTHING else moments[-1] / fps
+    frames = open_source(path, fps, play_speed=math.inf) if path.is_dir() else read_frames(path, fps, end=end)
     for start, stop in _spans(moments):
         # One by one: the pictures of a folder may differ in size.
         pixels = [processor.frames_to_pixels(frame[None]) for frame, _ in islice(frames, stop - start)]
@@ -118,13 +104,6 @@ def _blocks(
             return
         with torch.no_grad():
             yield model.encode_frames(torch.cat(pixels).to(model.device, model.dtype)).to(device)
-
-
-def _frames(path: Path, last: float, fps: float) -> Iterator[tuple[Any, float]]:
-    """The frames of a video up to the moment `last`, or the pictures of a folder, at `fps`."""
-    if path.is_dir():
-        return open_source(path, fps, play_speed=math.inf)
-    return read_frames(path, fps, end=None if last == EVERYTHING else last / fps)
 
 
 def _spans(moments: Sequence[float]) -> Iterator[tuple[int, int]]:

@@ -23,13 +23,7 @@ N_NAMED = 8  # missing videos that an error names
 
 @dataclass(frozen=True)
 class Published:
-    """A published result of Flash-VStream-7B.
-
-    Attributes:
-        accuracy: Per cent.
-        score: Mean score, 0 to 5; None if it was not given.
-        judge: The judge.
-    """
+    """A published result of Flash-VStream-7B: accuracy in per cent; mean score, 0 to 5, None if it was not given."""
 
     accuracy: float
     score: float | None
@@ -46,29 +40,22 @@ class Benchmark:
     """A benchmark: one tag.
 
     Attributes:
-        tag: The name on the command line and in results.
-        name: The name in reports.
         folders: Names below the data root; the first that holds the questions is used.
-        n_questions: Number of questions of the whole set; None if it has no fixed size.
-        n_videos: Number of videos of the whole set; None if it has no fixed size.
+        n_questions: Number of questions of the whole set; None if it has no fixed size. `n_videos` likewise.
         realtime: Whether questions are asked at their `end_time`, instead of after the whole video.
         scorer: "exact": exact match; "judge": a language model is needed, which understands meaning; "choice":
             multiple choice, by the generated reply and by the likelihoods of the options.
-        max_new_tokens: Longest answer.
         questions: Question files; the samples of all that exist are joined.
         features: Folders of feature files below the set's folder, in the order of search.
         videos: Folders of videos likewise; searched after all feature folders.
         answer_types: Answer type in the file -> in reports; empty: any.
         video_prefix: Files of videos may have this prefix or not.
-        published: Published results, which reports show beside their own.
-        read: Reads one question file.
         convert: Reads an original download. (benchmark, source, data_root) -> rows of the common form, and the file
             whose rows these are. None: the original files are read as they are.
         make_files: Makes the files of the set before they are loaded: (folder, model, processor, number of videos or
             None). None: the files must exist.
         group_of: A grouping for reports besides split and answer type.
-        task_scores: The benchmark's own scores of multiple choice: (accuracy by task, 0 to 1; questions by task) ->
-            score by name.
+        task_scores: The benchmark's own: (accuracy by task, 0 to 1; questions by task) -> score by name.
     """
 
     tag: str
@@ -102,15 +89,10 @@ class Benchmark:
         return self.folder(data_root) / self.questions[0]
 
     def load(self, data_root: Path, files: Sequence[Path] = ()) -> list[Sample]:
-        """Read all samples, in the order of the files.
+        """Read all samples, in the order of the files: those in `data_root`, or `files` instead (--annotations).
 
-        Args:
-            data_root: The folder of the benchmarks.
-            files: Question files to read instead of those in `data_root` (--annotations).
-
-        Raises:
-            ValueError: A file is missing, not JSON or not a list, a row is malformed (it is named), an id occurs twice,
-                or there is no question.
+        Raises ValueError if a file is missing or not a list in JSON, a row is malformed (it is named), an id occurs
+        twice, or there is no question.
         """
         folder = self.folder(data_root)
         paths = list(files) or [folder / name for name in self.questions if (folder / name).is_file()]
@@ -123,38 +105,21 @@ class Benchmark:
             raise ValueError(
                 f"{missing}: make it with flash-vstream prepare {self.tag}{source} --data_root {data_root}"
             )
-        samples: dict[str, Sample] = {}
-        for path in paths:
-            if not path.is_file():
-                raise ValueError(f"the question file {path} is missing: check --annotations")
-            for sample in self.read(self, path):
-                if sample.id in samples:
-                    raise ValueError(f"{path} has the id {sample.id!r} of an earlier file: give each file once")
-                samples[sample.id] = sample
+        if missing_files := [path for path in paths if not path.is_file()]:
+            raise ValueError(f"the question file {missing_files[0]} is missing: check --annotations")
+        samples = distinct((str(path), sample) for path in paths for sample in self.read(self, path))
         if not samples:
             raise ValueError(f"{' and '.join(map(str, paths))} hold no question: get them again")
-        return list(samples.values())
+        return samples
 
     def find_media(self, samples: Sequence[Sample], data_root: Path, allow_missing: bool = False) -> dict[str, Path]:
-        """Find what is to be watched.
+        """Find what is watched: video_id -> its feature file, else its video, else its folder of frames.
 
-        Args:
-            samples: The samples.
-            data_root: The folder of the benchmarks.
-            allow_missing: Leave missing videos out of the result instead of raising.
-
-        Returns:
-            video_id -> its feature file, else its video, else its folder of frames.
-
-        Raises:
-            ValueError: Videos are missing; they are listed.
+        Missing videos are left out with `allow_missing`; else a ValueError lists them.
         """
         folder = self.folder(data_root)
-        found = {}
-        for video_id in dict.fromkeys(sample.video_id for sample in samples):
-            path = self._media_of(video_id, folder)
-            if path is not None:
-                found[video_id] = path
+        videos = dict.fromkeys(sample.video_id for sample in samples)
+        found = {video: path for video in videos if (path := self._media_of(video, folder)) is not None}
         missing = missing_videos(samples, found)
         if missing and not allow_missing:
             named = ", ".join(missing[:N_NAMED]) + (f" and {len(missing) - N_NAMED} more" if missing[N_NAMED:] else "")
@@ -169,13 +134,10 @@ class Benchmark:
         names = [video_id, PurePosixPath(video_id).name]  # with and without the folders of the original
         if self.video_prefix:
             names += [self.video_prefix + video_id, video_id.removeprefix(self.video_prefix)]
-        for kind in self.features:
+        kinds = [(kind, (SUFFIX,)) for kind in self.features] + [(kind, VIDEO_ENDINGS) for kind in self.videos]
+        for kind, endings in kinds:
             for name in names:
-                if (path := folder / kind / f"{name}{SUFFIX}").is_file():
-                    return path
-        for kind in self.videos:
-            for name in names:
-                for ending in VIDEO_ENDINGS:
+                for ending in endings:
                     path = folder / kind / f"{name}{ending}"
                     if path.is_file() if ending else path.is_dir():
                         return path
@@ -188,25 +150,22 @@ def missing_videos(samples: Iterable[Sample], media: Mapping[str, Path]) -> list
 
 
 def parse(benchmark: Benchmark, rows: Iterable[Any], path: Path) -> list[Sample]:
-    """Turn rows of the common form {id, video_id, question, answer, ...} into samples.
+    """Turn rows of the common form {id, video_id, question, answer, ...}, which come from `path`, into samples.
 
-    Args:
-        benchmark: The benchmark.
-        rows: The rows.
-        path: The file that they come from, for error messages.
-
-    Raises:
-        ValueError: A row is malformed or repeats an id; the row is named.
+    Raises ValueError, naming the row, for one that is malformed or repeats an id.
     """
-    samples: dict[str, Sample] = {}
-    numbers: dict[str, int] = {}
-    for number, row in enumerate(rows, start=1):
-        where = f"row {number} of {path}"
-        sample = _parse_row(benchmark, row, where)
-        if sample.id in samples:
-            raise ValueError(f"{where} has the id {sample.id!r} of row {numbers[sample.id]}: each id may occur once")
-        samples[sample.id], numbers[sample.id] = sample, number
-    return list(samples.values())
+    numbered = ((f"row {number} of {path}", row) for number, row in enumerate(rows, start=1))
+    return distinct((where, _parse_row(benchmark, row, where)) for where, row in numbered)
+
+
+def distinct(placed: Iterable[tuple[str, Sample]]) -> list[Sample]:
+    """The samples. Raises ValueError, naming both places, for an id that occurs twice."""
+    found: dict[str, tuple[str, Sample]] = {}
+    for where, sample in placed:
+        if sample.id in found:
+            raise ValueError(f"{where} has the id {sample.id!r} of {found[sample.id][0]}: each id may occur once")
+        found[sample.id] = (where, sample)
+    return [sample for _, sample in found.values()]
 
 
 def _parse_row(benchmark: Benchmark, row: Any, where: str) -> Sample:

@@ -8,12 +8,13 @@ are worded by this project, not by the benchmark: compare only with results of t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flash_vstream.eval.benchmarks.base import Benchmark, checked_video
+from flash_vstream.eval.benchmarks.base import Benchmark, checked_video, distinct
 from flash_vstream.eval.benchmarks.choice import MAX_NEW_TOKENS, lettered_question
-from flash_vstream.eval.benchmarks.rows import read_rows, read_text
+from flash_vstream.eval.benchmarks.rows import read_rows, read_text, read_whole_number
 from flash_vstream.eval.sample import LETTERS, Sample
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -27,21 +28,15 @@ YES_NO = ("Yes", "No")
 def read(benchmark: Benchmark, path: Path) -> list[Sample]:
     """Read an annotation file, in its order; a forward row gives one sample for each of its times.
 
-    The ids of those are "<id>_<number>", from 0. `answer_type` is the task.
-
-    Raises:
-        ValueError: A row is malformed or repeats an id; the row is named.
+    The ids of those are "<id>_<number>", from 0. `answer_type` is the task. The options of REC are all counts up to the
+    highest of the file: those up to a row's own highest count would give its answer away. Raises ValueError, naming the
+    row, for one that is malformed or repeats an id.
     """
-    rows = read_rows(path)
-    highest = _highest_count(rows)
-    samples: dict[str, Sample] = {}
-    for number, row in enumerate(rows, start=1):
-        where = f"row {number} of {path}"
-        for sample in _samples(benchmark.tag, row, where, highest):
-            if sample.id in samples:
-                raise ValueError(f"{where} has the id {sample.id!r} of an earlier row: each id may occur once")
-            samples[sample.id] = sample
-    return list(samples.values())
+    numbered = ((f"row {number} of {path}", row) for number, row in enumerate(read_rows(path), start=1))
+    samples = distinct((where, each) for where, row in numbered for each in _samples(benchmark.tag, row, where))
+    highest = max((int(each.answer) for each in samples if each.answer_type == "REC"), default=0)
+    counts = tuple(map(str, range(highest + 1)))
+    return [replace(each, options=counts) if each.answer_type == "REC" else each for each in samples]
 
 
 def task_scores(accuracies: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, float]:
@@ -56,8 +51,8 @@ def task_scores(accuracies: Mapping[str, float], counts: Mapping[str, int]) -> d
     return scores
 
 
-def _samples(tag: str, row: Any, where: str, highest: int) -> list[Sample]:
-    task = _task_of(row)
+def _samples(tag: str, row: Any, where: str) -> list[Sample]:
+    task = row.get("task") if isinstance(row, dict) else None
     if not any(task in tasks for tasks in GROUPS.values()):
         known = ", ".join(task for tasks in GROUPS.values() for task in tasks)
         raise ValueError(f"{where} has the task {task!r}: OVO-Bench has {known}")
@@ -71,22 +66,10 @@ def _samples(tag: str, row: Any, where: str, highest: int) -> list[Sample]:
     samples = []
     for number, test in enumerate(_tests(row, where)):
         place = f"{where}, test {number}"
-        question, answer, options = _probe(row, test, task, place, highest)
+        question, answer, options = _probe(row, test, task, place)
         asked_at = _seconds(test, place)
         samples.append(Sample(tag, f"{row_id}_{number}", video_id, question, answer, task, asked_at, options))
     return samples
-
-
-def _highest_count(rows: list[Any]) -> int:
-    """The highest count in all REC rows. Malformed rows are skipped here; reading them raises the error."""
-    tests = [
-        test
-        for row in rows
-        if _task_of(row) == "REC" and isinstance(row.get("test_info"), list)
-        for test in row["test_info"]
-    ]
-    counts = [test.get("count") for test in tests if isinstance(test, dict)]
-    return max((count for count in counts if isinstance(count, int)), default=0)
 
 
 def _choice(row: dict[str, Any], where: str) -> tuple[str, str, tuple[str, ...]]:
@@ -100,21 +83,15 @@ def _choice(row: dict[str, Any], where: str) -> tuple[str, str, tuple[str, ...]]
     return lettered_question(read_text(row, "question", where), texts), LETTERS[right], texts
 
 
-def _probe(
-    row: dict[str, Any], test: dict[str, Any], task: str, where: str, highest: int
-) -> tuple[str, str, tuple[str, ...]]:
-    """Question, answer and options of one time.
-
-    `highest` is the highest count of the file: options up to a row's own highest count would give its answer away.
-    """
+def _probe(row: dict[str, Any], test: dict[str, Any], task: str, where: str) -> tuple[str, str, tuple[str, ...]]:
+    """Question, answer and options of one time; `read` gives REC its options."""
     if task == "REC":
-        numbers = tuple(map(str, range(highest + 1)))
         activity = read_text(row, "activity", where)
         question = (
             f"Count how often this has been done so far, by anybody in the video: {activity}. Each time it is completed"
             " counts as one. Answer with a number and nothing else."
         )
-        return question, str(_count(test, where)), numbers
+        return question, str(read_whole_number(test, "count", where)), ()
     if task == "SSR":
         step = read_text(test, "step", where)
         question = f'The video shows how something is done, step by step. Is this step being done now: "{step}"?'
@@ -127,10 +104,6 @@ def _probe(
     return f"{question} Answer Yes or No and nothing else.", "Yes" if kind else "No", YES_NO
 
 
-def _task_of(row: Any) -> Any:
-    return row.get("task") if isinstance(row, dict) else None
-
-
 def _tests(row: dict[str, Any], where: str) -> list[dict[str, Any]]:
     tests = row.get("test_info")
     if not isinstance(tests, list) or not tests or not all(isinstance(test, dict) for test in tests):
@@ -138,13 +111,6 @@ def _tests(row: dict[str, Any], where: str) -> list[dict[str, Any]]:
             f"{where} has no test_info: a forward row (id {row.get('id')!r}) lists the times it is asked at"
         )
     return tests
-
-
-def _count(test: dict[str, Any], where: str) -> int:
-    count = test.get("count")
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise ValueError(f"{where} has the count {count!r} in its test_info: give a whole number")
-    return count
 
 
 def _seconds(fields: dict[str, Any], where: str) -> float:

@@ -59,13 +59,8 @@ def run(options: argparse.Namespace) -> None:
 def convert(benchmark: Benchmark, source: Path, data_root: Path) -> None:
     """Convert an original download to the question file, which is written only if every row is valid.
 
-    Args:
-        benchmark: The benchmark.
-        source: A folder that holds the original files, at any depth.
-        data_root: The folder of the benchmarks.
-
-    Raises:
-        ValueError: A file is missing or a row is malformed (file and row are named), or the benchmark has no download.
+    `source` holds the original files, at any depth. Raises ValueError if a file is missing, a row is malformed, or the
+    benchmark has no download.
     """
     if benchmark.convert is None:
         raise ValueError(f"--source {source}: {benchmark.name} has no download that must be converted, leave it out")

@@ -46,9 +46,9 @@ def read_text(row: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def read_whole_number(row: Mapping[str, Any], name: str, where: str) -> int:
-    """A required field: a whole number. Raises ValueError that names row and field."""
+    """A required field: a whole number, at least 0. Raises ValueError that names row and field."""
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{where} has the {name} {value!r}: the original has a whole number there")
     return value
 
@@ -78,8 +78,7 @@ def common_row(sample_id: str, video_id: str, row: Row, where: str, **more: Any)
 def find_file(source: Path, *names: str) -> Path:
     """The file of the first name that exists: directly in `source`, else the only one of that name below it.
 
-    Raises:
-        ValueError: No such file, or several of one name.
+    Raises ValueError for none, or several of one name.
     """
     for name in names:
         if (source / name).is_file():

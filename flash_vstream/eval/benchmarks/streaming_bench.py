@@ -25,9 +25,7 @@ def read(benchmark: Benchmark, path: Path) -> list[Sample]:
     """Read one file, in its order; the ids number the questions of a video from 0: "<video>_<number>".
 
     As in the benchmark, a sequential question is preceded by the earlier ones about its video and their answers.
-
-    Raises:
-        ValueError: A question is malformed; record and question are named.
+    Raises ValueError, naming record and question, for a malformed one.
     """
     samples: list[Sample] = []
     counts: dict[str, int] = {}

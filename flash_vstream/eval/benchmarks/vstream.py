@@ -21,10 +21,7 @@ class KeyFrames:
     A film is watched as its key frames, in the order of their numbers, one a second: the frame at position k of that
     order is in view from k to k + 1 s. (The number of the shot is no position: a shot has several frames, and clips
     begin anywhere.) Evidence starts when its first frame appears; a question is asked after the last frame of it.
-
-    Args:
-        part: "movienet" or "ego4d", in names of folders.
-        roots: Where the folders of frames are searched.
+    The folders of frames are searched in `roots`.
     """
 
     def __init__(self, part: str, roots: list[Path]) -> None:

@@ -48,14 +48,9 @@ def estimate(samples: Sequence[Sample], settings: JudgeSettings) -> str:
             f" ones, {len(new) - len(asked)} of them in the cache, {len(asked)} to ask {settings.endpoint.model}: about"
             f" {tokens:,} tokens sent"
         )
-    return "\n".join([*lines, _total(n_asked, sent, settings.endpoint.model)])
-
-
-def _total(n_asked: int, sent: int, model: str) -> str:
     received = n_asked * REPLY_TOKENS
-    if model in PRICES:
-        price_in, price_out = PRICES[model]
-        cost = f"about {(sent * price_in + received * price_out) / 1e6:.2f} dollars"
-    else:
-        cost = f"the price of {model} is not known here"
-    return f"total: {n_asked} to ask, about {sent:,} tokens sent and {received:,} received, {cost}"
+    cost = f"the price of {settings.endpoint.model} is not known here"
+    if prices := PRICES.get(settings.endpoint.model):
+        cost = f"about {(sent * prices[0] + received * prices[1]) / 1e6:.2f} dollars"
+    lines.append(f"total: {n_asked} to ask, about {sent:,} tokens sent and {received:,} received, {cost}")
+    return "\n".join(lines)

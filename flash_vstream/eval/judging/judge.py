@@ -16,17 +16,14 @@ from flash_vstream.eval.judging.cache import JudgeRequest, ReplyCache
 from flash_vstream.eval.judging.language_model import check_environment, judge_requests
 from flash_vstream.eval.judging.multiple_choice import GENERATED, verdict_by
 from flash_vstream.eval.judging.settings import JudgeSettings
-from flash_vstream.eval.sample import NO_PREDICTION, Key, Sample, Verdict, by_tag
-
-TOO_MANY_FAILURES = 1  # exit code
+from flash_vstream.eval.sample import NO_PREDICTION, Key, Sample, Verdict, by_tag, verdict_of
 
 
 def judge(samples: Sequence[Sample], settings: JudgeSettings) -> list[Sample]:
     """The samples, in their order, each with a verdict on its prediction.
 
-    Raises:
-        ValueError: The language model cannot be asked (see `judge_requests`), or the answer of a multiple-choice
-            sample is none of its options.
+    Raises ValueError if the language model cannot be asked (see `judge_requests`), or the answer of a multiple-choice
+    sample is none of its options.
     """
     verdicts: dict[Key, Verdict] = {}
     for_model: list[Sample] = []
@@ -72,7 +69,7 @@ def summary(samples: Sequence[Sample]) -> str:
     """A line for each tag: how many are judged, right and failed, and why."""
     lines = []
     for tag, group in by_tag(samples).items():
-        verdicts = [sample.verdict for sample in group if sample.verdict is not None]
+        verdicts = [verdict_of(sample) for sample in group]
         failures = Counter(verdict.failure for verdict in verdicts if verdict.failure is not None)
         reasons = "".join(f", {count} failed: {reason}" for reason, count in failures.most_common())
         right = sum(verdict.correct is True for verdict in verdicts)
@@ -85,13 +82,12 @@ def summary(samples: Sequence[Sample]) -> str:
 
 def failed_share(samples: Sequence[Sample]) -> float:
     """The share of predictions on which the judge failed. A missing prediction is not the judge's failure."""
-    failures = [sample.verdict.failure for sample in samples if sample.verdict is not None]
-    judged = [failure for failure in failures if failure != NO_PREDICTION]
-    return sum(failure is not None for failure in judged) / len(judged) if judged else 0.0
+    judged = [each for each in map(verdict_of, samples) if each.failure != NO_PREDICTION]
+    return sum(each.failure is not None for each in judged) / len(judged) if judged else 0.0
 
 
 def check_failures(samples: Sequence[Sample], max_failures: float) -> int:
-    """The exit code: 0, or TOO_MANY_FAILURES with a line on stderr."""
+    """The exit code: 0, or after too many failures 1 with a line on stderr."""
     share = failed_share(samples)
     if share <= max_failures:
         return 0
@@ -100,4 +96,4 @@ def check_failures(samples: Sequence[Sample], max_failures: float) -> int:
         " (--max_judge_failures): do not quote these results; judge again (replies in the cache are not paid twice)",
         file=sys.stderr,
     )
-    return TOO_MANY_FAILURES
+    return 1

@@ -36,9 +36,8 @@ def judge_requests(
 ) -> dict[JudgeRequest, Verdict]:
     """The verdict on every request. Equal requests are asked once, and none that the cache can answer.
 
-    Raises:
-        ValueError: There is no key, or it is refused; the model is unknown; the request is refused; the endpoint
-            cannot be reached; or `stop_after` requests in a row failed. Replies received until then are in the cache.
+    Raises ValueError if there is no key, the endpoint cannot be reached or refuses key, model or request, or
+    `stop_after` requests in a row failed. Replies received until then are in the cache.
     """
     wanted = list(dict.fromkeys(requests))
     missing = [request for request in wanted if must_be_asked(request, settings, cache.replies)]
@@ -108,7 +107,6 @@ class _Endpoint:
                 response = self._client.chat.completions.with_raw_response.create(
                     **self._arguments(request, reply_format)
                 )
-                reply = read_body(response.text, self._address)
             except openai.APITimeoutError:
                 return "time-out"
             except openai.APIConnectionError:
@@ -117,9 +115,9 @@ class _Endpoint:
                 if not _refuses_format(error) or reply_format == FORMATS[-1]:
                     return self._reason(error)
                 self._format = FORMATS[FORMATS.index(reply_format) + 1]
-            except UnreadableBodyError:
-                return "unreadable response"
             else:
+                if (reply := read_body(response.text, self._address)) is None:
+                    return "unreadable response"
                 self._cache.add(CacheKey.of(request, self._settings, reply_format), reply)
                 return None
 
@@ -157,12 +155,11 @@ class _Endpoint:
         raise ValueError(f"{place} refuses the request (status {status}: {text[:200]}): check the --judge_ options")
 
 
-class UnreadableBodyError(Exception):
-    """The endpoint said 200 and sent no chat completion: a body cut off on the way, or another service's page."""
+def read_body(body: str, endpoint: str) -> JudgeReply | None:
+    """The reply in the text of a response; a refusal of the model is a reply.
 
-
-def read_body(body: str, endpoint: str) -> JudgeReply:
-    """The reply in the text of a response; a refusal of the model is a reply. Raises UnreadableBodyError."""
+    None for status 200 without a chat completion: a body cut off on the way, or another service's page.
+    """
     try:
         completion = json.loads(body)
         choice = completion["choices"][0]
@@ -172,9 +169,9 @@ def read_body(body: str, endpoint: str) -> JudgeReply:
         counts = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
         text, refusal, finish_reason = message.get("content"), message.get("refusal"), choice.get("finish_reason")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        raise UnreadableBodyError from None
+        return None
     if not isinstance(model, str):
-        raise UnreadableBodyError
+        return None
     if not isinstance(text, str):
         text, finish_reason = str(refusal or ""), "refusal"
     return JudgeReply(model, text, str(finish_reason), counts[0], counts[1], endpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,11 +35,7 @@ class EndpointSettings:
         model: The model's dated name; its replies must carry the same name.
         returned_model: The name that its replies carry, if the endpoint uses another one.
         temperature: Of sampling; None leaves it out of the request, for models that refuse it.
-        max_tokens: Longest reply.
-        concurrency: Requests under way at the same time.
         ask_again: Also ask again if the cached reply cannot be used.
-        timeout_s: Seconds to wait for a reply before the client retries.
-        max_retries: Retries of one request by the client.
         stop_after: This many failures in a row end the run.
     """
 
@@ -68,7 +64,6 @@ class JudgeSettings:
         cache: The file of the language model's replies. All results share it by default, so that the same prediction
             for the same question is paid for once.
         max_failures: The largest share of judge failures, 0 to 1, with which results may be quoted.
-        endpoint: The language model.
     """
 
     judge: str = "auto"
@@ -88,30 +83,17 @@ def add_judge(parser: argparse.ArgumentParser) -> None:
     """The options of every command that judges. The key is no option: it comes from OPENAI_API_KEY."""
     add, default = parser.add_argument_group("judge").add_argument, JudgeSettings()
     endpoint = default.endpoint
+
+    def add_number(name: str, kind: Callable[[str], float | None], help_text: str) -> None:
+        value = getattr(endpoint, name)
+        add(f"--judge_{name}", type=kind, default=value, metavar="N", help=f"{help_text} (%(default)s)")
+
     add("--judge", choices=JUDGES, default=default.judge, help="auto: offline where the answers allow it")
     add("--judge_model", default=endpoint.model, metavar="NAME", help="language model, by a dated name (%(default)s)")
     add("--judge_returned_model", metavar="NAME", help="the name that its replies carry, if it is another one")
-    add(
-        "--judge_temperature",
-        type=_temperature,
-        default=endpoint.temperature,
-        metavar="N",
-        help="none: leave it out, for models that refuse it (%(default)s)",
-    )
-    add(
-        "--judge_max_tokens",
-        type=positive_int,
-        default=endpoint.max_tokens,
-        metavar="N",
-        help="longest reply (%(default)s)",
-    )
-    add(
-        "--judge_concurrency",
-        type=positive_int,
-        default=endpoint.concurrency,
-        metavar="N",
-        help="requests at the same time (%(default)s)",
-    )
+    add_number("temperature", _temperature, "none: leave it out, for models that refuse it")
+    add_number("max_tokens", positive_int, "longest reply")
+    add_number("concurrency", positive_int, "requests at the same time")
     add("--judge_ask_again", action="store_true", help="ask again if the cached reply cannot be used")
     add("--judge_cache", type=Path, default=default.cache, metavar="FILE", help="file of the replies (%(default)s)")
     add_max_failures(parser)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from flash_vstream.eval.benchmarks import find_benchmark
-from flash_vstream.eval.reporting.metrics import Measured, by_method, verdict_of
-from flash_vstream.eval.reporting.statistics import difference_interval, mcnemar, sums_by_group
+from flash_vstream.eval.reporting.metrics import Measured, by_method, mean_over_videos
+from flash_vstream.eval.reporting.statistics import mcnemar
 from flash_vstream.eval.results import check_same_keys
-from flash_vstream.eval.sample import Sample, by_tag
+from flash_vstream.eval.sample import Sample, by_tag, verdict_of
 
 Result = tuple[dict[str, Any], Sequence[Sample]]  # run record, judged samples
 
@@ -20,14 +20,9 @@ class Paired:
     """One tag under two runs; of multiple choice, by one method of scoring. Accuracies are in per cent.
 
     Attributes:
-        tag: The benchmark, and the method of scoring of multiple choice.
         over: "judged": the questions judged in both runs; "all": the others count as not right.
-        n_questions: Number of these questions.
-        first: Accuracy of the first run.
-        second: Accuracy of the second run.
         difference: Second less first, in points.
-        only_first: Questions that only the first run got right.
-        only_second: Questions that only the second run got right.
+        only_first: Number of questions that only the first run got right; `only_second` likewise.
         p: McNemar's exact test.
     """
 
@@ -86,28 +81,16 @@ def _paired(tag: str, over: str, first: Sequence[Sample], second: Sequence[Sampl
     videos = [video for *_, video in pairs]
     right_first = [float(correct is True) for correct, _, _ in pairs]
     right_second = [float(correct is True) for _, correct, _ in pairs]
-    only_first = sum(a > b for a, b in zip(right_first, right_second, strict=True))
-    only_second = sum(a < b for a, b in zip(right_first, right_second, strict=True))
-    n_questions = len(pairs)
+    gains = [b - a for a, b in zip(right_first, right_second, strict=True)]
+    only_first, only_second, n_questions = gains.count(-1.0), gains.count(1.0), len(pairs)
     return Paired(
         tag=tag,
         over=over,
         n_questions=n_questions,
         first=100 * sum(right_first) / n_questions if pairs else None,
         second=100 * sum(right_second) / n_questions if pairs else None,
-        difference=_difference(videos, right_first, right_second),
+        difference=mean_over_videos(videos, gains, [1.0] * n_questions, 100),
         only_first=only_first,
         only_second=only_second,
         p=mcnemar(only_first, only_second),
     )
-
-
-def _difference(videos: list[str], first: list[float], second: list[float]) -> Measured:
-    if not videos:
-        return Measured(None, None, None)
-    value = 100 * (sum(second) - sum(first)) / len(videos)
-    counts = sums_by_group(videos, [1.0] * len(videos))
-    interval = difference_interval(sums_by_group(videos, first), sums_by_group(videos, second), counts)
-    if interval is None:
-        return Measured(value, None, None)
-    return Measured(value, 100 * interval[0], 100 * interval[1])

@@ -13,7 +13,7 @@ from flash_vstream.eval.benchmarks import find_benchmark
 from flash_vstream.eval.benchmarks.base import Benchmark, Published
 from flash_vstream.eval.judging.multiple_choice import GENERATED, METHODS, picks, verdict_by
 from flash_vstream.eval.reporting.statistics import ratio_interval, sums_by_group
-from flash_vstream.eval.sample import Sample, Verdict, by_tag
+from flash_vstream.eval.sample import Sample, by_tag, verdict_of
 
 WITHOUT_TYPE = "(no type)"
 CHANCE = "chance"
@@ -44,13 +44,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Choice:
-    """The numbers of multiple choice, in per cent.
+    """The numbers of multiple choice, in per cent: groups by method of scoring, and accuracy of a blind guess by group.
 
-    Attributes:
-        n_unclear: Generated replies that name no option, and count as wrong.
-        chance: Accuracy of a blind guess, by group.
-        methods: The groups by each method of scoring.
-        task_scores: The benchmark's own scores by method, and by chance.
+    `n_unclear` generated replies name no option, and count as wrong. `task_scores` are the benchmark's own by method,
+    and by chance.
     """
 
     n_unclear: int
@@ -64,13 +61,9 @@ class TagReport:
     """The numbers of one benchmark.
 
     Attributes:
-        tag: The benchmark.
-        name: Its name in reports.
-        judge: The judge of all verdicts.
         n_known: Questions of the whole set; None if it has no fixed size.
         groups: All questions first, then those of each kind; of multiple choice, by the generated reply.
         failures: Number of failures by reason.
-        published: Published results.
         choice: Further numbers of multiple choice; None for other benchmarks.
     """
 
@@ -97,12 +90,6 @@ def build_report(samples: Sequence[Sample], run: dict[str, Any]) -> Report:
     return Report(run, tuple(_report_tag(tag, group) for tag, group in by_tag(samples).items()))
 
 
-def verdict_of(sample: Sample) -> Verdict:
-    """The verdict of a judged sample."""
-    assert sample.verdict is not None
-    return sample.verdict
-
-
 def by_method(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     """The samples of one multiple-choice tag with their verdicts by each method of scoring."""
     return {method: [replace(each, verdict=verdict_by(method, each)) for each in samples] for method in METHODS}
@@ -127,9 +114,9 @@ def measure(name: str, samples: Sequence[Sample]) -> Group:
         n_questions=len(samples),
         n_judged=int(sum(judged)),
         n_right=int(sum(right)),
-        accuracy_over_judged=_measured(videos, right, judged, 100),
-        accuracy_over_all=_measured(videos, right, [1.0] * len(samples), 100),
-        score=_measured(videos, scores, scored, 1),
+        accuracy_over_judged=mean_over_videos(videos, right, judged, 100),
+        accuracy_over_all=mean_over_videos(videos, right, [1.0] * len(samples), 100),
+        score=mean_over_videos(videos, scores, scored, 1),
     )
 
 
@@ -163,16 +150,12 @@ def _partitions(samples: list[Sample], benchmark: Benchmark) -> list[tuple[str, 
     if benchmark.group_of is not None:
         ways.append(benchmark.group_of)
     if any(sample.answer_type for sample in samples):
-        ways.append(_type_of)
+        ways.append(lambda sample: sample.answer_type or WITHOUT_TYPE)
     parts = [("all", samples)]
     for name_of in ways:
         names = sorted({name_of(sample) for sample in samples})
         parts += [(name, [sample for sample in samples if name_of(sample) == name]) for name in names]
     return parts
-
-
-def _type_of(sample: Sample) -> str:
-    return sample.answer_type or WITHOUT_TYPE
 
 
 def _choice(samples: list[Sample], benchmark: Benchmark) -> Choice:
@@ -196,7 +179,7 @@ def _per_cent(shares: dict[str, float]) -> dict[str, float]:
     return {name: 100 * share for name, share in shares.items()}
 
 
-def _measured(videos: list[str], values: list[float], counts: list[float], scale: float) -> Measured:
+def mean_over_videos(videos: list[str], values: list[float], counts: list[float], scale: float) -> Measured:
     """The ratio scale * sum(values) / sum(counts), with an interval over the videos whose counts are above 0."""
     numerators, denominators = sums_by_group(videos, values), sums_by_group(videos, counts)
     counting = denominators > 0

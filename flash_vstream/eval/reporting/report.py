@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from flash_vstream.eval.reporting.markdown import render
@@ -19,13 +20,11 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     write_json(folder / "report.json", asdict(report))
     write_text(folder / "report.md", render(report) + "\n\n![Accuracies](report.png)\n")
     written = [folder / "report.json", folder / "report.md"]
-    try:
-        from flash_vstream.eval.reporting.plot import draw
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("matplotlib"):
-            raise
+    if find_spec("matplotlib") is None:
         print("no report.png: it needs matplotlib, pip install 'flash-vstream[eval]'", file=sys.stderr)
     else:
+        from flash_vstream.eval.reporting.plot import draw
+
         draw(report, folder / "report.png")
         written.append(folder / "report.png")
     return written

@@ -26,14 +26,8 @@ def ratio_interval(
 ) -> Interval | None:
     """Percentile bootstrap interval (95 %) of sum(numerators) / sum(denominators), whole videos resampled.
 
-    Args:
-        numerators: Sums over the questions of each video `[V]`.
-        denominators: Likewise `[V]`.
-        resamples: Number of resamples.
-        seed: The same seed gives the same interval.
-
-    Returns:
-        None for fewer than two videos, or if the denominators of a resample sum to 0.
+    Both are sums over the questions of each video, `[V]`. The interval of a paired difference of two runs has their
+    differences as numerators. None for fewer than two videos, or if the denominators of a resample sum to 0.
     """
     if len(numerators) < 2:
         return None
@@ -47,27 +41,8 @@ def ratio_interval(
     known = np.concatenate(ratios)
     if not np.isfinite(known).all():
         return None
-    return _percentiles(known)
-
-
-def difference_interval(
-    first: Values, second: Values, counts: Values, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval | None:
-    """Paired bootstrap interval (95 %) of the second run's mean less the first's, on the same resampled videos.
-
-    Args:
-        first: The first run's sum of scores in each video `[V]`.
-        second: The second run's `[V]`.
-        counts: Number of questions of each video `[V]`.
-        resamples: Number of resamples.
-        seed: As in `ratio_interval`.
-    """
-    return ratio_interval(second - first, counts, resamples, seed)
-
-
-def _percentiles(values: Values) -> Interval:
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(values, [tail, 100 - tail])
+    low, high = np.percentile(known, [tail, 100 - tail])
     return float(low), float(high)
 
 
