@@ -25,13 +25,7 @@ class Memory(nn.Module, ABC):
     """A memory mode: two trained projections and pure functions of a stream's state.
 
     The projections `q_proj` and `k_proj` are the same weights in every mode, so that a checkpoint fits all of them.
-
-    Args:
-        config: Mode and sizes.
-        feature_dim: D of the features [T, P, D].
-
-    Raises:
-        ValueError: `feature_dim` is not a positive integer.
+    `feature_dim` is D of the features [T, P, D]. Raises ValueError unless it is a positive integer.
     """
 
     def __init__(self, config: MemoryConfig, feature_dim: int) -> None:
@@ -48,15 +42,9 @@ class Memory(nn.Module, ABC):
 
     @abstractmethod
     def update(self, state: State, features: Tensor, times: Times = None) -> State:
-        """Add frames to a stream; the given state stays valid and unchanged.
+        """Add frames [T, P, D] of any float dtype (one dtype a stream); the given state stays valid and unchanged.
 
-        Args:
-            state: The stream so far.
-            features: The new frames [T, P, D] of any float dtype, the same throughout a stream.
-            times: Their stream times.
-
-        Raises:
-            ValueError: State, features or times do not fit; the message names what is wrong.
+        Raises ValueError if state, features or times do not fit; the message names what is wrong.
         """
 
     @abstractmethod
@@ -119,8 +107,9 @@ def check_finite(features: Tensor, probe: Tensor) -> None:
     """
     if not bool(torch.isfinite(probe)):
         finite = torch.isfinite(features).flatten(1).all(1)
-        frame = int(finite.logical_not().nonzero()[0]) if not bool(finite.all()) else -1
-        where = f"frame {frame} of features [T, P, D] holds" if frame >= 0 else "features hold"
+        where = "features hold"
+        if not bool(finite.all()):
+            where = f"frame {int(finite.logical_not().nonzero()[0])} of features [T, P, D] holds"
         raise ValueError(f"{where} NaN, infinite or overflowing values: leave out or repair such frames")
 
 

@@ -69,8 +69,7 @@ class Clusters:
     def add(self, frame: Frame, scratch: Tensor | None = None) -> None:
         """Add one frame as a centroid; past capacity, merge the two centroids with the least cost.
 
-        `scratch` is a buffer for differences [capacity + 1, width] float32, for a caller who adds many frames. Raises
-        FloatingPointError for a distance that is not finite.
+        `scratch` is a reused buffer [capacity + 1, width] float32. Raises FloatingPointError for non-finite distances.
         """
         slot = self.free
         distances = self._measure(frame, scratch)
@@ -89,8 +88,7 @@ class Clusters:
     def _measure(self, frame: Frame, scratch: Tensor | None) -> np.ndarray:
         """Squared distances of the frame to every slot [capacity + 1]; also cuts the candidates down to the budget.
 
-        Both are measured here so that a frame costs one transfer from the device. Raises FloatingPointError for a
-        distance that is not finite.
+        Both are measured here so that a frame costs one transfer from the device.
         """
         measured = torch.linalg.vector_norm(torch.sub(self.centroids, frame.temporal, out=scratch), dim=1)
         crowded = self._most_crowded()

@@ -20,47 +20,31 @@ MODES = ("star", "published", "recent", "uniform", "merge")
 class MemoryConfig:
     """Sizes of the STAR memory (arXiv 2406.08085, section 3.2) and the way a stream is folded into it.
 
-    Args:
-        spatial_length: Newest frames in spatial memory.
-        spatial_size: Their resolution, which is also that of the key frames.
-        temporal_length: Centroids in temporal memory.
-        temporal_size: Their resolution.
-        abstract_length: Entries of abstract memory.
-        abstract_size: Their resolution.
-        retrieved_length: Key frames, one for each of the heaviest centroids.
-        update_ratio: r of the abstract update, from 0 to 1.
-        attention_dim: d of the semantic attention.
-        mode: "star" (this project's), "published" (the release's offline consolidation) or a control of the same token
-            budget: "recent", "uniform" or "merge".
-        candidates: Frames kept for retrieval per centroid, on average; a heavy centroid keeps more than a light one.
-
-    Raises:
-        ValueError: A value is out of range; the message names it.
+    `mode` is "star" (this project's), "published" (the release's offline consolidation) or a control of the same token
+    budget: "recent", "uniform" or "merge". Raises ValueError, naming the value, for one that is out of range.
     """
 
-    spatial_length: int = 1
-    spatial_size: int = 8
-    temporal_length: int = 25
+    spatial_length: int = 1  # newest frames
+    spatial_size: int = 8  # also of the key frames
+    temporal_length: int = 25  # centroids
     temporal_size: int = 4
-    abstract_length: int = 25
+    abstract_length: int = 25  # entries
     abstract_size: int = 1
-    retrieved_length: int = 3
-    update_ratio: float = 0.2
-    attention_dim: int = 32
+    retrieved_length: int = 3  # key frames, one for each of the heaviest centroids
+    update_ratio: float = 0.2  # r of the abstract update, from 0 to 1
+    attention_dim: int = 32  # d of the semantic attention
     mode: str = "star"
-    candidates: int = 32
+    candidates: int = 32  # frames kept for retrieval per centroid, on average; a heavy centroid keeps more
 
     def __post_init__(self) -> None:
-        for name in ("spatial_length", "temporal_length", "abstract_length", "retrieved_length"):
-            _require_integer(name, getattr(self, name), least=0)
-        for name in ("spatial_size", "temporal_size", "abstract_size", "attention_dim", "candidates"):
-            _require_integer(name, getattr(self, name), least=1)
+        lengths = ("spatial_length", "temporal_length", "abstract_length", "retrieved_length")
+        for name in (*lengths, "spatial_size", "temporal_size", "abstract_size", "attention_dim", "candidates"):
+            value, least = getattr(self, name), 0 if name in lengths else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
         for name in ("temporal_size", "abstract_size"):
             if self.spatial_size % getattr(self, name):
-                raise ValueError(
-                    f"spatial_size={self.spatial_size} is not a multiple of {name}={getattr(self, name)}: frames are "
-                    f"pooled from the one to the other, so choose a divisor"
-                )
+                raise ValueError(f"{name}={getattr(self, name)} must divide spatial_size={self.spatial_size}")
         ratio = self.update_ratio
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
             raise ValueError(f"update_ratio={ratio!r} must be a number from 0 to 1")
@@ -68,8 +52,7 @@ class MemoryConfig:
             raise ValueError(f"mode={self.mode!r} is unknown: choose one of {', '.join(MODES)}")
         if self.num_tokens(math.inf) == 0:
             raise ValueError(
-                "spatial_length, temporal_length and abstract_length are all 0: such a memory holds no token; "
-                "give at least one of them a length"
+                "spatial_length, temporal_length and abstract_length are all 0: give at least one of them a length"
             )
 
     @property
@@ -91,7 +74,7 @@ class MemoryConfig:
         recent = int(min(n_frames, self.spatial_length))
         older = n_frames - recent
         kept = int(min(older, self.control_length))
-        if self.mode == "uniform" and older > kept and older != math.inf and kept:
+        if self.mode == "uniform" and kept and older != math.inf:
             kept = math.ceil(older / self.uniform_stride(int(older)))
         return recent * self.spatial_size**2 + kept * self.temporal_size**2
 
@@ -104,7 +87,7 @@ class MemoryConfig:
 
     def _star_tokens(self, n_frames: float) -> int:
         recent = int(min(n_frames, self.spatial_length))
-        older = n_frames - recent if n_frames != math.inf else math.inf
+        older = n_frames - recent  # inf stays inf
         centroids = int(min(older, self.temporal_length))
         return (
             int(min(older, self.abstract_length)) * self.abstract_size**2
@@ -121,8 +104,7 @@ class MemoryConfig:
         frame = spatial + temporal
         numbers = 8  # float64 or int64
         if self.mode != "star":
-            kept = self.control_length + 1
-            return self.spatial_length * frame + kept * (temporal + 8 * numbers)
+            return self.spatial_length * frame + (self.control_length + 1) * (temporal + 8 * numbers)
         total = self.spatial_length * (frame + entry) + 2 * self.abstract_length * entry
         if self.temporal_length:
             slots = self.temporal_length + 1
@@ -144,8 +126,3 @@ class MemoryConfig:
         if unknown:
             raise ValueError(f"unknown memory settings {', '.join(map(repr, unknown))}: choose from {', '.join(known)}")
         return cls(**values)
-
-
-def _require_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")

@@ -39,18 +39,12 @@ class ControlState(State):
         tensors = [t for frame in self.window for t in (frame.spatial, frame.temporal)]
         return tensor_nbytes(tensors + [kept.temporal for kept in self.kept]) + 24 * len(self.kept)
 
-    @property
-    def temporal_times(self) -> Tensor:
-        """Mean time of each older frame kept, in time order [n], float64."""
-        return torch.tensor([kept.time for kept in self.kept], dtype=torch.float64)
-
-    @property
-    def temporal_weights(self) -> Tensor:
-        """Number of frames that each older frame kept stands for [n], float32."""
-        return torch.tensor([kept.weight for kept in self.kept], dtype=torch.float32)
+    def _per_entry(self, name: str) -> Tensor:
+        values = [kept.time if name == "times" else kept.weight for kept in self.kept]
+        return torch.tensor(values, dtype=torch.float64)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """All of the state but the configuration, for storage."""
+        """See `State.to_tensors`."""
         tensors = super().to_tensors()
         if self.kept:
             tensors["kept.temporal"] = torch.stack([kept.temporal for kept in self.kept])
@@ -127,14 +121,15 @@ class ControlMemory(Memory):
 
 
 def _with_similarity(kept: Kept, previous: Kept | None) -> Kept:
+    """`kept` with its cosine similarity to `previous`, -inf without one."""
     if previous is None:
-        return replace(kept, similarity=float("-inf"))
+        return kept
     return replace(kept, similarity=float(torch.cosine_similarity(kept.temporal, previous.temporal, dim=0)))
 
 
 def _merge_most_similar(kept: list[Kept]) -> list[Kept]:
     """Merge the two most similar neighbours (the oldest of equal ones) into their weighted mean."""
-    second = max(range(1, len(kept)), key=lambda n: kept[n].similarity) if len(kept) > 1 else 0
+    second = max(range(1, len(kept)), key=lambda n: kept[n].similarity)
     a, b = kept[second - 1], kept[second]
     total = a.weight + b.weight
     share = b.weight / total

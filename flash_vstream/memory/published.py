@@ -32,21 +32,14 @@ def weighted_kmeans(
     refill: Iterable[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Lloyd's k-means of weighted points, in float32, with at most `MAX_ITERATIONS` iterations.
+    """Lloyd's k-means of `points` [T, P, D] with `weights` [T] (default: 1 each), in float32, into `k` clusters.
 
-    Args:
-        points: [T, P, D], T >= 1. With T <= k every point is its own centroid.
-        k: Number of clusters.
-        weights: [T]; default: 1 each.
-        order: A permutation of the points [T]; the first `k` are the initial centroids. Default: drawn on the CPU.
-        refill: The point numbers that empty clusters take over, one after another. Default: drawn.
-        generator: For what is drawn; default: torch's global generator.
+    The first `k` points of the permutation `order` [T] are the initial centroids; empty clusters take over the points
+    numbered in `refill`, one after another. By default both are drawn on the CPU, with `generator` or torch's global
+    one. With T <= k every point is its own centroid.
 
-    Returns:
-        Centroids [k, P, D] in the points' dtype, their weights [k], and the label of each point [T].
-
-    Raises:
-        ValueError: The points, `k`, the weights or the order have a wrong shape or type.
+    Returns centroids [k, P, D] in the points' dtype, their weights [k], and the label of each point [T]. Raises
+    ValueError if points, `k`, weights or order have a wrong shape or type.
     """
     if points.ndim != 3 or not points.is_floating_point() or len(points) == 0:
         raise ValueError(f"points of shape {list(points.shape)} and {points.dtype} must be floats [T, P, D], T >= 1")
@@ -59,17 +52,19 @@ def weighted_kmeans(
         raise ValueError(f"weights of shape {list(mass.shape)} must be [{count}], one for each point")
     if count <= k:
         return points.clone(), mass.clone(), torch.arange(count, device=points.device)
-    order = _checked_order(order, count, generator)
+    if order is None:
+        order = torch.randperm(count, generator=generator)
+    elif order.shape != (count,) or not torch.equal(order.sort().values.cpu(), torch.arange(count)):
+        raise ValueError(f"order of shape {list(order.shape)} must be a permutation of the {count} points")
     draws = _random_indices(count, generator) if refill is None else iter(refill)
     centroids = flat[order[:k].to(points.device)]
     for _ in range(MAX_ITERATIONS):
         labels = _nearest(flat, centroids)
-        updated = _weighted_means(flat, mass, labels, k, draws)
+        updated, totals = _weighted_means(flat, mass, labels, k, draws)
         shift = torch.linalg.vector_norm(updated - centroids, dim=1).sum()
         centroids = updated
         if float(shift) < TOLERANCE:
             break
-    totals = torch.zeros(k, device=points.device).index_add_(0, labels, mass)
     return centroids.view(k, *points.shape[1:]).to(points.dtype), totals, labels
 
 
@@ -78,47 +73,19 @@ def _nearest(points: Tensor, centroids: Tensor) -> Tensor:
     return torch.cdist(points, centroids, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
 
 
-def _weighted_means(flat: Tensor, mass: Tensor, labels: Tensor, k: int, draws: Iterator[int]) -> Tensor:
+def _weighted_means(flat: Tensor, mass: Tensor, labels: Tensor, k: int, draws: Iterator[int]) -> tuple[Tensor, Tensor]:
+    """The means [k, L] of the points [T, L] with each label, and their weights [k]."""
     totals = torch.zeros(k, device=flat.device).index_add_(0, labels, mass)
     sums = torch.zeros(k, flat.shape[1], device=flat.device).index_add_(0, labels, flat * mass[:, None])
     means = sums / totals[:, None]
     for cluster in (totals == 0).nonzero().flatten().tolist():
         means[cluster] = flat[next(draws)]
-    return means
-
-
-def _checked_order(order: Tensor | None, count: int, generator: torch.Generator | None) -> Tensor:
-    if order is None:
-        return torch.randperm(count, generator=generator)
-    if order.shape != (count,) or not torch.equal(order.sort().values.cpu(), torch.arange(count)):
-        raise ValueError(f"order of shape {list(order.shape)} must be a permutation of the {count} points")
-    return order
+    return means, totals
 
 
 def _random_indices(count: int, generator: torch.Generator | None) -> Iterator[int]:
     while True:
         yield int(torch.randint(count, (), generator=generator))
-
-
-@torch.no_grad()
-def _temporal_and_keys(
-    older: Tensor,
-    config: MemoryConfig,
-    order: Tensor | None,
-    ranking: Tensor | None,
-    refill: Iterable[int] | None,
-    generator: torch.Generator | None,
-) -> list[Tensor]:
-    """Temporal tokens and key frames of the frames [T, P, D] before the current ones."""
-    points = pool_grid(older.float(), config.temporal_size)
-    centroids, weights, _ = weighted_kmeans(
-        points, config.temporal_length, order=order, refill=refill, generator=generator
-    )
-    # Not a stable sort: between equal weights the order is the release's own.
-    ranking = torch.argsort(weights, descending=True) if ranking is None else ranking.to(older.device)
-    frame_numbers = ranking[: config.retrieved_length]
-    nearest = _nearest(points[frame_numbers].flatten(1), points.flatten(1))
-    return [centroids, older[nearest]]
 
 
 def consolidate(
@@ -129,26 +96,13 @@ def consolidate(
     *,
     order: Tensor | None = None,
     ranking: Tensor | None = None,
-    refill: Iterable[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The release's memory tokens of a clip. Gradients reach `q_proj` and `k_proj`.
+    """The release's tokens abstract | temporal | retrieved | spatial [N, D] of a clip, N == config.num_tokens(T).
 
-    Args:
-        features: [T, spatial_size^2, D].
-        config: Sizes of the memory.
-        q_proj: Query projection of the semantic attention.
-        k_proj: Key projection of the semantic attention.
-        order: Initial permutation of the frames before the current ones; default: `torch.randperm` with `generator`.
-        ranking: Cluster numbers by decreasing weight; default: `torch.argsort`, as in the release.
-        refill: See `weighted_kmeans`.
-        generator: See `weighted_kmeans`.
-
-    Returns:
-        The tokens abstract | temporal | retrieved | spatial [N, D], N == config.num_tokens(T).
-
-    Raises:
-        ValueError: The features are not [T, spatial_size^2, D].
+    Gradients reach `q_proj` and `k_proj`. `order` and `generator` are those of `weighted_kmeans`, for the frames before
+    the current ones; `ranking` is the cluster numbers by decreasing weight (default: `torch.argsort`, as in the
+    release). Raises ValueError unless the features are [T, spatial_size^2, D].
     """
     side = grid_side(features.shape[1]) if features.ndim == 3 else 0
     if side != config.spatial_size:
@@ -160,19 +114,19 @@ def consolidate(
     older, current = features[:split], features[split:]
     parts: list[Tensor] = []
     if config.abstract_length and len(older):
-        parts.append(_abstract(older, config, q_proj, k_proj))
+        abstract, *blocks = pool_grid(older.float(), config.abstract_size).split(config.abstract_length)
+        for block in blocks:
+            abstract = attend(abstract, block, q_proj, k_proj, config.update_ratio)
+        parts.append(abstract)
     if config.temporal_length and len(older):
-        parts += _temporal_and_keys(older, config, order, ranking, refill, generator)
+        points = pool_grid(older.float(), config.temporal_size)
+        centroids, weights, _ = weighted_kmeans(points, config.temporal_length, order=order, generator=generator)
+        # Not a stable sort: between equal weights the order is the release's own.
+        ranking = torch.argsort(weights, descending=True) if ranking is None else ranking.to(older.device)
+        frame_numbers = ranking[: config.retrieved_length]
+        parts += [centroids, older[_nearest(points[frame_numbers].flatten(1), points.flatten(1))]]
     parts.append(current)
     return torch.cat([part.reshape(-1, features.shape[-1]).to(features.dtype) for part in parts])
-
-
-def _abstract(older: Tensor, config: MemoryConfig, q_proj: nn.Module, k_proj: nn.Module) -> Tensor:
-    entries = pool_grid(older.float(), config.abstract_size)
-    first, *blocks = entries.split(config.abstract_length)
-    for block in blocks:
-        first = attend(first, block, q_proj, k_proj, config.update_ratio)
-    return first
 
 
 class PublishedMemory(Memory):

@@ -51,26 +51,16 @@ class StarState(State):
         return tensor_nbytes(tensors) + (0 if self.clusters is None else self.clusters.nbytes)
 
     @property
-    def temporal_times(self) -> Tensor:
-        """Mean time of each centroid, in time order [n], float64."""
-        return self._per_centroid("times")
-
-    @property
-    def temporal_weights(self) -> Tensor:
-        """Number of frames that each centroid stands for [n], float32; they sum to the frames that left the window."""
-        return self._per_centroid("weights").float()
-
-    @property
     def temporal_spans(self) -> Tensor:
         """First and last time of the frames that each centroid stands for [n, 2], float64."""
-        return torch.stack((self._per_centroid("first_times"), self._per_centroid("last_times")), dim=1)
+        return torch.stack((self._per_entry("first_times"), self._per_entry("last_times")), dim=1)
 
     @cached_property
     def retrieved(self) -> tuple[Frame, ...]:
         """The key frames, that of the heaviest centroid first."""
         return () if self.clusters is None else self.clusters.nearest_frames(self.config.retrieved_length)
 
-    def _per_centroid(self, name: str) -> Tensor:
+    def _per_entry(self, name: str) -> Tensor:
         if self.clusters is None:
             return torch.zeros(0, dtype=torch.float64)
         return array_tensor(self.clusters.in_order(getattr(self.clusters, name)))
@@ -94,10 +84,9 @@ class StarMemory(Memory):
         return StarState(self.config, self.feature_dim)
 
     def update(self, state: State, features: Tensor, times: Times = None) -> StarState:
-        """Add frames to a stream, see `Memory.update`. The cost of a frame does not depend on the stream's length.
+        """Add frames to a stream, see `Memory.update`; a frame's cost does not depend on the stream's length.
 
-        Gradients reach `q_proj` and `k_proj`, never the features. Where no gradients are wanted call this under
-        `torch.no_grad()`; otherwise the graph of an endless stream grows with it.
+        Gradients reach `q_proj` and `k_proj`, so call this under `torch.no_grad()` on an endless stream.
         """
         return _Fold(check_state(state, StarState, self), self.attend).add_all(features, times)
 
@@ -110,9 +99,9 @@ class StarMemory(Memory):
         """The tokens [N, D] of a clip from its digest. Raises ValueError for one of another feature width."""
         entries, tokens = digested
         if {entries.shape[-1], tokens.shape[-1]} != {self.feature_dim}:
+            width = tokens.shape[-1]
             raise ValueError(
-                f"a digest {tokens.shape[-1]} wide was given to a memory of feature_dim={self.feature_dim}: make it"
-                " from features of this model's encoder"
+                f"a digest {width} wide does not fit feature_dim={self.feature_dim}: use the model's encoder"
             )
         if not len(entries):
             return tokens
@@ -222,9 +211,8 @@ class _Fold:
         config = self.config
         spatial = pool_grid(features, config.spatial_size)
         temporal = pool_grid(spatial.float(), config.temporal_size)
-        entries = pool_grid(
-            temporal if config.temporal_size % config.abstract_size == 0 else spatial.float(), config.abstract_size
-        )
+        finest = temporal if config.temporal_size % config.abstract_size == 0 else spatial.float()
+        entries = pool_grid(finest, config.abstract_size)
         self.probe = self.probe + entries.sum()
         # Cloned, so that a frame that stays does not keep its whole slice or the caller's tensor alive.
         keep = Tensor.clone if len(times) > 1 or spatial is features else Tensor.detach

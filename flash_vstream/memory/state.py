@@ -44,15 +44,19 @@ class State(ABC):
     def nbytes(self) -> int:
         """Bytes that this state keeps alive, at most `config.state_nbytes_bound`."""
 
-    @property
     @abstractmethod
-    def temporal_times(self) -> Tensor:
-        """Mean time of the frames that each temporal entry stands for, in time order [n], float64."""
+    def _per_entry(self, name: str) -> Tensor:
+        """The "times" or "weights" of the temporal entries, in time order [n], float64."""
 
     @property
-    @abstractmethod
+    def temporal_times(self) -> Tensor:
+        """Mean time of the frames that each temporal entry stands for, in time order [n], float64."""
+        return self._per_entry("times")
+
+    @property
     def temporal_weights(self) -> Tensor:
         """Number of frames that each temporal entry stands for [n], float32."""
+        return self._per_entry("weights").float()
 
     @property
     def retrieved(self) -> tuple[Frame, ...]:
@@ -97,7 +101,7 @@ def tensor_nbytes(tensors: Iterable[Tensor]) -> int:
 
 
 def pack_frames(prefix: str, frames: Iterable[Frame]) -> dict[str, Tensor]:
-    """Frames as four tensors whose names begin with `prefix`; an empty dict if there are no frames."""
+    """Frames as four tensors whose names begin with `prefix`; nothing if there are no frames."""
     frames = tuple(frames)
     if not frames:
         return {}
@@ -114,9 +118,9 @@ def unpack_frames(prefix: str, tensors: dict[str, Tensor]) -> tuple[Frame, ...]:
     if f"{prefix}.spatial" not in tensors:
         return ()
     columns = [tensors[f"{prefix}.{name}"] for name in ("spatial", "temporal", "index", "time")]
-    spatial, temporal, index, time = columns
     return tuple(
-        Frame(spatial[n].clone(), temporal[n].clone(), int(index[n]), float(time[n])) for n in range(len(spatial))
+        Frame(spatial.clone(), temporal.clone(), int(index), float(time))
+        for spatial, temporal, index, time in zip(*columns, strict=True)
     )
 
 

@@ -30,21 +30,16 @@ DEFAULT_TEXT = {"model_type": "llama"}  # Llama's own defaults are those of the 
 class VStreamConfig(PreTrainedConfig):
     """Configuration of `VStreamForConditionalGeneration`.
 
-    Args:
+    Raises ValueError if a sub-model type is unknown, or if values do not fit each other; the message names them.
+
+    Attributes:
         vision_config: Any transformers vision encoder with a square patch grid (CLIP, SigLIP, DINOv2), object or dict.
         text_config: Any transformers decoder (Llama, Qwen, Mistral), object or dict.
-        memory: MemoryConfig or its dict.
         visual_token_id: Placeholder id in `input_ids`. It must lie past the vocabulary, so that the language model can
             never produce it. Default: the size of the vocabulary.
         vision_feature_layer: The hidden state of the tower that is the feature (-2: the last layer but one).
         vision_feature_size: Side of the patch grid; frames are this many patches high and wide. Default: the tower's.
-        projector_hidden_act: Activation of the 2-layer projector.
-        projector_bias: Whether the projector's layers have a bias.
-        vision_tower_path: Folder from which the tower's weights are read instead of from the checkpoint (published
-            checkpoints only; never saved).
-
-    Raises:
-        ValueError: A sub-model type is unknown, or values do not fit each other; the message names them.
+        vision_tower_path: Folder of the tower's weights if the checkpoint has none (published ones only; never saved).
     """
 
     model_type = "vstream"
@@ -81,23 +76,21 @@ class VStreamConfig(PreTrainedConfig):
     def _check_values(self) -> None:
         if not isinstance(self.memory, MemoryConfig):
             raise ValueError(f"memory is a {type(self.memory).__name__}: give a MemoryConfig or its dict")
-        if self.visual_token_id < self.text_config.vocab_size:
+        vocabulary = self.text_config.vocab_size
+        if self.visual_token_id < vocabulary:
             raise ValueError(
-                f"visual_token_id {self.visual_token_id} lies in the language model's vocabulary of"
-                f" {self.text_config.vocab_size}: choose {self.text_config.vocab_size} or more"
+                f"visual_token_id {self.visual_token_id} is in the vocabulary: choose {vocabulary} or more"
             )
         if self.vision_feature_size < 1:
             raise ValueError(f"vision_feature_size is {self.vision_feature_size}: give at least 1 patch a side")
-        if self.vision_feature_size % self.memory.spatial_size:
-            raise ValueError(
-                f"frames of {self.vision_feature_size} x {self.vision_feature_size} patches cannot be pooled to the"
-                f" memory's spatial_size {self.memory.spatial_size}: choose a divisor"
-            )
+        grid, size = self.vision_feature_size, self.memory.spatial_size
+        if grid % size:
+            raise ValueError(f"frames of {grid} x {grid} patches do not pool to spatial_size {size}: choose a divisor")
         n_states = self.vision_config.num_hidden_layers + 1
-        if not -n_states <= self.vision_feature_layer < n_states:
+        layer = self.vision_feature_layer
+        if not -n_states <= layer < n_states:
             raise ValueError(
-                f"vision_feature_layer is {self.vision_feature_layer}, but the vision tower has {n_states} hidden"
-                f" states: choose from {-n_states} to {n_states - 1}"
+                f"vision_feature_layer is {layer} of {n_states} states: choose {-n_states} to {n_states - 1}"
             )
 
     @property

@@ -33,23 +33,14 @@ LAYER = -2  # of a tower without a model: the last but one
 
 @dataclass(frozen=True)
 class FrameEncoder:
-    """A vision tower and the settings that decide its features.
-
-    Attributes:
-        tower: The vision model.
-        layer: Which hidden state is used.
-        grid: Patches on each side of a frame.
-        frames: The preprocessing.
-        memory_size: Side of the pooled grid that is enough for the model's memory.
-        digest: Of the weights.
-    """
+    """A vision tower and the settings that decide its features."""
 
     tower: nn.Module
-    layer: int
-    grid: int
+    layer: int  # which hidden state is used
+    grid: int  # patches on each side of a frame
     frames: FramePreprocessor
-    memory_size: int
-    digest: str
+    memory_size: int  # side of the pooled grid that is enough for the model's memory
+    digest: str  # of the weights
 
     @classmethod
     def of(cls, model: VStreamForConditionalGeneration, processor: VStreamProcessor) -> FrameEncoder:
@@ -58,13 +49,9 @@ class FrameEncoder:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path | None = None) -> FrameEncoder:
-        """Load the encoder of a checkpoint; of its weights only the tower's are read.
+        """Load the encoder of a model's folder or hub id (None: the shipped tiny model); of an adapter, its base's.
 
-        Args:
-            path: A model's folder or hub id (for an adapter, its base is read). None: the shipped tiny model.
-
-        Raises:
-            ValueError: The checkpoint cannot be read.
+        Only the tower's weights are read. Raises ValueError if the checkpoint cannot be read.
         """
         folder = embedded_checkpoint() if path is None else _folder_with_tower(path)
         config = read_config(folder)
@@ -78,8 +65,7 @@ class FrameEncoder:
     def from_tower(cls, path: str | Path) -> FrameEncoder:
         """Load a vision tower's own folder or hub id, such as clip-vit-large-patch14.
 
-        Raises:
-            ValueError: The folder cannot be read, or its preprocessing does not fit its tower.
+        Raises ValueError if it cannot be read, or if its preprocessing does not fit its tower.
         """
         folder = resolve_folder(path)
         config = tower_config(str(folder))
@@ -99,10 +85,7 @@ class FrameEncoder:
         return cls(tower, layer, grid, processor.frames, size, digest_of(tower))
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Encode pixels [T, 3, S, S] as features [T, P, D] like `model.encode_frames`.
-
-        The features are on the tower's device, in its dtype and without gradients.
-        """
+        """Pixels [T, 3, S, S] -> features [T, P, D] on the tower's device, in its dtype and without gradients."""
         parameter = next(self.tower.parameters())
         with torch.inference_mode():
             pixels = pixels.to(parameter.device, parameter.dtype, non_blocking=True)
@@ -127,14 +110,9 @@ class FrameEncoder:
 
 
 def expected_metadata(path: str | Path, with_weights: bool = True) -> dict[str, str]:
-    """`FrameEncoder.expected` of a model or adapter.
+    """`FrameEncoder.expected` of a model or adapter; the digest of the tower's weights only `with_weights`.
 
-    Args:
-        path: A folder or hub id.
-        with_weights: Whether to read the tower's weights for their digest; without, it is left out.
-
-    Raises:
-        ValueError: The checkpoint cannot be read.
+    Raises ValueError if the checkpoint cannot be read.
     """
     if with_weights:
         return FrameEncoder.from_checkpoint(path).expected()
@@ -145,16 +123,9 @@ def expected_metadata(path: str | Path, with_weights: bool = True) -> dict[str, 
 def open_encoder(
     model_path: str | None = None, vision_tower: str | None = None, device: str = "cpu", dtype: str = "float16"
 ) -> FrameEncoder:
-    """Load an encoder and move it to a device.
+    """Load the encoder of a model or of a vision tower's own folder (neither: the shipped tiny model) to a device.
 
-    Args:
-        model_path: The model whose encoder it is. Without this and `vision_tower`, the shipped tiny model.
-        vision_tower: A vision tower's own folder or hub id, instead of a model.
-        device: Where it computes.
-        dtype: In what it computes on a GPU; on a CPU it is float32.
-
-    Raises:
-        ValueError: The checkpoint cannot be read, or the device cannot be used.
+    It computes in `dtype` on a GPU, and in float32 on a CPU. Raises ValueError if checkpoint or device cannot be used.
     """
     # Their progress bars and hints would mix with those of the command.
     transformers.utils.logging.disable_progress_bar()
@@ -196,15 +167,12 @@ def _settings(layer: int, frames: FramePreprocessor) -> dict[str, str]:
 
 def _tower_of_model(folder: Path, vision_config: Any) -> nn.Module:
     """The tower of a native checkpoint, whose other weights are not read: they stay mapped from disk."""
-    weights = {
-        name.removeprefix(TOWER): tensor for name, tensor in read_weights(folder).items() if name.startswith(TOWER)
-    }
+    weights = read_weights(folder)
+    weights = {name.removeprefix(TOWER): weights[name] for name in weights if name.startswith(TOWER)}
     tower = AutoModel.from_config(vision_config)
     try:
         tower.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"the vision tower in {folder} cannot be loaded ({reason}): copy the checkpoint again"
-        ) from error
+        raise ValueError(f"the vision tower in {folder} cannot be loaded ({reason}): copy it again") from error
     return tower.eval()

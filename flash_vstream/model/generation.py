@@ -15,11 +15,8 @@ def greedy_tokens(
 ) -> Iterator[int]:
     """Greedy decoding. Yields up to `max_new_tokens` ids; the caller handles stop tokens.
 
-    Args:
-        model: The model; it is only read.
-        prompt_ids: `[1, L]`, with as many visual placeholders as `memory` has tokens.
-        memory: A memory state of the model's memory. It is read at the first step only.
-        max_new_tokens: The number of ids after which decoding ends.
+    `prompt_ids` [1, L] have as many visual placeholders as the memory state `memory` has tokens. The state is read at
+    the first step only.
     """
     ids = prompt_ids.to(model.device)
     cache = None
@@ -37,6 +34,4 @@ def stop_ids(model: VStreamForConditionalGeneration) -> frozenset[int]:
     """The ids of the tokens that end an answer; empty if the generation config names none."""
     assert model.generation_config is not None
     stop = model.generation_config.eos_token_id
-    if stop is None:
-        return frozenset()
-    return frozenset([stop] if isinstance(stop, int) else stop)
+    return frozenset([stop] if isinstance(stop, int) else stop or ())

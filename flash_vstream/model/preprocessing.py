@@ -29,28 +29,17 @@ HF_RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as in preproces
 class FramePreprocessor:
     """Resize, centre crop and normalise. The defaults are CLIP's.
 
-    Args:
-        size: Length of the short side after the resize, in pixels.
-        crop_size: Side S of the centre crop; None resizes both sides to `size`, as SigLIP does, so that S = size.
-        mean: Mean of R, G, B in [0, 1].
-        std: Standard deviation of R, G, B.
-        resample: "bicubic" or "bilinear".
-
-    Raises:
-        ValueError: A setting is out of range; the message names it.
+    Raises ValueError, naming the setting, for one that is out of range.
     """
 
-    size: int = 224
-    crop_size: int | None = 224
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    size: int = 224  # length of the short side after the resize, in pixels
+    crop_size: int | None = 224  # side S of the centre crop; None resizes both sides to S = `size`, as SigLIP does
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # of R, G, B in [0, 1]
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    resample: str = "bicubic"
+    resample: str = "bicubic"  # or "bilinear"
 
     def __post_init__(self) -> None:
-        for name in ("size", "crop_size"):
-            value = getattr(self, name)
-            if value is None and name == "crop_size":
-                continue
+        for name, value in (("size", self.size), ("crop_size", self.output_size)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}: give a whole number of pixels, at least 1")
         for name in ("mean", "std"):

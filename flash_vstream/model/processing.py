@@ -38,15 +38,9 @@ PROCESSOR_FIELDS = {"frames", "memory", "visual_token_id", "conversation"}
 class VStreamProcessor(ProcessorMixin):
     """Makes the inputs of `VStreamForConditionalGeneration`.
 
-    Args:
-        tokenizer: Any transformers tokenizer with character offsets (a fast one).
-        frames: The image preprocessing, or the contents of a `preprocessor_config.json`.
-        memory: The model's memory configuration or its dict; both must stay the same.
-        visual_token_id: The model configuration's.
-        conversation: Default style: "v1", "plain" or "chat_template" (the tokenizer's own).
-
-    Raises:
-        ValueError: The tokenizer is not a fast one, the style is unknown, or a dict has unfit values.
+    `frames` may be the contents of a `preprocessor_config.json`, and `memory` a dict; memory and `visual_token_id` must
+    be the model's. `conversation` is the default style: "v1", "plain" or "chat_template" (the tokenizer's own). Raises
+    ValueError unless the tokenizer is a fast one (with character offsets), the style is known and the dicts fit.
     """
 
     def __init__(
@@ -137,9 +131,7 @@ class VStreamProcessor(ProcessorMixin):
             fitting = sum(bisect.bisect_left(starts, end) <= max_length for _, end in answers)
             turns = turns[: min(fitting, len(turns) - 1)]
             if not turns:
-                raise ValueError(
-                    f"the first turn exceeds max_length {max_length}: raise it, or leave the conversation out"
-                )
+                raise ValueError(f"the first turn exceeds max_length {max_length}: raise it, or drop the conversation")
         input_ids = torch.tensor(ids)
         labels = torch.full_like(input_ids, IGNORED)
         for begin, end in answers:
@@ -166,9 +158,7 @@ class VStreamProcessor(ProcessorMixin):
         """The token ids of a text, and for each the character where it starts (never decreasing)."""
         pieces = text.split(VISUAL_TOKEN)
         if any(not piece for piece in pieces[1:-1]):
-            raise ValueError(
-                f"two {VISUAL_TOKEN} are adjacent, so their placeholders would merge: put text between them"
-            )
+            raise ValueError(f"two {VISUAL_TOKEN} are adjacent and would merge: put text between them")
         bos = self.tokenizer.bos_token
         ids = [] if bos and text.startswith(bos) else list(self._start_ids)
         starts = [-1] * len(ids)
@@ -242,10 +232,9 @@ def _published_fields(folder: Path) -> dict[str, Any]:
     """The fields of a published checkpoint's processor; its image preprocessing is in the vision tower's folder."""
     config = VStreamConfig.from_pretrained(folder)
     tower = Path(config.vision_tower_path)
+    frames = FramePreprocessor(size=config.frame_size, crop_size=config.frame_size)
     if (tower / FRAMES_FILE).is_file():
         frames = read_frame_preprocessor(tower)
-    else:
-        frames = FramePreprocessor(size=config.frame_size, crop_size=config.frame_size)
     return {"frames": frames, "memory": config.memory, "visual_token_id": config.visual_token_id}
 
 
@@ -270,7 +259,7 @@ def _counts_by_text(texts: list[str], n_frames: Sequence[int]) -> list[list[int]
     wanted = [text.count(VISUAL_TOKEN) for text in texts]
     if sum(wanted) != len(n_frames):
         raise ValueError(
-            f"the text holds {sum(wanted)} {VISUAL_TOKEN} but n_frames has {len(n_frames)} numbers: give one for each"
+            f"text has {sum(wanted)} {VISUAL_TOKEN} but n_frames has {len(n_frames)} numbers: give one for each"
         )
     if any(count < 1 for count in n_frames):
         raise ValueError(f"n_frames holds {min(n_frames)}: a visual has at least 1 frame")

@@ -37,8 +37,7 @@ def write(
     """Write turns in a style, with `n_visuals` visuals in front of the first question.
 
     `<image>` already in the turns stay where they are, and none are added. `end_of_answer` is the tokenizer's end token
-    ("v1" only). Raises ValueError for an unknown style, no turns, an empty question, or a missing answer before the
-    last.
+    ("v1" only). Raises ValueError for an unknown style, no turns, an empty question, or an answer missing inside.
     """
     if style not in STYLES:
         raise ValueError(f"conversation style {style!r} is unknown: choose one of {', '.join(STYLES)}")

@@ -33,29 +33,20 @@ def save_adapter(
     base: str | Path | None = None,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> Path:
-    """Write the projector, the memory and any LoRA of a model.
+    """Write the projector, the memory and any LoRA of a model or a PeftModel of it; returns the adapter file's path.
 
-    Args:
-        model: The model, or a PeftModel of it.
-        folder: Where to write.
-        base: Folder or hub id of the base model, recorded in the file; default: where the model was loaded from.
-        state_dict: The model's weights, if the model itself does not hold them whole (DeepSpeed's ZeRO-3).
-
-    Returns:
-        The path of the adapter file.
-
-    Raises:
-        ValueError: The model is of another class, or the LoRA targets projector or memory.
+    The file records `base`, the folder or hub id of the base model; default: where the model was loaded from.
+    `state_dict` are the model's weights if the model does not hold them whole (DeepSpeed's ZeRO-3). Raises ValueError
+    if the model is of another class, or the LoRA targets projector or memory.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     inner = _inner(model)
     weights = inner.state_dict() if state_dict is None else state_dict
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _parts_of(weights).items()}
-    base = inner.config.name_or_path if base is None else base
     metadata = {
         "format": "flash_vstream.adapter",
-        "base": str(base),
+        "base": str(inner.config.name_or_path if base is None else base),
         "memory": json.dumps(inner.config.memory.to_dict()),
     }
     if inner is not model:
@@ -111,11 +102,9 @@ def load_parts(model: nn.Module, folder: str | Path) -> None:
             where = f"is missing from {file}" if name in places else f"in {file} has no place in the model"
             raise ValueError(f"{name} {where}: the adapter belongs to another base model")
         for name, place in places.items():
-            if place.shape != tensors[name].shape:
-                raise ValueError(
-                    f"{name} has shape {list(tensors[name].shape)} in {file}, but {list(place.shape)} in the model:"
-                    " the adapter belongs to another base model"
-                )
+            if (shape := tensors[name].shape) != place.shape:
+                where = f"has shape {list(shape)} in {file}, but {list(place.shape)} in the model"
+                raise ValueError(f"{name} {where}: the adapter belongs to another base model")
         for name, place in places.items():
             place.copy_(tensors[name])
 
@@ -133,22 +122,17 @@ def _with_lora(model: VStreamForConditionalGeneration, folder: Path, merge: bool
         # PEFT passes on the errors of both formats' readers, and torch's list of tensors that do not fit.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"the LoRA in {folder} cannot be put on its base model ({reason}): copy it again, or give the base that it"
-            " was trained on"
+            f"the LoRA in {folder} cannot be put on its base ({reason}): copy it again, or name its base"
         ) from error
     return with_lora.merge_and_unload() if merge else with_lora
 
 
 def _inner(model: nn.Module) -> VStreamForConditionalGeneration:
     """The model itself, without its PEFT wrapper."""
-    if isinstance(model, VStreamForConditionalGeneration):
-        return model
     wrapper: Any = model
     inner = wrapper.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(inner, VStreamForConditionalGeneration):
-        raise ValueError(
-            f"adapters belong to VStreamForConditionalGeneration or a PeftModel of it, not {type(model).__name__}"
-        )
+        raise ValueError(f"adapters belong to VStreamForConditionalGeneration, not {type(model).__name__}")
     return inner
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -40,9 +40,7 @@ def resolve_folder(path: str | Path, revision: str | None = None) -> Path:
     except Exception as error:
         # The hub client's errors have no common base class and span many lines.
         reason = type(error).__name__
-        raise ValueError(
-            f"there is no folder {path}, and it cannot be downloaded from the hub ({reason}): check it"
-        ) from error
+        raise ValueError(f"{path} is no folder and cannot be downloaded from the hub ({reason}): check it") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -65,11 +63,10 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / single]
         if (folder / index).is_file():
             weight_map = read_json(folder / index).get("weight_map")
-            if not isinstance(weight_map, dict) or not weight_map:
-                raise ValueError(f"{folder / index} has no weight_map: copy the checkpoint again")
-            if not all(isinstance(name, str) for name in weight_map.values()):
+            names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+            if not names or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"{folder / index} has no weight_map of file names: copy the checkpoint again")
-            shards = [folder / name for name in sorted(set(weight_map.values()))]
+            shards = [folder / name for name in sorted(set(names))]
             for shard in shards:
                 if not shard.is_file():
                     raise ValueError(f"the shard {shard} named by {index} is missing: copy or download it again")
@@ -80,17 +77,14 @@ def weight_files(folder: Path) -> list[Path]:
 def check_weights(folder: Path) -> None:
     """Raise ValueError unless all weight files exist and every safetensors header and `.bin` file is readable."""
     for file in weight_files(folder):
-        if file.suffix == ".safetensors":
-            _checked_safetensors(file)
-        else:
-            _read_bin(file)  # mapped, not copied, unless torch before 1.6 wrote it
+        _read_file(file)  # mapped, not copied, unless torch before 1.6 wrote it
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder by name; safetensors stay mapped from disk until they are used."""
     weights: dict[str, Tensor] = {}
     for file in weight_files(folder):
-        weights.update(_read_safetensors(file) if file.suffix == ".safetensors" else _read_bin(file))
+        weights.update(_read_file(file))
     for index in INDEX_FILES:
         if (folder / index).is_file() and not (folder / index.removesuffix(".index.json")).is_file():
             absent = sorted(set(read_json(folder / index)["weight_map"]) - set(weights))
@@ -100,22 +94,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _checked_safetensors(file: Path) -> None:
+def _read_file(file: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(file, framework="pt"):
-            return
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except SafetensorError as error:
         raise ValueError(f"{file} is not a complete safetensors file ({error}): copy or download it again") from error
-
-
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    _checked_safetensors(file)
-    return load_file(file)
-
-
-def _read_bin(file: Path) -> dict[str, Tensor]:
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{file} cannot be read as plain weights ({reason}): copy or download it again") from error

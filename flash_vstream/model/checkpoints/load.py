@@ -31,21 +31,12 @@ def load(
     base: str | Path | None = None,
     **kwargs: Any,
 ) -> tuple[VStreamForConditionalGeneration, VStreamProcessor]:
-    """Open a checkpoint of any kind: native, published, or an adapter on its base.
+    """Open a checkpoint of any kind: native, published, or an adapter on its `base` (default: the one that it names).
 
-    Args:
-        path: Folder or hub id; None: the embedded tiny model.
-        device: Where the model goes; None: it stays where it was loaded.
-        dtype: Of the weights; "auto": the checkpoint's own.
-        memory_mode: Replaces the memory mode of model and processor.
-        base: Base model of an adapter; default: the one that the adapter names.
-        **kwargs: For `VStreamForConditionalGeneration.from_pretrained`.
-
-    Returns:
-        The model in evaluation mode, and its processor.
-
-    Raises:
-        ValueError: The checkpoint or the device cannot be used; the message says why.
+    `path` is a folder or hub id (None: the embedded tiny model), `dtype` that of the weights ("auto": the checkpoint's
+    own). `memory_mode` replaces the memory mode of model and processor; other arguments go to
+    `VStreamForConditionalGeneration.from_pretrained`. Returns the model in evaluation mode, on `device` if one is
+    given, and its processor. Raises ValueError if the checkpoint or the device cannot be used.
     """
     folder = embedded_checkpoint() if path is None else resolve_folder(path)
     adapter = folder if is_adapter(folder) else None

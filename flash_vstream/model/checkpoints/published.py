@@ -7,6 +7,7 @@ tower is in a folder of its own, named by `mm_vision_tower`. A converted checkpo
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,15 +101,12 @@ def find_tower(name: str, folder: str | Path) -> str:
     for place in places:
         if (place / "config.json").is_file():
             return str(place)
+    looked = f"looked for it in {', '.join(map(str, places))}"
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             AutoConfig.from_pretrained(name)
-        except (OSError, ValueError):
-            looked = f"looked for it in {', '.join(map(str, places))} and on the hub"
-        else:
             return name
-    else:
-        looked = f"looked for it in {', '.join(map(str, places))}"
+        looked += " and on the hub"
     raise ValueError(
         f"the vision tower {name!r} was not found ({looked}): put it there, or correct mm_vision_tower in config.json"
     )
@@ -120,9 +118,7 @@ def tower_config(tower: str) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(tower)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise ValueError(
-            f"{tower} is not a vision tower that transformers can read ({reason}): copy it again"
-        ) from error
+        raise ValueError(f"{tower} is not a vision tower that can be read ({reason}): copy it again") from error
     return config.vision_config if "vision_config" in config.sub_configs else config
 
 
@@ -130,12 +126,7 @@ def rename_weights(weights: Mapping[str, Any]) -> dict[str, Any]:
     """Published parameter names -> this project's, without those in DROPPED; unknown names are kept."""
     renamed = {}
     for name, tensor in weights.items():
-        if DROPPED.fullmatch(name):
-            continue
-        for old, new in RENAMED:
-            if name.startswith(old):
-                renamed[new + name.removeprefix(old)] = tensor
-                break
-        else:
-            renamed[name] = tensor
+        if not DROPPED.fullmatch(name):
+            old, new = next((pair for pair in RENAMED if name.startswith(pair[0])), ("", ""))
+            renamed[new + name.removeprefix(old)] = tensor
     return renamed

@@ -6,11 +6,10 @@ quantization); this file gives it the weights of either layout and turns its rep
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from transformers import (
     MODEL_MAPPING,
     AutoConfig,
     BitsAndBytesConfig,
-    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -50,13 +48,10 @@ def load_model(
     """
     folder = resolve_folder(path, kwargs.get("revision"))
     published = check_architecture(folder)
-    _check_token_ids(folder)
-    if config is None:
-        config = read_config(folder)
-    config = copy.deepcopy(config)
+    token_ids = _token_ids(folder)
+    config = copy.deepcopy(read_config(folder) if config is None else config)
     config.memory = changed_memory(config.memory, memory, memory_mode)
-    if (quantization := kwargs.get("quantization_config")) is not None:
-        _spare_small_parts(quantization)
+    _spare_small_parts(kwargs.get("quantization_config"))
     options = {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
     if published:
         weights = rename_weights(read_weights(folder))
@@ -64,7 +59,8 @@ def load_model(
         model, info = _quietly(load, None, *model_args, state_dict=weights, **options)
         model.config.vision_tower_path = None
         model.config.name_or_path = str(folder)  # adapters record it as their base
-        _take_token_ids(model, folder)
+        for name, value in token_ids.items():  # not its sampling settings: answers are greedy
+            setattr(model.generation_config, name, value)
     else:
         check_weights(folder)
         model, info = _quietly(load, folder, *model_args, **options)
@@ -82,9 +78,7 @@ def read_config(folder: Path) -> VStreamConfig:
     except Exception as error:
         # A field of a wrong type can fail anywhere in the sub-configurations, with any error.
         reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{folder / 'config.json'} is not a model's configuration ({reason}): copy it again"
-        ) from error
+        raise ValueError(f"{folder / 'config.json'} is no model's configuration ({reason}): copy it again") from error
 
 
 def _spare_small_parts(quantization: Any) -> None:
@@ -99,9 +93,7 @@ def check_architecture(folder: Path) -> bool:
     if is_published(contents):
         return True
     if contents.get("model_type") != "vstream" or "text_config" not in contents:
-        raise ValueError(
-            f"{folder} holds a model of type {contents.get('model_type')!r}, not Flash-VStream: give another folder"
-        )
+        raise ValueError(f"{folder} holds a {contents.get('model_type')!r} model, not Flash-VStream: give another")
     return False
 
 
@@ -122,9 +114,7 @@ def check_loaded(info: dict[str, Any], source: str) -> None:
         names = sorted(info[f"{kind}_keys"])
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise ValueError(
-                f"{names[0]}{more} {remedy} {source}: use a checkpoint's own config.json and all its files"
-            )
+            raise ValueError(f"{names[0]}{more} {remedy} {source}: use all files of one checkpoint")
     for message in info["error_msgs"]:
         raise ValueError(f"{source} cannot be loaded: {str(message).splitlines()[0]}")
 
@@ -155,50 +145,32 @@ def load_tower(tower: str, config: PreTrainedConfig) -> PreTrainedModel:
     return model.eval()
 
 
-def _check_token_ids(folder: Path) -> None:
-    """Raise ValueError for a generation_config.json that is unreadable or whose ids are not token ids."""
+def _token_ids(folder: Path) -> dict[str, Any]:
+    """The special ids in generation_config.json. Raises ValueError if it is unreadable or they are not token ids."""
     file = folder / "generation_config.json"
     contents = read_json(file) if file.is_file() else {}
-    for name in TOKEN_IDS:
-        value = contents.get(name)
+    given = {name: contents[name] for name in TOKEN_IDS if contents.get(name) is not None}
+    for name, value in given.items():
         ids = value if isinstance(value, list) and name == "eos_token_id" else [value]
-        if value is not None and not all(type(token) is int for token in ids):
+        if not all(type(token) is int for token in ids):
             raise ValueError(f"{file} has {name} {value!r}, which is not a token id: copy the checkpoint again")
-
-
-def _take_token_ids(model: PreTrainedModel, folder: Path) -> None:
-    """Take the special ids of a published generation_config.json, not its sampling settings: answers are greedy."""
-    if (folder / "generation_config.json").is_file():
-        given = GenerationConfig.from_pretrained(folder)
-        for name in TOKEN_IDS:
-            if getattr(given, name) is not None:
-                setattr(model.generation_config, name, getattr(given, name))
+    return given
 
 
 def _quietly(load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a transformers loader without its printed report, and with missing packages as one-line errors."""
-    with _muted("transformers.modeling_utils"):
-        try:
-            return load(*args, **kwargs)
-        except ImportError as error:
-            wanted = kwargs.get("attn_implementation") or kwargs.get("quantization_config")
-            name = wanted if isinstance(wanted, str) else type(wanted).__name__
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"{name} needs a package that is not installed ({reason}): install it, or leave the option out"
-            ) from error
-
-
-@contextlib.contextmanager
-def _muted(name: str) -> Iterator[None]:
-    """Drop a logger's messages, by a filter: transformers reads the level and behaves differently at another one."""
 
     def drop(record: logging.LogRecord) -> bool:
         return False
 
-    logger = logging.getLogger(name)
-    logger.addFilter(drop)
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(drop)  # transformers reads the logger's level and behaves differently at another one
     try:
-        yield
+        return load(*args, **kwargs)
+    except ImportError as error:
+        wanted = kwargs.get("attn_implementation") or kwargs.get("quantization_config")
+        name = wanted if isinstance(wanted, str) else type(wanted).__name__
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name} needs a package ({reason}): install it, or leave the option out") from error
     finally:
         logger.removeFilter(drop)
