@@ -55,10 +55,6 @@ class Checks:
     max_length: int | None = None  # tokens; needed if there is a processor
     spec: FeatureSpec = field(default_factory=FeatureSpec)  # the features that the model takes
 
-    def parse(self, fields: Fields) -> Record:
-        """The parsed record. Raises ValueError if it is invalid."""
-        return Record.parse(fields, self.folders, self.fps)
-
     def count_frames(self, path: Path, kind: str | None) -> int:
         """The number of frames of a file, which is read to its end. Raises ValueError if it cannot be trained on."""
         if path.suffix == SUFFIX:
@@ -97,7 +93,7 @@ def find_faults(records: Sequence[Fields], checks: Checks, n_workers: int = 0) -
     users: dict[Path, list[int]] = defaultdict(list)  # of each file
     for index, fields in enumerate(tqdm(records, desc="records", unit="record")):
         try:
-            record = checks.parse(fields)
+            record = Record.parse(fields, checks.folders, checks.fps)
             fault = fault_in_text(record, checks.conversation)
         except ValueError as error:
             fault = "bad record", str(error)
@@ -123,7 +119,7 @@ def check_file(job: Job, checks: Checks) -> list[Fault]:
     path, own = job
     found: list[tuple[str, str] | None]
     try:
-        records = [checks.parse(fields) for _, fields in own]
+        records = [Record.parse(fields, checks.folders, checks.fps) for _, fields in own]
         fault = None if path is None else fault_of_place(path)
         n_frames = 0 if path is None or fault is not None else checks.count_frames(path, records[0].kind)
         found = [fault or checks.misfit(record, n_frames) for record in records]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from flash_vstream.data.record import Fields, printable, record_id
@@ -69,14 +68,11 @@ def without_listed(records: Records, report: Path) -> tuple[Records, int]:
     return records.select(kept), len(records) - len(kept)
 
 
-def summary(n_records: int, faults: Iterable[Fault]) -> str:
+def summary(n_records: int, faults: Sequence[Fault]) -> str:
     """The number of faults of each kind with the first names, a line for each."""
-    by_fault: dict[str, list[Fault]] = defaultdict(list)
-    for fault in faults:
-        by_fault[fault.fault].append(fault)
-    lines = [f"{n_records} records, {sum(map(len, by_fault.values()))} with faults"]
+    lines = [f"{n_records} records, {len(faults)} with faults"]
     for name in FAULTS:
-        if found := by_fault[name]:
+        if found := [fault for fault in faults if fault.fault == name]:
             first = ", ".join(f"{fault.file or 'text'} (record {fault.id})" for fault in found[:MOST_NAMES])
             lines.append(f"{name}: {len(found)}, {'such as' if len(found) > MOST_NAMES else 'namely'} {first}")
     return "\n".join(lines)

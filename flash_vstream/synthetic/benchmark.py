@@ -19,13 +19,12 @@ def make_files(folder: Path, model: Any, processor: Any, n_streams: int | None =
     Existing files are kept, except features of another vision encoder.
     """
     from flash_vstream.synthetic import dataset
-    from flash_vstream.synthetic.features import extract_features
     from flash_vstream.synthetic.recipe import SCORE_SEED
     from flash_vstream.synthetic.world import LONGEST_STREAM_S, SHORTEST_STREAM_S
 
     streams = dataset.make_streams(SCORE_SEED, n_streams or N_STREAMS, SHORTEST_STREAM_S, LONGEST_STREAM_S)
     dataset.write_videos(streams, folder / "videos")
-    extract_features(model, processor, folder / "videos", folder / "features")
+    dataset.extract_features(model, processor, folder / "videos", folder / "features")
     write_json(folder / "test_qa.json", dataset.held_out_questions(streams, ASKS_EACH, QUESTIONS_EACH))
 
 

@@ -30,7 +30,6 @@ from flash_vstream.options import CommandParser
 from flash_vstream.run_record import check_same_run, read_record
 from flash_vstream.synthetic import dataset
 from flash_vstream.synthetic.encoder import MEAN, STD, random_frames, train_encoder
-from flash_vstream.synthetic.features import extract_features
 from flash_vstream.synthetic.language import train_language_model
 from flash_vstream.synthetic.optimizer import muon_with_adamw
 from flash_vstream.synthetic.recipe import (
@@ -44,7 +43,7 @@ from flash_vstream.synthetic.recipe import (
     TinyRecipe,
 )
 from flash_vstream.synthetic.render import FRAME_SIZE
-from flash_vstream.synthetic.splice import Spliced, splice, write_spliced
+from flash_vstream.synthetic.splice import splice, write_spliced
 from flash_vstream.synthetic.text import train_tokenizer
 from flash_vstream.synthetic.whitening import whiten
 from flash_vstream.synthetic.world import SHORTEST_STREAM_S, Stream, make_slides
@@ -72,19 +71,20 @@ class Build:
     def run(self) -> None:
         """Run all steps. Raises ValueError if the work folder holds results of another recipe or world."""
         self.check_same_recipe()
-        for step in (
-            self.build_tokenizer,
-            self.build_encoder,
-            self.build_language,
-            self.build_base,
-            self.build_features,
-            self.build_records,
-            self.run_stages,
+        for result, step in (
+            (self.tokenizer / "tokenizer.model", self.build_tokenizer),
+            (self.encoder, self.build_encoder),
+            (self.language, self.build_language),
+            (self.base, self.build_base),
+            (None, self.build_features),  # keeps existing files itself
+            (self.data / "finetune.json", self.build_records),  # the last file written
+            (None, self.run_stages),
         ):
-            start = time.monotonic()
-            print(f"== {step.__name__}", flush=True)
-            step()
-            print(f"== {step.__name__}: {time.monotonic() - start:.0f} s", flush=True)
+            if result is None or not result.exists():
+                start = time.monotonic()
+                print(f"== {step.__name__}", flush=True)
+                step()
+                print(f"== {step.__name__}: {time.monotonic() - start:.0f} s", flush=True)
 
     def check_same_recipe(self) -> None:
         """Record the recipe and the world in the work folder, or compare them with its record."""
@@ -96,20 +96,17 @@ class Build:
 
     def build_tokenizer(self) -> None:
         """Train the tokenizer."""
-        if not (self.tokenizer / "tokenizer.model").is_file():
-            train_tokenizer(self.tokenizer)
+        train_tokenizer(self.tokenizer)
 
     def build_encoder(self) -> None:
         """Train the CLIP."""
-        if not self.encoder.is_dir():
-            steps, groups, seed = self.recipe.encoder_steps, self.recipe.encoder_groups, self.recipe.encoder_seed
-            train_encoder(self.tokenizer, self.encoder, steps, groups_per_batch=groups, seed=seed)
+        recipe = self.recipe
+        train_encoder(self.tokenizer, self.encoder, recipe.encoder_steps, recipe.encoder_groups, recipe.encoder_seed)
 
     def build_language(self) -> None:
         """Train the Llama on text."""
-        if not self.language.is_dir():
-            steps, batch_size = self.recipe.language_steps, self.recipe.language_batch
-            train_language_model(self.processor(), self.language, steps, batch_size)
+        recipe = self.recipe
+        train_language_model(self.processor(), self.language, recipe.language_steps, recipe.language_batch)
 
     def processor(self) -> VStreamProcessor:
         """The processor of all models of this build."""
@@ -119,13 +116,13 @@ class Build:
 
     def build_base(self) -> None:
         """Combine tower and language model; projector and semantic attention are still untrained."""
-        if self.base.is_dir():
-            return
         torch.manual_seed(0)
         tower = CLIPModel.from_pretrained(self.encoder).vision_model
         language_model = LlamaForCausalLM.from_pretrained(self.language)
         vision, text = tower.config.to_dict(), language_model.config.to_dict()
-        model = VStreamForConditionalGeneration(VStreamConfig(vision, text, memory=TINY_MEMORY))
+        model = VStreamForConditionalGeneration(
+            VStreamConfig(vision_config=vision, text_config=text, memory=TINY_MEMORY)
+        )
         model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
         model.language_model.load_state_dict(language_model.state_dict(), strict=True)
         with torch.no_grad():
@@ -150,21 +147,15 @@ class Build:
         """Render streams and slide shows, and encode them."""
         dataset.write_videos(self.streams() + self.shows(), self.data / "videos")
         model, processor = load(str(self.base), device="cuda" if torch.cuda.is_available() else "cpu")
-        extract_features(model, processor, self.data / "videos", self.data / "features")
+        dataset.extract_features(model, processor, self.data / "videos", self.data / "features")
 
     def build_records(self) -> None:
         """Splice streams, and write the records of both stages: notes on most streams, conversations on the others."""
-        if (self.data / "finetune.json").is_file():  # the last one written
-            return
         recipe, sources = self.recipe, self.streams()
-        longest = recipe.longest_long_s
-        n_slides = recipe.slides + recipe.slides_again
-        slides = self._written(splice(self.shows(), SLIDES_SEED, n_slides, longest, recipe.rooms_of_slides))
-        brief = self._written(
-            splice(sources, BRIEF_SEED, recipe.brief_streams, longest, recipe.rooms_of_brief, brief=True)
-        )
-        n_long = recipe.long_streams + recipe.talk_streams
-        spliced = self._written(splice(sources, LONG_SEED, n_long, longest, recipe.rooms_of_long))
+        n_slides, n_long = recipe.slides + recipe.slides_again, recipe.long_streams + recipe.talk_streams
+        slides = self._splice(self.shows(), SLIDES_SEED, n_slides, recipe.rooms_of_slides)
+        brief = self._splice(sources, BRIEF_SEED, recipe.brief_streams, recipe.rooms_of_brief, brief=True)
+        spliced = self._splice(sources, LONG_SEED, n_long, recipe.rooms_of_long)
         long, talked = spliced[: recipe.long_streams], spliced[recipe.long_streams :]
         checked = recipe.long_checked
         talked_notes = dataset.notes_records(talked, recipe.talks_each, checked=checked, name="told")
@@ -181,8 +172,11 @@ class Build:
         ):
             write_json(self.data / f"{name}.json", records)
 
-    def _written(self, spliced: list[Spliced]) -> list[Stream]:
-        """The streams, after their features are written."""
+    def _splice(
+        self, sources: list[Stream], seed: int, count: int, rooms: tuple[int, int], brief: bool = False
+    ) -> list[Stream]:
+        """Spliced streams, whose features are written."""
+        spliced = splice(sources, seed, count, self.recipe.longest_long_s, rooms, brief)
         write_spliced(spliced, self.data / "features", self.data / "spliced")
         return [item.stream for item in spliced]
 

@@ -11,11 +11,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from flash_vstream.features.extract import ExtractArguments, extract
 from flash_vstream.files import write_text
+from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.model.encoder import FrameEncoder
 from flash_vstream.run_record import digest_of
 from flash_vstream.synthetic import render, world
 from flash_vstream.synthetic.notes import CHECKED, frame_notes, notes, slide_notes
-from flash_vstream.synthetic.questions import Question, all_questions, ask_times, choose, early_ask_times
+from flash_vstream.synthetic.questions import Question, Used, all_questions, ask_times, choose, early_ask_times
 from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import Stream, caption, make_stream
 
@@ -24,11 +27,6 @@ JUST_GONE_S = 2.0  # in training, what is out of view this long counts as past
 VIDEO_FPS = 1  # of the videos for the model
 
 Row = dict[str, Any]  # a training record or a held-out question
-
-
-def video_name(stream: Stream) -> str:
-    """The file name of a stream's video."""
-    return f"{stream.seed}.mp4"
 
 
 def world_version() -> str:
@@ -49,9 +47,22 @@ def write_videos(streams: list[Stream], folder: Path) -> None:
     """Encode the streams that have no video yet; videos of another version of the world are made again."""
     remove_other_worlds(folder, "*.mp4")
     for stream in tqdm(streams, desc="videos", unit="stream"):
-        path = folder / video_name(stream)
+        path = folder / f"{stream.seed}.mp4"
         if not path.is_file():
             write_mp4(stream, path, VIDEO_FPS)
+
+
+def extract_features(
+    model: VStreamForConditionalGeneration, processor: VStreamProcessor, videos: Path, features: Path
+) -> None:
+    """Encode every video that has no features of this encoder yet; those of another encoder or world are replaced.
+
+    The features are [L, P, D] float16, pooled to the memory's spatial size. Raises ValueError for an unreadable video.
+    """
+    remove_other_worlds(features, "*.safetensors")
+    arguments = ExtractArguments(videos, features, pooled=True, overwrite=True)
+    for fault in extract(arguments, FrameEncoder.of(model, processor)).faults:
+        raise ValueError(f"{fault['file']} cannot be encoded ({fault['fault']}): delete it, and it is made again")
 
 
 def story(stream: Stream, until: float) -> str:
@@ -70,7 +81,7 @@ def _record(stream: Stream, name: str, turns: list[tuple[str, str]], **when: flo
         {"from": speaker, "value": text} for turn in turns for speaker, text in zip(speakers, turn, strict=True)
     ]
     conversations[0]["value"] += "\n<image>"
-    return {"id": f"{stream.seed}-{name}", "video": video_name(stream), "conversations": conversations, **when}
+    return {"id": f"{stream.seed}-{name}", "video": f"{stream.seed}.mp4", "conversations": conversations, **when}
 
 
 def frame_records(streams: list[Stream], each: int, seed: int = 0, checked: float = CHECKED) -> list[Row]:
@@ -113,7 +124,7 @@ def finetune_records(streams: list[Stream], frames_each: int, asks_each: int, qu
     questions are those of the test, but what went out of view JUST_GONE_S ago already counts as past.
     """
     rng = random.Random("finetune-0")
-    used: Counter[tuple[str, str]] = Counter()
+    used: Used = Counter()
     records = []
     for stream in streams:
         for number, asked_at in enumerate(ask_times(stream, frames_each, rng, earliest=0.0)):
@@ -130,7 +141,7 @@ def finetune_records(streams: list[Stream], frames_each: int, asks_each: int, qu
 def held_out_questions(streams: list[Stream], asks_each: int, questions_each: int) -> list[Row]:
     """Held-out questions with VStream-QA's fields: asked at `end_time` about what was seen in [0, end_time)."""
     rng = random.Random("test-0")
-    used: Counter[tuple[str, str]] = Counter()
+    used: Used = Counter()
     rows: list[Row] = []
     for stream in streams:
         for asked_at in ask_times(stream, asks_each, rng, earliest=0.5):
@@ -153,11 +164,7 @@ def held_out_questions(streams: list[Stream], asks_each: int, questions_each: in
 
 
 def _mixed(
-    questions: list[Question],
-    count: int,
-    rng: random.Random,
-    used: Counter[tuple[str, str]],
-    known: set[str] | None = None,
+    questions: list[Question], count: int, rng: random.Random, used: Used, known: set[str] | None = None
 ) -> list[Question]:
     """Two thirds of the questions about what is out of view, if there are so many; the rest about what is in view."""
     past = [item for item in questions if not item.in_view]

@@ -156,7 +156,7 @@ def noisy_frames(scenes: list[tuple[Visit, float]]) -> Tensor:
     return ((frames / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
 
 
-def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, *, groups_per_batch: int, seed: int) -> None:
+def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, groups_per_batch: int, seed: int) -> None:
     """Train the CLIP and save it to `folder`."""
     tokenizer = LlamaTokenizer.from_pretrained(tokenizer_folder)
     torch.manual_seed(seed)

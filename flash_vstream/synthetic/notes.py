@@ -32,7 +32,7 @@ def notes(stream: Stream, until: float, rng: random.Random, checked: float = CHE
     statements = _order(seen, rng, checked)
     for visit in seen[:-1]:
         if rng.random() < LISTED:
-            statements.append(_listed(visit))
+            statements.append(f"in the {visit.room}: {_names(visit)}")
             statements += [_changed(actor, visit) for actor in visit.actors if actor.enters or actor.leaves]
         else:
             statements += [_about(actor, visit, names, rng, checked) for actor in visit.actors]
@@ -53,16 +53,8 @@ def frame_notes(visit: Visit, time_s: float, rng: random.Random, checked: float 
     return _text([*statements, _now(visit, time_s, rng, checked)], rng)
 
 
-def _listed(visit: Visit) -> str:
-    """All objects of a visit, by their places."""
-    return f"in the {visit.room}: {_names(visit)}"
-
-
-def _named(visit: Visit) -> str:
-    return f"{visit.room} {_names(visit)}"
-
-
 def _names(visit: Visit) -> str:
+    """All objects of a visit, by their places."""
     return ", ".join(actor.name for actor in sorted(visit.actors, key=lambda actor: actor.spot))
 
 
@@ -77,8 +69,8 @@ def slide_notes(shown: Sequence[Visit], rng: random.Random) -> str:
     words in between, a second step must carry the name there. Each step is useless without the other, and a model may
     learn neither (docs/log.md).
     """
-    tell = _named if rng.random() < NAMED else _listed
-    return _text(_half([tell(visit) for visit in shown], rng), rng)
+    form = "{} {}" if rng.random() < NAMED else "in the {}: {}"
+    return _text(_half([form.format(visit.room, _names(visit)) for visit in shown], rng), rng)
 
 
 def _half(statements: list[str], rng: random.Random) -> list[str]:

@@ -19,6 +19,8 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 BACK_THEN_S = 60.0
 SETTLED_S = 4.0  # a scene must last this long before a question is asked
 
+Used = Counter[tuple[str, str]]  # how often each (template, answer) was picked
+
 
 @dataclass(frozen=True)
 class Question:
@@ -82,11 +84,7 @@ def all_questions(
 
 
 def choose(
-    questions: list[Question],
-    count: int,
-    rng: random.Random,
-    used: Counter[tuple[str, str]],
-    known: set[str] | None = None,
+    questions: list[Question], count: int, rng: random.Random, used: Used, known: set[str] | None = None
 ) -> list[Question]:
     """Pick at most `count` questions, templates in turn, each time with the answer that was used least.
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from flash_vstream.features.file import FeatureFile
@@ -47,7 +46,7 @@ def splice(
     first_seed: int,
     count: int,
     longest_s: float,
-    rooms: tuple[int, int] = (2, len(ROOMS)),
+    rooms: tuple[int, int],
     brief: bool = False,
 ) -> list[Spliced]:
     """`count` streams made of visits of the sources; the same arguments give the same streams.
@@ -131,10 +130,6 @@ def write_spliced(spliced: Sequence[Spliced], features: Path, folder: Path) -> N
     for item in tqdm(spliced, desc="splicing", unit="stream"):
         target = folder / f"{item.stream.seed}.safetensors"
         if not target.is_file():
-            found = [_read(piece, features) for piece in item.pieces]
-            FeatureFile.write(target, torch.cat([part for part, _ in found]), found[0][1])
-
-
-def _read(piece: Piece, features: Path) -> tuple[Tensor, dict[str, str]]:
-    file = FeatureFile(features / f"{piece.source.seed}.safetensors")
-    return file.read(piece.start, piece.stop), file.metadata
+            files = [FeatureFile(features / f"{piece.source.seed}.safetensors") for piece in item.pieces]
+            parts = [file.read(piece.start, piece.stop) for file, piece in zip(files, item.pieces, strict=True)]
+            FeatureFile.write(target, torch.cat(parts), files[0].metadata)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flash_vstream.features.file import FeatureFile, FeatureSpec, frames_before
-from flash_vstream.features.writer import FeatureWriter
+from flash_vstream.features.file import FeatureFile, FeatureSpec, FeatureWriter, frames_before
 from tests.full_disk import full_disk
 
 

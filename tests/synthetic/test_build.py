@@ -16,7 +16,7 @@ from flash_vstream.features.file import FeatureFile
 from flash_vstream.model import load
 from flash_vstream.synthetic import dataset
 from flash_vstream.synthetic.build import Build
-from flash_vstream.synthetic.features import extract_features
+from flash_vstream.synthetic.dataset import extract_features
 from flash_vstream.synthetic.recipe import SMOKE
 from flash_vstream.train.train import is_trained
 
@@ -162,7 +162,7 @@ def test_features_of_another_encoder_are_made_anew(built: Build, tmp_path: Path)
 def test_videos_of_another_world_are_made_anew(built: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the questions of the present world would be asked about the pictures of an earlier one."""
     streams = built.streams()[:1]
-    path = tmp_path / dataset.video_name(streams[0])
+    path = tmp_path / f"{streams[0].seed}.mp4"
     dataset.write_videos(streams, tmp_path)
     first = path.stat().st_mtime_ns
     dataset.write_videos(streams, tmp_path)

@@ -11,7 +11,7 @@ from flash_vstream.synthetic.splice import SHORTEST_PIECE_S, splice, write_splic
 from flash_vstream.synthetic.world import Visit, make_slides
 
 SOURCES = make_streams(0, 60, 60, 300)
-SPLICED = splice(SOURCES, 1000, 80, 200)
+SPLICED = splice(SOURCES, 1000, 80, 200, rooms=(2, 12))
 BRIEF = splice(SOURCES, 2000, 80, 200, rooms=(2, 8), brief=True)
 
 
@@ -44,7 +44,7 @@ def test_visits_keep_what_happens_in_them_and_rooms_come_once() -> None:
     assert min(lengths) == SHORTEST_PIECE_S and max(lengths) > 40
     assert max(item.stream.duration for item in SPLICED) <= 200
     assert len({item.pieces for item in SPLICED}) == len(SPLICED)
-    assert splice(SOURCES, 1000, 80, 200) == SPLICED
+    assert splice(SOURCES, 1000, 80, 200, rooms=(2, 12)) == SPLICED
 
 
 def test_brief_visits_show_one_still_scene_of_their_source() -> None:
@@ -87,4 +87,4 @@ def test_features_are_those_of_the_pieces(tmp_path: Path) -> None:
 
 def test_too_few_sources_are_an_error() -> None:
     with pytest.raises(ValueError, match="source"):
-        splice(make_streams(0, 1, 60, 60), 0, 1, 100)
+        splice(make_streams(0, 1, 60, 60), 0, 1, 100, rooms=(2, 12))
