@@ -48,26 +48,17 @@ CHECKED = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """The content of a recipe file.
+    """The content of a recipe file: the files that it needs, and the options of its commands."""
 
-    Attributes:
-        needs: Path -> where it comes from.
-        assemble: Options of the command, as all that follow.
-        extract: One mapping of options for each extraction.
-        stage1: Of `train`.
-        stage2: Of `train`.
-        evaluation: Of `eval`; `tags` lists the benchmarks.
-    """
-
-    needs: dict[str, str]
+    needs: dict[str, str]  # path -> where it comes from
     assemble: Options
-    extract: list[Options]
+    extract: list[Options]  # one mapping for each extraction
     stage1: Options
     stage2: Options
-    evaluation: Options
+    evaluation: Options  # of `eval`; `tags` lists the benchmarks
 
     def stage(self, name: str) -> argparse.Namespace:
-        """All options of a stage, with the defaults of the command. Raises ValueError."""
+        """All options of a stage, with the defaults of the command. Raises ValueError as the command does."""
         options = parse("train", getattr(self, name))
         for needed in ("stage", "output_dir"):
             if getattr(options, needed) is None:
@@ -80,19 +71,12 @@ class Recipe:
 
 
 class Step(NamedTuple):
-    """One command of a recipe.
-
-    Attributes:
-        name: For people.
-        command: The command line.
-        reports: Files that the command writes when it has finished, even with faults (exit code 1).
-        stage: The options of the stage whose data the command checks, if it does.
-    """
+    """One command of a recipe."""
 
     name: str
     command: list[str]
-    reports: tuple[Path, ...] = ()
-    stage: argparse.Namespace | None = None
+    reports: tuple[Path, ...] = ()  # written when the command has finished, even with faults (exit code 1)
+    stage: argparse.Namespace | None = None  # the options of the stage whose data the command checks, if it does
 
     @property
     def line(self) -> str:
@@ -103,8 +87,7 @@ class Step(NamedTuple):
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe and check every option in it.
 
-    Raises:
-        ValueError: The file is missing or not YAML; a step or an option is unknown, missing or has an invalid value.
+    Raises ValueError if it is missing or not YAML, or a step or an option is unknown, missing or has an invalid value.
     """
     if not path.is_file():
         raise ValueError(f"recipe {path} is missing: give the path of a file like scripts/recipe_7b.yaml")
@@ -123,15 +106,19 @@ def read_recipe(path: Path) -> Recipe:
         if not isinstance(value, kind) or (kind is list and not all(isinstance(entry, dict) for entry in value)):
             what = "a list of mappings" if kind is list else "a mapping"
             raise ValueError(f"recipe {path}: {name} must be {what}, not {value!r:.80}")
-    checks: list[tuple[str, Any]] = [(name, lambda name=name: recipe.stage(name)) for name in STAGES]
-    checks += [("extract", lambda options=options: parse("extract", options)) for options in recipe.extract]
-    checks += [("assemble", lambda: parse("assemble", recipe.assemble))]
-    checks += [("evaluation", lambda: [find_benchmark(tag) for tag in parse("eval", recipe.evaluation_options()).tags])]
-    for name, check in checks:
-        try:
-            check()
-        except ValueError as error:
-            raise ValueError(f"recipe {path}: {name}: {error}") from error
+    try:
+        for name in STAGES:
+            recipe.stage(name)
+        name = "extract"
+        for options in recipe.extract:
+            parse("extract", options)
+        name = "assemble"
+        parse("assemble", recipe.assemble)
+        name = "evaluation"
+        for tag in parse("eval", recipe.evaluation_options()).tags:
+            find_benchmark(tag)
+    except ValueError as error:
+        raise ValueError(f"recipe {path}: {name}: {error}") from error
     return recipe
 
 

@@ -30,22 +30,13 @@ FRAMES_AT_ONCE = 16  # decoded frames held before they are preprocessed
 class ConversationDataset(Dataset[dict[str, Any]]):
     """Items `{input_ids [L], labels [L]}`, with `visual` (Pixels, Features or Digest) if the record shows something.
 
-    Args:
-        records: The records as the data file holds them.
-        processor: Of the model to train.
-        conversation: Prompt style, "plain" or "v1".
-        folders: Where the records' files are.
-        fps: Frames for each second of video, decoded or extracted.
-        aspect: "plain" crops images to a square, "pad" extends them to one in the mean colour. Videos are always
-            cropped; features are taken as they are.
-        max_length: Tokens of an item; the last turns are left out to fit.
-        spec: The features that the model takes; None checks only the memory's grid.
-        digests: Compute the memory's digest of features here; only for a memory of mode "star".
-        overview: The survey of these records; None makes it if `lengths` or `modalities` are asked for.
+    `conversation` is the prompt style, "plain" or "v1". The `aspect` "plain" crops images to a square, "pad" extends
+    them to one in the mean colour; videos are always cropped. The last turns are left out to fit `max_length` tokens.
+    `spec` describes the features that the model takes; None checks only the memory's grid. With `digests` the memory's
+    digest of features is computed here. `overview` is the survey of these records, made here if it is needed and None.
 
-    Raises:
-        ValueError: The aspect is unknown, or digests do not fit the memory; on access, the item cannot be made, and the
-            message names the record's id.
+    Raises ValueError if the aspect is unknown or digests do not fit the memory; on access, if the item cannot be made,
+    with the record's id.
     """
 
     def __init__(
@@ -68,7 +59,8 @@ class ConversationDataset(Dataset[dict[str, Any]]):
         self.records, self.processor, self.conversation, self.folders = records, processor, conversation, folders
         self.fps, self.aspect, self.max_length, self.digests = fps, aspect, max_length, digests
         self.spec = spec or FeatureSpec(processor.memory.spatial_size)
-        self._given = overview
+        if overview is not None:
+            self._survey = overview  # in place of the cached property
 
     def __len__(self) -> int:
         return len(self.records)
@@ -101,8 +93,6 @@ class ConversationDataset(Dataset[dict[str, Any]]):
 
     @functools.cached_property
     def _survey(self) -> Survey:
-        if self._given is not None:
-            return self._given
         return survey(self.records, self.folders, self.fps, self.conversation, open_files=False)
 
     def _visual(self, record: Record) -> tuple[Visual | None, list[int]]:
@@ -124,8 +114,7 @@ class ConversationDataset(Dataset[dict[str, Any]]):
 def read_features(record: Record, spec: FeatureSpec, fps: float) -> Tensor:
     """The features [T, P, D] of the frames of a record that has features.
 
-    Raises:
-        ValueError: The file cannot be read, does not fit the model or the rate, or ends before the record's window.
+    Raises ValueError if the file cannot be read, does not fit the model or the rate, or ends before the window.
     """
     assert record.path is not None
     file = FeatureFile(record.path)
@@ -141,8 +130,7 @@ def read_features(record: Record, spec: FeatureSpec, fps: float) -> Tensor:
 def decode_frames(record: Record, fps: float) -> Iterator[NDArray[np.uint8]]:
     """Frames, uint8 RGB [H, W, 3], of a record that shows an image or a video.
 
-    Raises:
-        ValueError: The file cannot be read or ends before the record's window.
+    Raises ValueError if the file cannot be read or ends before the record's window.
     """
     assert record.path is not None
     if record.kind == "image":

@@ -65,10 +65,8 @@ class MediaFolders:
     def path(self, kind: Kind, name: str) -> Path:
         """The path of the image or video `name`, whether it exists or not; a feature file ends in `.safetensors`.
 
-        If there is no image called `.jpg`, a `.gif`, `.png` or `.jpeg` of that name is taken.
-
-        Raises:
-            ValueError: There is no folder for this kind.
+        If there is no image called `.jpg`, a `.gif`, `.png` or `.jpeg` of that name is taken. Raises ValueError if
+        there is no folder for this kind.
         """
         features = self.image_features if kind == "image" else self.video_features
         if features is not None:
@@ -87,33 +85,19 @@ class MediaFolders:
 
 @dataclass(frozen=True)
 class Record:
-    """A valid record.
+    """A valid record. Kind and path are None for text only."""
 
-    Attributes:
-        id: As in the data file; None if it has none.
-        kind: What it shows: "image", "video" or, for text only, None.
-        path: The file that is read, with features if it ends in `.safetensors`; None for text only.
-        window: The frames that it shows; of an image the one frame.
-        turns: (question, answer) pairs; the placeholder `<image>` is at the front of the first question.
-    """
-
-    id: Any
+    id: Any  # as in the data file; None if it has none
     kind: Kind | None
-    path: Path | None
-    window: Window
-    turns: list[tuple[str, str]]
+    path: Path | None  # the file that is read, with features if it ends in `.safetensors`
+    window: Window  # the frames that it shows; of an image the one frame
+    turns: list[tuple[str, str]]  # (question, answer), with the placeholder `<image>` at the front of the first
 
     @classmethod
     def parse(cls, fields: Fields, folders: MediaFolders, fps: float) -> Record:
-        """Parse a record of a data file.
+        """Parse a record of a data file, of which `fps` frames for each second of video are shown; opens no file.
 
-        Args:
-            fields: The JSON object; it is not changed.
-            folders: Where its file is looked for; no file is opened.
-            fps: Frames for each second of video.
-
-        Raises:
-            ValueError: The record is invalid, or there is no folder for what it shows. The message names its id.
+        Raises ValueError, which names its id, if the record is invalid or there is no folder for what it shows.
         """
         name = fields.get("id")
         try:
@@ -142,16 +126,16 @@ def printable(text: str) -> str:
 
 
 def _kind(fields: Fields) -> Kind | None:
-    kinds = [kind for kind in KINDS if kind in fields]
-    if len(kinds) > 1:
+    if "image" in fields and "video" in fields:
         raise ValueError("has both an image and a video: make two records of it")
-    if not kinds:
-        return None
-    name = fields[kinds[0]]
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"has the {kinds[0]} {name!r}: give the path of one file")
-    _check_surrogates(name)
-    return kinds[0]
+    for kind in KINDS:
+        if kind in fields:
+            name = fields[kind]
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"has the {kind} {name!r}: give the path of one file")
+            _check_surrogates(name)
+            return kind
+    return None
 
 
 def _turns(fields: Fields, kind: Kind | None) -> list[tuple[str, str]]:

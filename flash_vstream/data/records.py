@@ -25,10 +25,8 @@ class Records(Sequence[Fields]):
     Holds the bytes of the file, and the begin and end of each record in arrays. There is no Python object for each
     record whose reference count a worker process could change, so forked workers share all memory. The bytes are a
     tensor because torch puts tensors into shared memory for workers that are not forked (the default from Python 3.14
-    on). A slice, or `select`, shares the bytes with the whole.
-
-    Raises:
-        ValueError: The file is missing, not JSON in UTF-8, not a list of objects, or empty.
+    on). A slice, or `select`, shares the bytes with the whole. Raises ValueError if the file is missing, not JSON in
+    UTF-8, not a list of objects, or empty.
     """
 
     def __init__(self, path: Path | str) -> None:

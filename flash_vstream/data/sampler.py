@@ -21,11 +21,9 @@ def grouped_order(
 ) -> list[int]:
     """Every index once. Each stretch of `batch_size` holds one modality and similar lengths, the longest first.
 
-    What is left over of each modality, less than a batch, is spread over mixed batches, so that one of text alone comes
-    up only where nothing but text is left; the very last may be short. The other batches come in random order.
-
-    Raises:
-        ValueError: batch_size is below 1, or lengths and modalities are not equally many.
+    The rest of each modality, less than a batch, is spread over mixed batches: a batch of text alone occurs only if
+    nothing but text is left; the last batch may be short. The other batches come in random order. Raises ValueError
+    if batch_size is below 1 or lengths and modalities are not equally many.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: give the global batch size, at least 1")

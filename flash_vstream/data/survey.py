@@ -20,21 +20,13 @@ PROGRESS_AFTER_S = 5
 
 @dataclass(frozen=True)
 class Survey:
-    """What a pass over n records found; a record with a fault has the kind 0 and no frames.
+    """What a pass over n records found; a record with a fault has the kind 0 and no frames."""
 
-    Attributes:
-        faults: In the order of the records.
-        kinds: int8 [n], indices into `MODALITIES`.
-        n_frames: float64 [n], the frames that a record shows at most: 0 for text, infinite for a whole video.
-        n_characters: int64 [n], of the text that is tokenized.
-        feature_files: The first feature file of each folder that the records use.
-    """
-
-    faults: list[Fault]
-    kinds: NDArray[np.int8]
-    n_frames: NDArray[np.float64]
-    n_characters: NDArray[np.int64]
-    feature_files: list[Path]
+    faults: list[Fault]  # in the order of the records
+    kinds: NDArray[np.int8]  # [n], indices into `MODALITIES`
+    n_frames: NDArray[np.float64]  # [n], the frames that a record shows at most: 0 for text, infinite for a whole video
+    n_characters: NDArray[np.int64]  # [n], of the text that is tokenized
+    feature_files: list[Path]  # the first of each folder that the records use
 
     def modalities(self) -> list[str]:
         """What each record shows: "video", "image" or "text"."""
@@ -44,14 +36,9 @@ class Survey:
 def survey(
     records: Sequence[Fields], folders: MediaFolders, fps: float, conversation: str, open_files: bool = True
 ) -> Survey:
-    """Parse every record once.
+    """Parse every record once, for the prompt style `conversation`.
 
-    Args:
-        records: The records as the data file holds them.
-        folders: Where their files are.
-        fps: Frames for each second of video.
-        conversation: Prompt style that they are written in.
-        open_files: Whether a file that is missing or empty is a fault; no file is read either way.
+    With `open_files` a file that is missing or empty is a fault; no file is read either way.
     """
     faults: list[Fault] = []
     kinds, frames = np.zeros(len(records), np.int8), np.zeros(len(records))
@@ -79,12 +66,7 @@ def survey(
 
 
 def fault_in_text(record: Record, conversation: str | None) -> tuple[str, str] | None:
-    """(fault, detail) of a record's conversation, or None. Nothing is tokenized.
-
-    Args:
-        record: The parsed record.
-        conversation: Prompt style to write it in; None checks no style.
-    """
+    """(fault, detail) of a record's conversation, or None; `conversation` is the prompt style, None checks no style."""
     if not any(answer.strip() for _, answer in record.turns):
         return "no supervision", f"record {record.id!r} has no answer that is not empty: remove it"
     if conversation in ("plain", "v1"):

@@ -27,19 +27,9 @@ from flash_vstream.train.model import cast_weights
 def assemble(
     vision_tower: str | Path, language_model: str | Path, memory: MemoryConfig, seed: int
 ) -> tuple[VStreamForConditionalGeneration, VStreamProcessor]:
-    """Assemble a model, with all weights in the language model's dtype.
+    """(model, processor), with all weights in the language model's dtype, of two folders or hub ids.
 
-    Args:
-        vision_tower: Folder or hub id of a CLIP, SigLIP or DINOv2 encoder.
-        language_model: Folder or hub id of a decoder.
-        memory: The memory's configuration.
-        seed: Of the untrained projector and semantic attention.
-
-    Returns:
-        (model, processor).
-
-    Raises:
-        ValueError: One of the two cannot be read or used.
+    `seed` decides the untrained projector and semantic attention. Raises ValueError if one of the two cannot be used.
     """
     tower_folder, text_folder = resolve_folder(vision_tower), resolve_folder(language_model)
     check_weights(text_folder)

@@ -14,14 +14,14 @@ from pathlib import Path
 from flash_vstream.files import flush
 
 PART = "checkpoint.part"
-NAME = re.compile(r"checkpoint-(\d+)")
+NAME = re.compile(r"checkpoint-\d+")
 STATE = "trainer_state.json"  # the Trainer writes it last
 
 
 def all_checkpoints(output: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    folders = [folder for folder in output.glob("checkpoint-*") if NAME.fullmatch(folder.name)]
-    return sorted((folder for folder in folders if (folder / STATE).is_file()), key=step_of)
+    folders = [state.parent for state in output.glob(f"checkpoint-*/{STATE}")]
+    return sorted((folder for folder in folders if NAME.fullmatch(folder.name)), key=step_of)
 
 
 def last_checkpoint(output: Path) -> Path | None:
@@ -31,9 +31,7 @@ def last_checkpoint(output: Path) -> Path | None:
 
 def step_of(folder: Path) -> int:
     """The step of a checkpoint folder, from its name."""
-    match = NAME.fullmatch(folder.name)
-    assert match is not None
-    return int(match[1])
+    return int(folder.name.removeprefix("checkpoint-"))
 
 
 def publish(written: Path, output: Path) -> None:
@@ -49,7 +47,5 @@ def prune(output: Path, keep: int | None) -> None:
     """Delete all but the newest `keep` checkpoints; None keeps all. A folder loses its name before it is deleted."""
     folders = all_checkpoints(output)
     for folder in folders[: -max(keep, 1)] if keep is not None else []:
-        doomed = output / PART
-        shutil.rmtree(doomed, ignore_errors=True)
-        os.replace(folder, doomed)
-        shutil.rmtree(doomed)
+        shutil.rmtree(output / PART, ignore_errors=True)
+        shutil.rmtree(folder.replace(output / PART))

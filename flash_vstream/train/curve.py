@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,12 @@ SMOOTHING = 0.9  # of the running mean that is drawn over the single values
 
 
 def draw_loss(history: list[dict[str, Any]], path: Path) -> bool:
-    """Draw the logged losses over the steps into a PNG.
-
-    Args:
-        history: The Trainer's `log_history`.
-        path: The PNG file.
-
-    Returns:
-        False if matplotlib is not installed or nothing was logged.
-    """
+    """Draw the losses of the Trainer's `log_history` into a PNG; False if there are none, or no matplotlib."""
     points = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    if not points or importlib.util.find_spec("matplotlib") is None:
         return False
-    if not points:
-        return False
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     steps, losses = zip(*points, strict=True)

@@ -15,15 +15,9 @@ from flash_vstream.options import CommandParser
 
 
 def merge(adapter: Path, output: Path, base: str | None = None) -> None:
-    """Write the whole model and its processor to `output`.
+    """Write the whole model and its processor to `output`, on `base` or the base model that the adapter names.
 
-    Args:
-        adapter: Folder of the adapter.
-        output: A new or empty folder.
-        base: Folder or hub id of the base model; None: the one that the adapter names.
-
-    Raises:
-        ValueError: `adapter` holds no adapter, `output` is not empty, or it cannot be written.
+    Raises ValueError if `adapter` holds no adapter, `output` is not empty, or it cannot be written.
     """
     if not is_adapter(adapter):
         raise ValueError(f"--model_path {adapter} holds no adapter: give the folder of a stage 1 or a --lora run")

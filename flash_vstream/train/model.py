@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +57,9 @@ def quantization(kind: str | None) -> BitsAndBytesConfig | None:
     """The configuration for "4bit" (NF4, as in QLoRA), "8bit" or None."""
     if kind is None:
         return None
-    if kind == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True,
+        load_in_8bit=kind == "8bit",
+        load_in_4bit=kind == "4bit",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
@@ -69,10 +67,9 @@ def quantization(kind: str | None) -> BitsAndBytesConfig | None:
 
 
 def freeze(model: VStreamForConditionalGeneration, arguments: ModelArguments) -> None:
-    """Freeze all but the parts to train. The vision tower is always frozen: the memory passes no gradient to it.
+    """Freeze all but the parts to train; the vision tower too, as the memory passes no gradient to it.
 
-    Raises:
-        ValueError: Nothing is trained.
+    Raises ValueError if nothing is trained.
     """
     parts = {
         "projector": arguments.train_projector,
@@ -94,24 +91,22 @@ def with_lora(model: VStreamForConditionalGeneration, arguments: ModelArguments)
     except ImportError as error:
         raise ValueError("lora needs peft: install it (pip install peft)") from error
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    layers = {
+        re.escape(name.rsplit(".")[-1])
+        for name, module in model.language_model.named_modules()
+        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
+    }
     config = LoraConfig(
         r=arguments.lora_rank,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
-        target_modules=rf"language_model\..*\.({'|'.join(sorted(set(block_layers(model))))})",
+        target_modules=rf"language_model\..*\.({'|'.join(sorted(layers))})",
         task_type="CAUSAL_LM",
     )
     wrapped = get_peft_model(model, config)
     for parameter in trained:
         parameter.requires_grad_(True)
     return wrapped
-
-
-def block_layers(model: VStreamForConditionalGeneration) -> Iterator[str]:
-    """Last names of the language model's linear layers, except the one that computes the logits."""
-    for name, module in model.language_model.named_modules():
-        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
-            yield re.escape(name.rsplit(".")[-1])
 
 
 def bare(model: Any) -> VStreamForConditionalGeneration:

@@ -14,11 +14,7 @@ from torch.optim import Optimizer
 def offloaded_adamw(
     groups: list[dict[str, Any]], learning_rate: float, betas: tuple[float, float], epsilon: float
 ) -> Optimizer:
-    """AdamW on the CPU, which DeepSpeed needs to offload the optimizer.
-
-    Raises:
-        ValueError: It cannot be compiled.
-    """
+    """AdamW on the CPU, which DeepSpeed needs to offload the optimizer. Raises ValueError if it cannot be compiled."""
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     try:

@@ -4,10 +4,9 @@ import torch
 
 
 def bfloat16_is_native(device: str | torch.device | None = None) -> bool:
-    """Whether a device computes in bfloat16; a CPU without it (x86 before AVX-512) emulates it, 70 times slower.
+    """Whether a device (None: the GPU if there is one, else the CPU) computes in bfloat16.
 
-    Args:
-        device: None: the GPU if there is one, otherwise the CPU.
+    A CPU without it (x86 before AVX-512) emulates it, 70 times slower.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -65,8 +65,7 @@ def make_record(
 def check_same_run(output: Path, record: dict[str, Any]) -> None:
     """Refuse to resume a run of another configuration; fields that only one of the two records has are not compared.
 
-    Raises:
-        ValueError: The first field that differs is named, or `output` has no readable record.
+    Raises ValueError, which names the first field that differs, or if `output` has no readable record.
     """
     file = output / run_record.FILE
     before, now = deciding(run_record.read_record(file)), deciding(record)
@@ -76,11 +75,10 @@ def check_same_run(output: Path, record: dict[str, Any]) -> None:
 
 def deciding(record: dict[str, Any]) -> dict[str, Any]:
     """The fields of a record, flat and by their full name, that decide a run's result."""
-    fields = {
-        name: record[name] for name in ("records", "records_digest", "samples_a_step", "zero_stage") if name in record
-    }
+    names = ["records", "records_digest", "samples_a_step", "zero_stage"]
     if record.get("zero_stage") is not None:
-        fields["processes"] = record.get("processes")  # DeepSpeed's checkpoints need the same number of processes
+        names.append("processes")  # DeepSpeed's checkpoints need the same number of processes
+    fields: dict[str, Any] = {name: record[name] for name in names if name in record}
     for group in ("model", "data", "training"):
         for name, value in record.get(group, {}).items():
             if group != "training" or name in DECIDING:

@@ -51,16 +51,8 @@ def train(
     """Train, with checkpoints, and write the result to `output_dir`.
 
     The result is the whole model with its processor, or an adapter if that holds all trained weights. If `output_dir`
-    has a checkpoint of the same run, the training resumes from the last one.
-
-    Args:
-        model_arguments: What is trained.
-        data_arguments: What it is trained on.
-        arguments: How it is trained.
-        make_optimizer: Makes another optimizer than AdamW.
-
-    Raises:
-        ValueError: Arguments, data, checkpoint, disk or an earlier run in `output_dir` do not allow it.
+    has a checkpoint of the same run, the training resumes from the last one. Raises ValueError if arguments, data,
+    checkpoint, disk or an earlier run in `output_dir` do not allow it.
     """
     output = Path(str(arguments.output_dir))
     records, overview = usable_records(model_arguments, data_arguments, arguments)
@@ -85,12 +77,9 @@ def train(
 def usable_records(
     model_arguments: ModelArguments, data_arguments: DataArguments, arguments: VStreamTrainingArguments
 ) -> tuple[Records, Survey]:
-    """The records to train on, without those that `skip_ids` lists, and their survey.
+    """The records to train on, without those that `skip_ids` lists, and their survey, which the first process makes.
 
-    The first process surveys the records and their files, for all processes.
-
-    Raises:
-        ValueError: Some of them cannot be trained on.
+    Raises ValueError if some of them cannot be trained on.
     """
     records = Records(Path(data_arguments.data_path))
     if data_arguments.skip_ids is not None:
@@ -117,12 +106,10 @@ def usable_records(
 def checked_survey(records: Records, model_arguments: ModelArguments, data_arguments: DataArguments) -> Survey:
     """Survey the records.
 
-    Raises:
-        ValueError: Records cannot be trained on (their number and the first fault are named), or the first feature file
-            of a folder is of another encoder; the other files are checked when they are read.
+    Raises ValueError if records cannot be trained on (their number and the first fault are named), or the first feature
+    file of a folder is of another encoder; the other files are checked when they are read.
     """
-    folders = folders_of(data_arguments)
-    found = survey(records, folders, data_arguments.fps, data_arguments.conversation)
+    found = survey(records, folders_of(data_arguments), data_arguments.fps, data_arguments.conversation)
     if found.faults:
         first = found.faults[0]
         raise ValueError(
@@ -146,11 +133,12 @@ def encoder_of(model_arguments: ModelArguments, data_arguments: DataArguments) -
 
 def folders_of(data_arguments: DataArguments) -> MediaFolders:
     """The folders of images, videos and features. Raises ValueError if one of them is missing."""
-    names = ("image_folder", "video_folder", "image_feature_folder", "video_feature_folder")
-    folders = [None if getattr(data_arguments, name) is None else Path(getattr(data_arguments, name)) for name in names]
-    for name, folder in zip(names, folders, strict=True):
-        if folder is not None and not folder.is_dir():
-            raise ValueError(f"--{name} {folder} is missing: see data/README.md for what belongs there")
+    folders: list[Path | None] = []
+    for name in ("image_folder", "video_folder", "image_feature_folder", "video_feature_folder"):
+        given = getattr(data_arguments, name)
+        if given is not None and not Path(given).is_dir():
+            raise ValueError(f"--{name} {given} is missing: see data/README.md for what belongs there")
+        folders.append(None if given is None else Path(given))
     return MediaFolders(*folders)
 
 
@@ -202,22 +190,17 @@ def save_result(trainer: VStreamTrainer) -> None:
         trainer.save_model(str(part))
         trainer.save_state()
         if trainer.args.should_save:
-            publish_result(trainer, part)
+            for file in sorted(part.iterdir()):
+                os.replace(file, trainer.output / file.name)
+            part.rmdir()
+            drawn = draw_loss(trainer.state.log_history, trainer.output / "loss.png")
+            where = (
+                "drawn in loss.png" if drawn else "not drawn without matplotlib; its values are in trainer_state.json"
+            )
+            print(f"{trainer.output}: the loss is {where}", flush=True)
+            write_text(trainer.output / FINISHED, f"{trainer.state.global_step} steps\n")
         # Launchers end all processes when the first one leaves; none may leave before everything is written.
         trainer.accelerator.wait_for_everyone()
-
-
-def publish_result(trainer: VStreamTrainer, part: Path) -> None:
-    """Move the files of the result from `part` to the run's folder, and add the loss curve and `FINISHED`."""
-    output = trainer.output
-    for file in sorted(part.iterdir()):
-        os.replace(file, output / file.name)
-    part.rmdir()
-    if draw_loss(trainer.state.log_history, output / "loss.png"):
-        say(trainer.args, f"the loss is drawn in {output / 'loss.png'}")
-    else:
-        say(trainer.args, f"the loss is not drawn without matplotlib; its values are in {output}/trainer_state.json")
-    write_text(output / FINISHED, f"{trainer.state.global_step} steps\n")
 
 
 def is_trained(folder: Path) -> bool:
@@ -235,11 +218,7 @@ class TrainParser(CommandParser, HfArgumentParser):  # type: ignore[misc]  # typ
     """A command parser with the fields of `GROUPS` as options, which depend on --stage for their defaults."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As CommandParser, with the defaults of the chosen stage; checks the model and data arguments.
-
-        Raises:
-            ValueError: An option is unknown, or options contradict each other.
-        """
+        """As CommandParser, with the defaults of the chosen stage; checks the model and data arguments."""
         given = super().parse_known_args(args)[0]
         self.set_defaults(**STAGES.get(given.stage, {}))
         if given.lora:  # instead of training the whole language model, unless that is given too

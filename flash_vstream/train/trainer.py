@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from accelerate.utils import send_to_device
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 
@@ -37,15 +37,11 @@ class VStreamTrainer(Trainer):
     """Trains a VStreamForConditionalGeneration or a PeftModel of it on a `ConversationDataset`.
 
     Checkpoints hold an adapter if that holds all trained weights, otherwise the whole model with its processor.
-
-    Args:
-        *args: As for `Trainer`.
-        processor: Saved beside a whole model.
-        make_optimizer: Makes the optimizer; None: AdamW, or what `optim` says, with `parameter_groups`.
-        **kwargs: As for `Trainer`.
+    `make_optimizer` replaces the optimizer that `optim` names.
     """
 
     args: VStreamTrainingArguments
+    model: Any
     train_dataset: ConversationDataset
 
     def __init__(
@@ -58,16 +54,10 @@ class VStreamTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.processor = processor
         self.make_optimizer = make_optimizer
-        self.run_folder: str | None = None  # where a checkpoint is written, while one is written
+        self.output = Path(str(self.args.output_dir))
         inner = bare(self.model)
         without_hooks(inner.vision_tower)
-        self.whole_parts = {"vision_tower": inner.vision_tower, "memory": inner.memory}
-        self.add_callback(_BeforeSteps(self))
-
-    @property
-    def output(self) -> Path:
-        """The folder of the run."""
-        return Path(str(self.args.output_dir))
+        self.add_callback(_GatherWhole({"vision_tower": inner.vision_tower, "memory": inner.memory}))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -80,41 +70,36 @@ class VStreamTrainer(Trainer):
 
     def _prepare_input(self, data: Any) -> Any:
         """Move to the device only. The base class also casts to DeepSpeed's dtype, and cannot rebuild a named tuple."""
-        if isinstance(data, torch.Tensor):
-            return data.to(self.args.device)
-        if hasattr(data, "_fields"):
-            return type(data)(*(self._prepare_input(part) for part in data))
-        return super()._prepare_input(data)
+        return send_to_device(data, self.args.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """Public hook of the Trainer: the parameter groups of this project."""
-        if self.optimizer is None:
-            assert isinstance(self.model, nn.Module)
-            if self.make_optimizer is not None:
-                self.optimizer = self.make_optimizer(self.model, self.args)
-                return self.optimizer
-            groups = list(parameter_groups(self.model, self.args))
+        """Make the optimizer with the parameter groups of this project."""
+        if self.optimizer is not None:
+            return self.optimizer
+        if self.make_optimizer is not None:
+            self.optimizer = self.make_optimizer(self.model, self.args)
+            return self.optimizer
+        groups = list(parameter_groups(self.model, self.args))
+        if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.hf_ds_config.is_offload():
             betas = (self.args.adam_beta1, self.args.adam_beta2)
-            if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.hf_ds_config.is_offload():
-                self.optimizer = offloaded_adamw(groups, self.args.learning_rate, betas, self.args.adam_epsilon)
-            else:
-                optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
-                self.optimizer = optimizer_class(groups, **options)
+            self.optimizer = offloaded_adamw(groups, self.args.learning_rate, betas, self.args.adam_epsilon)
+        else:
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Make no step if a resumed run has made all: the base class compares with max_steps only after a step."""
-        if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*args, **kwargs)
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        """Make no step if a resumed run has made all: the base class compares with max_steps only after a step.
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return self.run_folder or super()._get_output_dir(trial)
+        Accelerate does not give the sampler its epoch if several processes resume within one.
+        """
+        if self.state.global_step < self.state.max_steps:
+            if self.args.train_sampling_strategy == "group_by_length":
+                self.sampler.set_epoch(epoch)
+            super()._run_epoch(epoch=epoch, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint atomically: the base class writes into `_get_output_dir`, and it is renamed here.
-
-        The base class would delete superfluous checkpoints in the same folder, so that is done here too.
-        """
+        """Write a checkpoint atomically: into a temporary folder, in which the base class finds none to delete."""
         part, step = self.output / PART, f"checkpoint-{self.state.global_step}"
         try:
             with explain_failed_writing(self.output / step):
@@ -122,7 +107,7 @@ class VStreamTrainer(Trainer):
                     shutil.rmtree(part, ignore_errors=True)
                     part.mkdir(parents=True)
                 self.accelerator.wait_for_everyone()
-                self.run_folder = str(part)
+                self.args.output_dir = str(part)
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()  # each process has written its share
                 if self.args.should_save:
@@ -130,38 +115,24 @@ class VStreamTrainer(Trainer):
                     prune(self.output, self.args.save_total_limit)
                 self.accelerator.wait_for_everyone()
         finally:
-            self.run_folder = None
+            self.args.output_dir = str(self.output)
             if self.args.should_save:
                 shutil.rmtree(part, ignore_errors=True)
 
-    def _stores_trained_only(self) -> bool:
-        """Whether DeepSpeed's part of a checkpoint holds only the trained weights.
-
-        The frozen weights do not change and are many times larger. The base class leaves them out only for PEFT models.
-        """
-        assert isinstance(self.model, nn.Module)
-        return self.is_deepspeed_enabled and is_adapter_run(self.model)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """The base class calls the engine's `save_checkpoint` with the folder alone."""
-        if not self._stores_trained_only():
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        engine: Any = self.model_wrapped
-        engine.save_checkpoint = functools.partial(engine.save_checkpoint, exclude_frozen_parameters=True)
-        try:
-            super()._save_optimizer_and_scheduler(output_dir)
-        finally:
-            del engine.save_checkpoint  # the class has its own
-
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
-        """Also load DeepSpeed checkpoints without frozen weights, which the base class refuses."""
-        if resume_from_checkpoint is None or not self._stores_trained_only():
+        """Save and load the checkpoints of DeepSpeed without the frozen weights, if an adapter holds all others.
+
+        Frozen weights do not change and are many times larger. The base class leaves them out only for PEFT models.
+        """
+        if not (self.is_deepspeed_enabled and is_adapter_run(self.model)):
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
-        self._load_optimizer_and_scheduler(resume_from_checkpoint)
-        self._load_scaler(resume_from_checkpoint)
+        engine: Any = self.model_wrapped
+        engine.save_checkpoint = functools.partial(engine.save_checkpoint, exclude_frozen_parameters=True)
+        if resume_from_checkpoint is not None:
+            deepspeed_load_checkpoint(engine, resume_from_checkpoint, load_module_strict=False)
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+            self._load_scaler(resume_from_checkpoint)
         return prepared
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -169,7 +140,6 @@ class VStreamTrainer(Trainer):
 
         The first process has all weights of an adapter if DeepSpeed does not partition the weights (ZeRO below 3).
         """
-        assert isinstance(self.model, nn.Module)
         if self.is_deepspeed_enabled and not is_deepspeed_zero3_enabled() and is_adapter_run(self.model):
             self._save(output_dir)
         else:
@@ -179,56 +149,42 @@ class VStreamTrainer(Trainer):
         """Save an adapter or a model with its processor; the arguments are in `run.json`, not in a pickle."""
         if not self.args.should_save:
             return
-        assert isinstance(self.model, nn.Module)
-        folder = Path(str(self.args.output_dir) if output_dir is None else output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         if is_adapter_run(self.model):
             save_adapter(self.model, folder, state_dict=state_dict)
-            return
-        assert isinstance(self.model, PreTrainedModel)
-        self.model.save_pretrained(folder, state_dict=state_dict)
-        self.processor.save_pretrained(folder)
+        else:
+            self.model.save_pretrained(folder, state_dict=state_dict)
+            self.processor.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        assert isinstance(self.model, nn.Module)
         if not is_adapter_run(self.model):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         load_parts(self.model, resume_from_checkpoint)
         if hasattr(self.model, "load_adapter"):
-            wrapper: Any = self.model
-            wrapper.load_adapter(resume_from_checkpoint, wrapper.active_adapter, is_trainable=True)
+            self.model.load_adapter(resume_from_checkpoint, self.model.active_adapter, is_trainable=True)
 
 
-class _BeforeSteps(TrainerCallback):
-    """Gives the sampler its epoch and gathers the weights that ZeRO-3 has to keep whole.
+class _GatherWhole(TrainerCallback):
+    """Gathers the weights that ZeRO-3 has to keep whole before each step."""
 
-    Accelerate does not reach the sampler if several processes resume within an epoch.
-    """
-
-    def __init__(self, trainer: VStreamTrainer) -> None:
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        sampler = getattr(self.trainer, "sampler", None)
-        if sampler is not None:
-            sampler.set_epoch(int(state.epoch or 0))
+    def __init__(self, parts: dict[str, nn.Module]) -> None:
+        self.parts = parts
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        gather_whole(self.trainer.whole_parts)
+        gather_whole(self.parts)
 
 
 def parameter_groups(model: nn.Module, arguments: VStreamTrainingArguments) -> Iterator[dict[str, Any]]:
     """The trained parameters grouped by learning rate (projector, memory, others); norms and biases do not decay."""
-    projector, memory = arguments.projector_learning_rate, arguments.memory_learning_rate
-    rates = {
-        "projector": arguments.learning_rate if projector is None else projector,
-        "memory": memory if memory is not None else arguments.learning_rate if projector is None else projector,
-    }
+    common, memory = arguments.learning_rate, arguments.memory_learning_rate
+    projector = common if arguments.projector_learning_rate is None else arguments.projector_learning_rate
+    rates = {"projector": projector, "memory": projector if memory is None else memory}
     undecayed = undecayed_names(model)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named_trained(model):
-        rate = rates.get(name.split(".")[0], arguments.learning_rate)
+        rate = rates.get(name.split(".")[0], common)
         groups.setdefault((rate, name not in undecayed), []).append(parameter)
     for (rate, decays), parameters in groups.items():
         yield {"params": parameters, "lr": rate, "weight_decay": arguments.weight_decay if decays else 0.0}
