@@ -59,7 +59,7 @@ class ExtractArguments:
 
 @dataclass
 class ExtractionReport:
-    """What one rank did."""
+    """What one rank did, as `extraction-rank-*.json` holds it."""
 
     rank: int
     world_size: int
@@ -70,10 +70,6 @@ class ExtractionReport:
     frames: int = 0  # encoded by this run
     seconds: float = 0.0
     faults: list[dict[str, str]] = field(default_factory=list)  # {"file", "fault"} of unreadable files
-
-    def save(self, folder: Path) -> None:
-        """Write it to a file of this rank in `folder`."""
-        write_json(folder / f"extraction-rank-{self.rank}-of-{self.world_size}.json", dataclasses.asdict(self))
 
     def opening_line(self, n_files: int, others: Counter[str], n_partials: int) -> str:
         """One line that says what there is to do: for `n_files` of all ranks, beside `others` that are not encoded."""
@@ -179,15 +175,13 @@ def extract(arguments: ExtractArguments, encoder: FrameEncoder, process: Process
     with contextlib.closing(encode_files(unfinished, arguments, encoder)) as pieces, _progress(size, process) as bar:
         write_files(pieces, arguments.output, report, bar)
     report.seconds = round(time.monotonic() - start, 3)
-    report.save(arguments.output)
+    path = arguments.output / f"extraction-rank-{report.rank}-of-{report.world_size}.json"
+    write_json(path, dataclasses.asdict(report))
     return report
 
 
 def metadata_of(encoder: FrameEncoder, arguments: ExtractArguments) -> dict[str, str]:
-    """The metadata of all feature files; a run keeps only files with the same. Raises ValueError if --pooled cannot be.
-
-    See `file_metadata` for what differs between images and videos.
-    """
+    """The metadata of all feature files (see `file_metadata`). Raises ValueError if the grid cannot be pooled."""
     grid, size = encoder.grid, encoder.memory_size
     if arguments.pooled and grid % size:
         raise ValueError(f"a grid of {grid} x {grid} patches cannot be pooled to {size} x {size}: leave out --pooled")

@@ -120,9 +120,8 @@ class Build:
         tower = CLIPModel.from_pretrained(self.encoder).vision_model
         language_model = LlamaForCausalLM.from_pretrained(self.language)
         vision, text = tower.config.to_dict(), language_model.config.to_dict()
-        model = VStreamForConditionalGeneration(
-            VStreamConfig(vision_config=vision, text_config=text, memory=TINY_MEMORY)
-        )
+        config = VStreamConfig(vision_config=vision, text_config=text, memory=TINY_MEMORY)
+        model = VStreamForConditionalGeneration(config)
         model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
         model.language_model.load_state_dict(language_model.state_dict(), strict=True)
         with torch.no_grad():

@@ -162,7 +162,6 @@ def train_encoder(tokenizer_folder: Path, folder: Path, steps: int, groups_per_b
     torch.manual_seed(seed)
     model = LabelledCLIP(len(tokenizer))
     data, collator = SceneGroups(steps * groups_per_batch, seed), SceneCollator(tokenizer, len(tokenizer))
-    work = folder.with_name(folder.name + "-work")
-    train_small(model, data, collator, work, steps=steps, batch_size=groups_per_batch, seed=seed)
+    train_small(model, data, collator, folder, steps=steps, batch_size=groups_per_batch, seed=seed)
     with atomic(folder) as partial:
         model.clip.eval().save_pretrained(partial)

@@ -71,8 +71,7 @@ def train_language_model(processor: VStreamProcessor, folder: Path, steps: int, 
     """Train the Llama and save it to `folder`."""
     torch.manual_seed(0)
     model = LlamaForCausalLM._from_config(language_config(len(processor.tokenizer)), attn_implementation="eager")
-    work = folder.with_name(folder.name + "-work")
     data, collator = TextStories(processor, steps * batch_size), ConversationCollator(processor.pad_token_id)
-    train_small(model, data, collator, work, steps=steps, batch_size=batch_size, seed=0)
+    train_small(model, data, collator, folder, steps=steps, batch_size=batch_size, seed=0)
     with atomic(folder) as partial:
         model.eval().save_pretrained(partial)

@@ -29,7 +29,8 @@ def notes(stream: Stream, until: float, rng: random.Random, checked: float = CHE
     """
     seen = [visit for visit in stream.visits if visit.start <= until]
     names = [actor.name for visit in seen for actor in visit.actors if actor.start <= until]
-    statements = _order(seen, rng, checked)
+    compares = rng.random() < 0.4  # some rooms put in order; else some runs of consecutive rooms
+    statements = list(_compared(seen, rng, checked)) if compares else _half(list(_in_turn(seen, rng)), rng)
     for visit in seen[:-1]:
         if rng.random() < LISTED:
             statements.append(f"in the {visit.room}: {_names(visit)}")
@@ -89,11 +90,6 @@ def _now(visit: Visit, time_s: float, rng: random.Random, checked: float) -> str
         room = visit.room if is_true else other_word(visit.room, ROOMS, rng)
         return f"the {room} now: {_verdict(is_true)}"
     return f"now: {visit.room}, {NUMBERS[len(visit.present(time_s))]}"
-
-
-def _order(seen: Sequence[Visit], rng: random.Random, checked: float) -> list[str]:
-    """Some rooms put in order, or some runs of consecutive rooms."""
-    return list(_compared(seen, rng, checked)) if rng.random() < 0.4 else _half(list(_in_turn(seen, rng)), rng)
 
 
 def _in_turn(seen: Sequence[Visit], rng: random.Random) -> Iterator[str]:

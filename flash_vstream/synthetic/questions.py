@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from flash_vstream.synthetic.world import ACTIVITIES, COLOURS, ROOMS, SHAPES, SLIDE_S, Actor, Stream, Visit
 
@@ -164,12 +164,14 @@ def _back_then(stream: Stream, asked_at: float, rng: random.Random, back_then_s:
         facts = order(before, after)
         yield make("ordered events", "room after", f"Which room came {follows}?", after.room, span, *facts)
         yield make("ordered events", "room before", f"Which room came {precedes}?", before.room, span, *facts)
-    for first, second in _pairs(past, rng):
+    pairs = list(combinations(past, 2))
+    for first, second in rng.sample(pairs, min(len(pairs), len(past))):
         span, facts = (first.start, second.end), order(first, second)
         for a, b, answer in ((first, second, "yes"), (second, first, "no")):
             text = f"Was the {a.room} shown before the {b.room}?"
             yield make("sequence validation", "order check", text, answer, span, *facts)
-    for trio in _trios(past, rng):
+    trios = [sorted(rng.sample(past, 3), key=lambda visit: visit.start) for _ in range(len(past) - 2)]
+    for trio in trios:
         rooms = rng.sample([visit.room for visit in trio], 3)
         text = f"Which came first, the {rooms[0]}, the {rooms[1]} or the {rooms[2]}?"
         span = (trio[0].start, trio[-1].end)
@@ -221,14 +223,3 @@ def absent_name(actor: Actor, present: Sequence[Actor], rng: random.Random) -> s
 def other_word(word: str, words: tuple[str, ...], rng: random.Random) -> str:
     """Any of the words but the given one."""
     return rng.choice([candidate for candidate in words if candidate != word])
-
-
-def _pairs(visits: list[Visit], rng: random.Random) -> list[tuple[Visit, Visit]]:
-    pairs = [(a, b) for i, a in enumerate(visits) for b in visits[i + 1 :]]
-    return rng.sample(pairs, min(len(pairs), len(visits)))
-
-
-def _trios(visits: list[Visit], rng: random.Random) -> list[list[Visit]]:
-    if len(visits) < 3:
-        return []
-    return [sorted(rng.sample(visits, 3), key=lambda visit: visit.start) for _ in range(len(visits) - 2)]

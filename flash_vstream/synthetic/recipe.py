@@ -96,9 +96,10 @@ TINY_MEMORY = MemoryConfig(spatial_size=4, temporal_size=2)
 
 
 def train_small(model: nn.Module, data: Dataset[Any], collator: Any, folder: Path, **settings: int) -> None:
-    """Train a model from nothing; `settings` as of `small_run`. After a kill it resumes from the last checkpoint."""
-    arguments = small_run(folder, learning_rate=1e-3, **settings)
-    last = last_checkpoint(folder)
+    """Train a model that `folder` will hold, with `settings` of `small_run`; a killed run resumes."""
+    work = folder.with_name(folder.name + "-work")
+    arguments = small_run(work, learning_rate=1e-3, **settings)
+    last = last_checkpoint(work)
     trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collator)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
 

@@ -42,12 +42,7 @@ class Spliced:
 
 
 def splice(
-    sources: Sequence[Stream],
-    first_seed: int,
-    count: int,
-    longest_s: float,
-    rooms: tuple[int, int],
-    brief: bool = False,
+    sources: list[Stream], first_seed: int, count: int, longest_s: float, rooms: tuple[int, int], brief: bool = False
 ) -> list[Spliced]:
     """`count` streams made of visits of the sources; the same arguments give the same streams.
 
