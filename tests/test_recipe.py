@@ -26,20 +26,14 @@ from tests.data.files import conversation, image_record, record, write_picture, 
 
 REAL = Path(__file__).parent.parent / "scripts" / "recipe_7b.yaml"
 TOWER = Path(__file__).parent / "golden" / "clip_tiny"
-
-
-ASSEMBLE = {"vision_tower": str(TOWER), "language_model": "text"}
 STAGE = {"stage": 1, "model_path": "m", "data_path": "d", "output_dir": "o", "per_device_train_batch_size": 8}
-
-
-def write(path: Path, content: dict[str, Any]) -> Path:
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
 
 
 def changed(tmp_path: Path, **steps: Any) -> Path:
     """The real recipe with some of its steps replaced."""
-    return write(tmp_path / "recipe.yaml", {**yaml.safe_load(REAL.read_text(encoding="utf-8")), **steps})
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(REAL.read_text(encoding="utf-8")), **steps}), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(autouse=True)
@@ -48,21 +42,13 @@ def no_machines(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_the_real_recipe_has_the_papers_batches() -> None:
-    assert list(batch_lines(read_recipe(REAL), Launch(8))) == [
+def test_the_real_recipe_has_the_papers_settings() -> None:
+    recipe = read_recipe(REAL)
+    assert list(batch_lines(recipe, Launch(8))) == [
         "stage1: global batch of 256 = 8 processes x 16 samples x 2 steps",
         "stage2: global batch of 128 = 8 processes x 8 samples x 2 steps",
     ]
-
-
-def test_a_stage_may_be_quoted(tmp_path: Path) -> None:
-    real = yaml.safe_load(REAL.read_text(encoding="utf-8"))
-    quoted = read_recipe(changed(tmp_path, stage1={**real["stage1"], "stage": "1"}))
-    assert quoted.stage("stage1").global_batch_size == 256
-
-
-def test_the_real_recipes_commands_have_the_papers_settings() -> None:
-    steps = {step.name: step.command for step in commands(read_recipe(REAL), Launch(8))}
+    steps = {step.name: step.command for step in commands(recipe, Launch(8))}
     assert list(steps) == ["assemble", "extract", "check stage1", "check stage2", "stage1", "stage2", "evaluation"]
 
     def parsed(step: str, command: str) -> argparse.Namespace:
@@ -78,7 +64,7 @@ def test_the_real_recipes_commands_have_the_papers_settings() -> None:
         assert checked.model_path == "ckpt/flash-vstream-7b-base"
 
 
-def test_several_machines_share_every_step_but_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_machines_share_every_step_but_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"GPUS": "8", "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node-1"}.items():
         monkeypatch.setenv(name, value)
     steps = list(commands(read_recipe(REAL), Launch.from_environment()))
@@ -117,10 +103,8 @@ def test_everything_missing_is_named_with_its_source(
         ({"extract": [{"input": "a", "output": "b", "fsp": 1}]}, ["extract", "--fsp"]),
         ({"extract": [{"input": "a", "output": "b", "fps": -1.0}]}, ["extract", "--fps", "-1"]),
         ({"stage1": {**STAGE, "stage": 3}}, ["stage1", "--stage", "3"]),
-        ({"stage2": {**STAGE, "per_device_train_batch_size": "eight"}}, ["--per_device_train_batch_size", "eight"]),
         ({"stage2": {**STAGE, "per_device_train_batch_size": 0}}, ["per_device_train_batch_size", "0"]),
-        ({"stage2": {**STAGE, "save_steps": "often"}}, ["--save_steps", "often"]),
-        ({"evaluation": {"batch_size": "few"}}, ["evaluation", "--batch_size", "few"]),
+        ({"stage2": {**STAGE, "save_steps": "often"}}, ["stage2", "--save_steps", "often"]),
         ({"extract": [5]}, ["extract", "5"]),
         ({"extract": {}}, ["extract", "a list"]),
         ({"evaluation": {"tag": ["msvd"]}}, ["evaluation", "--tag"]),
@@ -136,28 +120,16 @@ def test_a_wrong_name_is_one_line_before_anything_starts(
     assert error.startswith("error: ") and all(word in error for word in expected) and error.count("\n") == 1
 
 
-def test_files_that_are_no_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("needs: [")
-    for path, expected in ((tmp_path / "b.yaml", "is missing"), (tmp_path / "a.yaml", "is not YAML")):
-        assert main(["recipe", str(path)]) == 2
-        assert expected in capsys.readouterr().err
+    for name, expected in (("b.yaml", "is missing"), ("a.yaml", "is not YAML")):
+        with pytest.raises(ValueError, match=f"{name} {expected}"):
+            read_recipe(tmp_path / name)
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({"GPUS": "0"}, "GPUS is '0'"),
-        ({"GPUS": "7"}, "is no multiple of 7 processes"),
-        ({"NNODES": "2"}, "MASTER_ADDR"),
-    ],
-)
-def test_machines_that_do_not_fit(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environment: dict[str, str], expected: str
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert main(["recipe", str(REAL)]) == 2
-    assert expected in capsys.readouterr().err
+def test_processes_that_do_not_divide_the_batch() -> None:
+    with pytest.raises(ValueError, match=r"256 .* 7 processes"):
+        list(batch_lines(read_recipe(REAL), Launch(7)))
 
 
 @pytest.mark.slow
@@ -193,7 +165,7 @@ def test_from_raw_files_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "stage2": {"stage": 2, "model_path": "first", "output_dir": "second", **stage},
         "evaluation": {"tags": ["synthetic"], "streams": 1, "limit": 2, "output_dir": "results", "device": "cpu"},
     }
-    file = write(tmp_path / "recipe.yaml", content)
+    file = changed(tmp_path, **content)
     assert main(["recipe", str(file)]) == 0
     assert (tmp_path / "first" / "adapter.safetensors").is_file()
     assert (tmp_path / "second" / "loss.png").is_file()
@@ -210,10 +182,9 @@ def run_steps(monkeypatch: pytest.MonkeyPatch, *steps: Step) -> int:
 
 
 def test_a_failed_step_ends_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    steps = Step("stage1", ["sh", "-c", "exit 3"]), Step("stage2", ["touch", "ran"])
-    assert run_steps(monkeypatch, *steps) == 3
-    assert not (tmp_path / "ran").exists()
+    mark = tmp_path / "ran"
+    assert run_steps(monkeypatch, Step("stage1", ["sh", "-c", "exit 3"]), Step("stage2", ["touch", str(mark)])) == 3
+    assert not mark.exists()
 
 
 @pytest.mark.slow
@@ -252,7 +223,8 @@ def test_a_fault_in_a_stages_data_stops_the_recipe_once(
     stage = {**STAGE, "data_path": "data.json", "image_folder": "images", "output_dir": "out"}
 
     def result(**options: Any) -> tuple[int, str]:
-        content = changed(tmp_path, assemble={**ASSEMBLE, "output_dir": "base"}, stage1={**stage, **options})
+        base = {"vision_tower": str(TOWER), "language_model": "text", "output_dir": "base"}
+        content = changed(tmp_path, assemble=base, stage1={**stage, **options})
         steps = commands(read_recipe(content), Launch(1))
         code = run_steps(monkeypatch, *(step for step in steps if step.name == "check stage1"))
         output = capfd.readouterr()
@@ -264,7 +236,7 @@ def test_a_fault_in_a_stages_data_stops_the_recipe_once(
         code, said = result(**options)
         assert code == 0 and ("done before" in said) == (options["skip_ids"] == "out/faults.json")
         assert json.loads(Path(options["skip_ids"]).read_text())["faults"][0]["fault"] == "corrupt"
-    Path("images/a.jpg").write_bytes(whole)  # a report with faults is not the last word where they are mended
+    Path("images/a.jpg").write_bytes(whole)  # the report lists a fault that has been corrected
     assert [("done before" in said, code) for code, said in (result(), result())] == [(False, 0), (True, 0)]
     assert "done before" not in result(max_length=400)[1]
 

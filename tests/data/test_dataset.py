@@ -154,7 +154,7 @@ def test_long_conversations_are_cut_at_a_turn(folder: Path, processor: VStreamPr
         ids, labels = expected(processor, n_tokens, turns[:fitting])
         assert (item["input_ids"].tolist(), item["labels"].tolist()) == (ids, labels)
     for max_length in (ends[0] - 1, 5, n_tokens // 2):
-        with pytest.raises(ValueError, match=rf"record 'r1': the first turn does not fit into max_length {max_length}"):
+        with pytest.raises(ValueError, match=rf"record 'r1': .*max_length {max_length}"):
             dataset([whole], processor, folder, max_length=max_length)[0]
     # What is left after the cut must still have something to teach.
     silent = text_record(conversations=conversation([("a", ""), ("b" * 200, "yes")]))

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def parsed(fields: dict[str, Any], fps: float = 1, **folders: Path) -> Record:
+def parsed(fields: dict[str, Any], fps: float = 1, **folders: Any) -> Record:
     return Record.parse(fields, MediaFolders(**(folders or {"images": Path("i"), "videos": Path("v")})), fps)
 
 

@@ -65,7 +65,7 @@ def test_the_four_kinds_of_visuals_agree_and_mix(model: VStreamForConditionalGen
     visuals = [Pixels(pixels), Features(encoded), Tokens(tokens), Digest(*digest(MEMORY, encoded))]
     mixed = model(input_ids=ids, visuals=visuals).logits
     torch.testing.assert_close(mixed, alike, **CLOSE)
-    lists = {"pixel_values": [pixels], "visual_features": [encoded], "memory_tokens": [tokens]}
+    lists: dict[str, Any] = {"pixel_values": [pixels], "visual_features": [encoded], "memory_tokens": [tokens]}
     one = ids_with_visuals(model.config, [1], 3, [4])[None]
     for (name, given), visual in zip(lists.items(), visuals[:3], strict=True):  # the keywords are short for the list
         assert torch.equal(model.embed(one, **{name: given}), model.embed(one, [visual]))
@@ -138,7 +138,7 @@ def test_visuals_and_runs_must_be_equally_many(model: VStreamForConditionalGener
     ids = ids_with_visuals(model.config, [1], 2, [4])[None]
     with pytest.raises(ValueError, match=r"hold 1 visuals .* but 2 are given"):
         model(input_ids=ids, visual_features=[features(2)] * 2)
-    with pytest.raises(ValueError, match="hold 1 visuals .* but 0 are given"):
+    with pytest.raises(ValueError, match=r"hold 1 visuals .* but 0 are given"):
         model(input_ids=ids)
     with pytest.raises(ValueError, match="visual 1 is given 2 times"):
         model(input_ids=ids, visual_features=[features(2)], memory_tokens=[torch.zeros(3, WIDTH)])
