@@ -52,7 +52,7 @@ def task_scores(accuracies: Mapping[str, float], counts: Mapping[str, int]) -> d
 
 
 def _samples(tag: str, row: Any, where: str) -> list[Sample]:
-    task = row.get("task") if isinstance(row, dict) else None
+    task: Any = row.get("task") if isinstance(row, dict) else None
     if not any(task in tasks for tasks in GROUPS.values()):
         known = ", ".join(task for tasks in GROUPS.values() for task in tasks)
         raise ValueError(f"{where} has the task {task!r}: OVO-Bench has {known}")
