@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flash_vstream.data.record import Fields, MediaFolders, Record
-from flash_vstream.data.survey import Survey, survey
+from flash_vstream.data.survey import MODALITIES, Survey, survey
 from flash_vstream.features.file import FeatureFile, FeatureSpec
 from flash_vstream.memory import digest
 from flash_vstream.model.processing import VStreamProcessor
@@ -89,7 +89,7 @@ class ConversationDataset(Dataset[dict[str, Any]]):
 
     def modalities(self) -> list[str]:
         """What each item shows: "video", "image" or "text"."""
-        return self._survey.modalities()
+        return [MODALITIES[kind] for kind in self._survey.kinds]
 
     @functools.cached_property
     def _survey(self) -> Survey:

@@ -28,10 +28,6 @@ class Survey:
     n_characters: NDArray[np.int64]  # [n], of the text that is tokenized
     feature_files: list[Path]  # the first of each folder that the records use
 
-    def modalities(self) -> list[str]:
-        """What each record shows: "video", "image" or "text"."""
-        return [MODALITIES[kind] for kind in self.kinds]
-
 
 def survey(
     records: Sequence[Fields], folders: MediaFolders, fps: float, conversation: str, open_files: bool = True

@@ -166,12 +166,8 @@ class VStreamTrainingArguments(TrainingArguments):
                 "--auto_find_batch_size is set, which changes the global batch: leave it out, and give a smaller"
                 " per_device_train_batch_size beside global_batch_size"
             )
-        if self.deepspeed is not None and importlib.util.find_spec("deepspeed") is None:
-            raise ValueError(
-                "--deepspeed is given but not installed: pip install 'flash-vstream[train]', or leave it out"
-            )
-        if self.deepspeed is not None and "RANK" not in os.environ:  # it needs the environment of a launcher
-            os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+        if self.deepspeed is not None:
+            _check_deepspeed()
         if self.deepspeed is not None or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
             # Without a GPU and --use_cpu, the base class sees one process and DeepSpeed all.
             self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
@@ -200,6 +196,14 @@ class VStreamTrainingArguments(TrainingArguments):
     def samples_a_step(self) -> int:
         """Samples of one optimizer step, over all processes."""
         return self.world_size * self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+
+def _check_deepspeed() -> None:
+    """Check that DeepSpeed is installed, and give it the environment of one process if there is no launcher."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ValueError("--deepspeed is given but not installed: pip install 'flash-vstream[train]', or leave it out")
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
 
 
 def accumulation_steps(global_batch_size: int, processes: int, per_device: int) -> int:
