@@ -259,7 +259,7 @@ def _counts_by_text(texts: list[str], n_frames: Sequence[int]) -> list[list[int]
     wanted = [text.count(VISUAL_TOKEN) for text in texts]
     if sum(wanted) != len(n_frames):
         raise ValueError(
-            f"text has {sum(wanted)} {VISUAL_TOKEN} but n_frames has {len(n_frames)} numbers: give one for each"
+            f"the text holds {sum(wanted)} {VISUAL_TOKEN} but n_frames has {len(n_frames)} numbers: give one for each"
         )
     if any(count < 1 for count in n_frames):
         raise ValueError(f"n_frames holds {min(n_frames)}: a visual has at least 1 frame")

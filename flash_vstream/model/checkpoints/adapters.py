@@ -127,10 +127,9 @@ def _with_lora(model: VStreamForConditionalGeneration, folder: Path, merge: bool
     return with_lora.merge_and_unload() if merge else with_lora
 
 
-def _inner(model: nn.Module) -> VStreamForConditionalGeneration:
+def _inner(model: Any) -> VStreamForConditionalGeneration:
     """The model itself, without its PEFT wrapper."""
-    wrapper: Any = model
-    inner = wrapper.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(inner, VStreamForConditionalGeneration):
         raise ValueError(f"adapters belong to VStreamForConditionalGeneration, not {type(model).__name__}")
     return inner

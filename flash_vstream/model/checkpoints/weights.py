@@ -14,13 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import (
-    MODEL_MAPPING,
-    AutoConfig,
-    BitsAndBytesConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import MODEL_MAPPING, AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model.checkpoints.files import check_weights, read_json, read_weights, resolve_folder
@@ -171,6 +165,6 @@ def _quietly(load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         wanted = kwargs.get("attn_implementation") or kwargs.get("quantization_config")
         name = wanted if isinstance(wanted, str) else type(wanted).__name__
         reason = " ".join(str(error).split())
-        raise ValueError(f"{name} needs a package ({reason}): install it, or leave the option out") from error
+        raise ValueError(f"{name} needs a package that is absent ({reason}): install it or drop it") from error
     finally:
         logger.removeFilter(drop)
