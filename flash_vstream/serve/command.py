@@ -11,6 +11,7 @@ generated.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -85,14 +86,14 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Play the stream and answer; returns 1 if an answer could not be generated."""
     video = str(CLIP) if options.video_file is None else options.video_file
-    is_clip = _is_file(video, CLIP)
+    is_clip = Path(video).is_file() and CLIP.samefile(video)
     schedule = Schedule([parse(line, need_time=True) for line in options.ask])
     source = open_source(video, fps=options.fps, play_speed=options.play_speed)
     session = _open_session(options)
     seen_s = session.snapshot.time_s
     buffer = FrameBuffer(source, start_s=0.0 if seen_s is None else seen_s + 1 / options.fps)
-    log = EventLog(options.log_file)  # only now: a command that is refused leaves no file behind
-    try:
+    # Opened last: a command that is refused leaves no file behind.
+    with contextlib.closing(EventLog(options.log_file)) as log:
         _introduce(options, session, is_clip)
         log.write(
             "start",
@@ -103,37 +104,23 @@ def run(options: argparse.Namespace) -> int:
             play_speed=str(options.play_speed),
             resume=options.resume,
         )
-        _play(options, video, buffer, session, schedule, log, is_clip)
-    except AnswerError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return NO_ANSWER
-    finally:
-        log.close()
+        demo = read_file(CLIP_QUESTIONS) if is_clip else []
+        # Each of the two is None if it was closed.
+        terminals = [stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)]
+        if all(terminals) and not options.ask:
+            # Only here: nothing else needs prompt_toolkit.
+            from flash_vstream.serve.terminal import Terminal
+
+            Terminal(buffer, session, log, options.max_new_tokens, [question.text for question in demo[:3]]).run()
+            return 0
+        takes_lines = not (options.ask or sys.stdin is None or terminals[0] or _is_standard_input(video))
+        pipe = sys.stdin.fileno() if takes_lines else None
+        try:
+            plain.run(buffer, session, schedule, log, options.max_new_tokens, pipe, demo)
+        except AnswerError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return NO_ANSWER
     return 0
-
-
-def _play(
-    options: argparse.Namespace,
-    video: str,
-    buffer: FrameBuffer,
-    session: StreamSession,
-    schedule: Schedule,
-    log: EventLog,
-    is_clip: bool,
-) -> None:
-    """Play with a prompt in a terminal, without one elsewhere."""
-    demo = read_file(CLIP_QUESTIONS) if is_clip else []
-    # Each of the two is None if it was closed.
-    terminals = [stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)]
-    if all(terminals) and not options.ask:
-        # Only here: nothing else needs prompt_toolkit.
-        from flash_vstream.serve.terminal import Terminal
-
-        Terminal(buffer, session, log, options.max_new_tokens, [question.text for question in demo[:3]]).run()
-        return
-    takes_lines = not (options.ask or sys.stdin is None or terminals[0] or _is_standard_input(video))
-    pipe = sys.stdin.fileno() if takes_lines else None
-    plain.run(buffer, session, schedule, log, options.max_new_tokens, pipe, demo)
 
 
 def _open_session(options: argparse.Namespace) -> StreamSession:
@@ -143,9 +130,8 @@ def _open_session(options: argparse.Namespace) -> StreamSession:
     device = Process().device(options.device)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     model, processor = load(options.model_path, device=device, dtype=dtype, memory_mode=options.memory)
-    if options.resume is not None:
-        return StreamSession.load(model, processor, options.resume)
-    return StreamSession(model, processor)
+    is_new = options.resume is None
+    return StreamSession(model, processor) if is_new else StreamSession.load(model, processor, options.resume)
 
 
 def _introduce(options: argparse.Namespace, session: StreamSession, is_clip: bool) -> None:
@@ -168,9 +154,3 @@ def _is_standard_input(video: str) -> bool:
         return video == "-" or os.path.samestat(os.stat(video.removeprefix("file://")), os.fstat(sys.stdin.fileno()))
     except OSError:  # no file, but an address
         return False
-
-
-def _is_file(video: str, file: Path) -> bool:
-    """Whether `video` is a path of this file."""
-    path = Path(video)
-    return path.is_file() and file.is_file() and path.samefile(file)

@@ -6,6 +6,7 @@ each on the snapshot of the moment it was asked at.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
@@ -49,11 +50,7 @@ class Screen(Protocol):
 class EventLog:
     """A JSON-lines file of events, each with the wall-clock time; without a path nothing is written.
 
-    Args:
-        path: The file; events are appended.
-
-    Raises:
-        ValueError: The file cannot be written.
+    Events are appended to an existing file. Raises ValueError if the file cannot be written.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -80,19 +77,14 @@ class EventLog:
 
 
 class Answerer:
-    """Generates answers in its own thread, one after another.
-
-    Attributes:
-        has_asked: Whether a question was asked.
-        n_answered: The number of complete answers.
-    """
+    """Generates answers in its own thread, one after another. `n_answered` counts the complete ones."""
 
     def __init__(self, session: StreamSession, screen: Screen, log: EventLog, max_new_tokens: int) -> None:
+        self.session = session
+        self.log = log
         self.has_asked = False
         self.n_answered = 0
-        self._session = session
         self._screen = screen
-        self._log = log
         self._max_new_tokens = max_new_tokens
         # Unbounded: the None that ends the thread must never wait for room.
         self._waiting: queue.Queue[tuple[TimedQuestion, Answer] | None] = queue.Queue()
@@ -110,22 +102,17 @@ class Answerer:
     def ask(self, question: TimedQuestion, *, wait: bool = True) -> None:
         """Ask on what the session knows at this moment, and queue the answer.
 
-        Args:
-            question: The question.
-            wait: If `MAX_WAITING` answers are not complete, wait until one is.
-
-        Raises:
-            ValueError: As `StreamSession.ask` does; or there is no room and `wait` is false; or answering was stopped.
-            Exception: The error that ended answering earlier.
+        If `MAX_WAITING` answers are not complete, it waits until one is. Raises ValueError as `StreamSession.ask` does,
+        if there is no room and `wait` is false, and after `stop`; or the error that ended answering earlier.
         """
         self.raise_error()
         if self._stop.is_set():
             raise ValueError("the stream has ended")
-        answer = self._session.ask(question.text, max_new_tokens=self._max_new_tokens)
+        answer = self.session.ask(question.text, max_new_tokens=self._max_new_tokens)
         if not self._room.acquire(blocking=wait):
             raise ValueError(f"{MAX_WAITING} answers are still to come; ask again when one of them is complete")
         self.has_asked = True
-        self._log.write("question", question=question.text, asked_for_s=question.time_s, **_moment(answer))
+        self.log.write("question", question=question.text, asked_for_s=question.time_s, **_moment(answer))
         self._waiting.put((question, answer))
 
     def raise_error(self) -> None:
@@ -163,12 +150,12 @@ class Answerer:
                 if self._stop.is_set():
                     answer.close()
         except AnswerError as error:
-            self._log.write("failure", question=question.text, error=str(error), **_moment(answer))
+            self.log.write("failure", question=question.text, error=str(error), **_moment(answer))
             self._screen.fail(error)
             return
         self.n_answered += not self._stop.is_set()
         self._screen.end(question, answer)
-        self._log.write(
+        self.log.write(
             "answer",
             question=question.text,
             answer=answer.text,
@@ -199,10 +186,7 @@ def watch_stream(
 ) -> Exception | None:
     """Watch a source to its end, or until `is_over`, and ask each question of the schedule when it is due.
 
-    A question for time t is asked on the frames with time <= t.
-
-    Returns:
-        The error that ended the source; None if it came to its end.
+    A question for time t is asked on the frames with time <= t. Returns the error that ended the source, if any.
     """
     frames, n_dropped = iter(source), 0
     while True:
@@ -212,26 +196,22 @@ def watch_stream(
             return None
         except Exception as error:
             return error
-        _ask_all(schedule.take_before(time_s), session, ask)
+        ask_all(schedule.take_before(time_s), session, ask)
         if is_over():
             return None
         session.watch(frame, time_s)
         # The increase of the source's count, not the count itself: a reset of the session starts a new one.
         n_dropped_before, n_dropped = n_dropped, source.dropped
         session.count_dropped(n_dropped - n_dropped_before)
-        _ask_all(schedule.take_at(time_s), session, ask)
+        ask_all(schedule.take_at(time_s), session, ask)
         if is_over():
             return None
 
 
-def ask_rest(session: StreamSession, schedule: Schedule, ask: Callable[[TimedQuestion], None], end: str) -> None:
-    """Close the schedule and ask what it still holds; the note of each says that the stream `end` before its time."""
-    _ask_all(schedule.close(), session, ask, end)
-
-
-def _ask_all(
+def ask_all(
     questions: list[TimedQuestion], session: StreamSession, ask: Callable[[TimedQuestion], None], end: str = ""
 ) -> None:
+    """Ask questions; the note of each that comes late, or whose time the stream did not reach (it `end`), says so."""
     for question in questions:
         now, note = session.snapshot.time_s, ""
         if question.time_s is not None and now is not None:
@@ -249,15 +229,22 @@ def times_line(answer: Answer) -> str:
     return seen if first is None else f"{seen}, first token after {first:.2f} s"
 
 
-def closing_line(session: StreamSession, n_answered: int) -> str:
-    """The last line of a run: what was watched and answered."""
-    stats = session.stats()
-    return (
-        f"{stats.n_frames} frames watched up to {stats.stream_time_s or 0.0:.1f} s, {stats.n_dropped} dropped, "
-        f"{n_answered} question{'' if n_answered == 1 else 's'} answered"
-    )
-
-
-def log_end(log: EventLog, session: StreamSession, reason: str) -> None:
-    """Write the last event of a log: why the run ended, and the session's figures."""
-    log.write("end", reason=reason, **asdict(session.stats()))
+@contextlib.contextmanager
+def report_end(answerer: Answerer) -> Iterator[None]:
+    """Log how a run ended, and the figures. Unless an error ended it, also print what was watched and answered."""
+    reason = "error"
+    try:
+        yield
+        reason = "done"
+    except KeyboardInterrupt:
+        reason = "interrupted"
+        raise
+    finally:
+        stats, n_answered = answerer.session.stats(), answerer.n_answered
+        answerer.log.write("end", reason=reason, **asdict(stats))
+        if reason != "error":
+            print(
+                f"{stats.n_frames} frames watched up to {stats.stream_time_s or 0.0:.1f} s, {stats.n_dropped} dropped, "
+                f"{n_answered} question{'' if n_answered == 1 else 's'} answered",
+                flush=True,
+            )

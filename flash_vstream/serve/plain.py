@@ -9,16 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from flash_vstream.serve.loop import (
-    Answerer,
-    AnswerError,
-    EventLog,
-    ask_rest,
-    closing_line,
-    log_end,
-    times_line,
-    watch_stream,
-)
+from flash_vstream.serve.loop import Answerer, AnswerError, EventLog, ask_all, report_end, times_line, watch_stream
 from flash_vstream.serve.questions import Schedule, TimedQuestion, parse
 from flash_vstream.serve.session import Answer, StreamSession
 from flash_vstream.video import FrameBuffer
@@ -33,24 +24,20 @@ class PipedQuestions:
     in one line on stderr, and the others are asked nevertheless.
     """
 
-    def __init__(self, descriptor: int, schedule: Schedule, answerer: Answerer, session: StreamSession) -> None:
+    def __init__(self, descriptor: int, schedule: Schedule, answerer: Answerer) -> None:
         self._descriptor = descriptor
         self._schedule = schedule
         self._answerer = answerer
-        self._session = session
         # Daemon: a pipe may stay open forever, and nothing else can interrupt the read.
         self._thread = threading.Thread(target=self._work, name="questions", daemon=True)
         self._thread.start()
+        # Wait for the end of a file, and a moment for that of a pipe, so that questions for second 0 are not late.
+        self._thread.join(None if stat.S_ISREG(os.fstat(descriptor).st_mode) else READ_AHEAD_S)
 
     @property
     def is_closed(self) -> bool:
         """Whether no more questions can come."""
         return not self._thread.is_alive()
-
-    def read_ahead(self) -> None:
-        """Wait for the end of a file, and a moment for that of a pipe, so that questions for second 0 are not late."""
-        is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-        self._thread.join(None if is_file else READ_AHEAD_S)
 
     def ask(self, question: TimedQuestion) -> None:
         """Ask a question, or print why it cannot be asked."""
@@ -78,7 +65,7 @@ class PipedQuestions:
             self._schedule.add(parse(text, need_time=False))
         except ValueError as error:
             _refuse(text, error)
-        if self._session.snapshot.n_frames:  # else the watching thread asks at the first frame
+        if self._answerer.session.snapshot.n_frames:  # else the watching thread asks at the first frame
             for question in self._schedule.take_now():
                 self.ask(question)
 
@@ -125,51 +112,26 @@ def run(
 ) -> None:
     """Play the stream, ask and print. Returns when every question is answered, or at the end of the stream.
 
-    Args:
-        source: The stream.
-        session: Watches it.
-        schedule: The questions known beforehand.
-        log: Receives the events.
-        max_new_tokens: Where a long answer is cut.
-        pipe: A file descriptor to read question lines from.
-        demo: Questions to ask if there are no others.
+    `pipe` is a file descriptor to read question lines from; `demo` is asked if there are no other questions.
 
-    Raises:
-        ValueError: The source or a question of the schedule is bad; what was asked before is answered first.
-        AnswerError: An answer could not be generated.
-        KeyboardInterrupt: Ctrl-C was pressed; a closing line is printed first.
+    Raises ValueError if the source or a question of the schedule is bad, after the answers to the questions before;
+    AnswerError if an answer could not be generated.
     """
     answerer = Answerer(session, PlainScreen(), log, max_new_tokens)
-    piped = None if pipe is None else PipedQuestions(pipe, schedule, answerer, session)
-    reason = "error"
-    try:
-        if piped is not None:
-            piped.read_ahead()
-        if len(schedule) == 0:
-            for question in demo:
-                schedule.add(question)
-        _play(source, session, schedule, piped, answerer, log)
-        reason = "done"
-    except KeyboardInterrupt:
-        reason = "interrupted"
-        raise
-    finally:
-        answerer.stop()
-        log_end(log, session, reason)
-        if reason != "error":
-            print(closing_line(session, answerer.n_answered), flush=True)
+    with report_end(answerer):
+        try:
+            piped = None if pipe is None else PipedQuestions(pipe, schedule, answerer)
+            if len(schedule) == 0:
+                for question in demo:
+                    schedule.add(question)
+            _play(source, schedule, piped, answerer)
+        finally:
+            answerer.stop()
 
 
-def _play(
-    source: FrameBuffer,
-    session: StreamSession,
-    schedule: Schedule,
-    piped: PipedQuestions | None,
-    answerer: Answerer,
-    log: EventLog,
-) -> None:
+def _play(source: FrameBuffer, schedule: Schedule, piped: PipedQuestions | None, answerer: Answerer) -> None:
     """Watch and ask until all is answered. An error of the source is raised when all questions are answered."""
-    ask = answerer.ask if piped is None else piped.ask
+    session, ask = answerer.session, answerer.ask if piped is None else piped.ask
 
     def is_over() -> bool:
         answerer.raise_error()
@@ -182,8 +144,8 @@ def _play(
         if error is not None and session.snapshot.n_frames == 0:
             for question in schedule.close():
                 print(f'not answered: "{question.text}"', flush=True)
-                log.write("failure", question=question.text, error=str(error))
-        ask_rest(session, schedule, ask, "ended" if error is None else "broke")
+                answerer.log.write("failure", question=question.text, error=str(error))
+        ask_all(schedule.close(), session, ask, "ended" if error is None else "broke")
     except Exception:
         answerer.finish()  # what was asked before the error is answered
         raise

@@ -19,7 +19,6 @@ class TimedQuestion:
     """A question and when to ask it.
 
     Attributes:
-        text: The question.
         time_s: The stream time to ask it at, on the frames up to then; None means now, or at the first frame.
         expected: The right answer, if it is known.
         note: Printed with the answer, if it was asked at another time.
@@ -34,8 +33,7 @@ class TimedQuestion:
 def parse(line: str, *, need_time: bool) -> TimedQuestion:
     """Read `SECONDS: question` (also `M:SS` and `H:MM:SS`), or a plain question if no time is needed.
 
-    Raises:
-        ValueError: The question is empty or not valid text, or the time is negative or missing where it is needed.
+    Raises ValueError if the question is empty or not valid text, or its time negative or missing where it is needed.
     """
     match = _TIMED.fullmatch(line)
     if match is None and need_time:

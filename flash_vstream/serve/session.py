@@ -28,12 +28,9 @@ DEFAULT_MAX_NEW_TOKENS = 256
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a session knows after some frame. It is replaced, never edited.
+    """What a session knows after `n_frames` frames. It is replaced, never edited.
 
-    Attributes:
-        memory: The memory state, an immutable value.
-        time_s: The stream time of the newest frame; None before the first.
-        n_frames: The number of frames watched.
+    `time_s` is the stream time of the newest frame; None before the first.
     """
 
     memory: State
@@ -43,15 +40,13 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class SessionStats:
-    """Figures of a session at one moment. Times are in seconds unless the name says milliseconds.
+    """Figures of a session at one moment.
 
     Attributes:
-        n_frames: Frames watched.
         n_dropped: Frames that the source dropped, by `count_dropped`.
         stream_time_s: The stream time of the newest frame.
         n_memory_tokens: Tokens that the memory gives the language model.
-        memory_nbytes: Bytes of the memory state.
-        watch_ms_mean: Mean time of preprocessing, encoder and memory update for a frame.
+        watch_ms_mean: Mean time of preprocessing, encoder and memory update for a frame, in milliseconds.
         last_time_to_first_token_s: Time from the last question to the first token of its answer.
     """
 
@@ -67,13 +62,8 @@ class SessionStats:
 class Answer(Iterator[str]):
     """The pieces of one answer. They are generated in the thread that iterates, and its errors are raised there.
 
-    Dropping or closing the iterator stops generation.
-
-    Attributes:
-        stream_time_s: The stream time of the newest frame that the answer is based on.
-        n_frames: The number of frames that it is based on.
-        text: The pieces given so far.
-        time_to_first_token_s: Seconds from the call of `ask` to the first token; None before it.
+    Dropping or closing the iterator stops generation. `text` holds the pieces given so far; the answer is based on
+    `n_frames` frames up to `stream_time_s`. `time_to_first_token_s` is in seconds from the call of `ask`.
     """
 
     def __init__(
@@ -123,16 +113,9 @@ class Answer(Iterator[str]):
 
 
 class StreamSession:
-    """A live stream on a model.
+    """A live stream on a model, which is only read. Raises ValueError if the model's memory mode is offline only.
 
     Thread-safe: `watch` calls run one at a time; `ask`, `stats` and `save` may run beside them.
-
-    Args:
-        model: The model; it is only read.
-        processor: The processor of the same checkpoint.
-
-    Raises:
-        ValueError: The model's memory mode is offline only.
     """
 
     def __init__(self, model: VStreamForConditionalGeneration, processor: VStreamProcessor) -> None:
@@ -162,50 +145,35 @@ class StreamSession:
         """What is known now; it stays valid and unchanged while watching continues."""
         return self._snapshot
 
+    # Not inference_mode: its tensors cannot be used outside, and anybody may read a snapshot.
+    @torch.no_grad()
     def watch(self, frame: np.ndarray | torch.Tensor, time_s: float | np.floating) -> None:
-        """Watch one frame.
+        """Watch a frame, uint8 RGB `[H, W, 3]` of any size, at its stream time in seconds, which must not decrease.
 
-        Args:
-            frame: uint8 RGB `[H, W, 3]`, any size.
-            time_s: Its stream time in seconds; it must not decrease.
-
-        Raises:
-            ValueError: The frame has another shape or dtype, or the time is no finite number or before the newest
-                frame's. The session is unchanged then.
+        Raises ValueError, without a change of the session, for another shape or dtype, or a time that is no finite
+        number or before the newest frame's.
         """
         if isinstance(time_s, bool) or not isinstance(time_s, int | float | np.number):
             raise ValueError(f"frame time {time_s!r} is not a number; give the stream time in seconds")
         with self._watch_lock:
             began = time.perf_counter()
             before = self._snapshot
-            memory = self._remember(frame, float(time_s), before.memory)
+            # Anything else than an array is passed on for the error of the preprocessing.
+            frames = frame[None] if isinstance(frame, np.ndarray | torch.Tensor) else frame
+            pixels = self.processor.frames_to_pixels(frames)  # [1, 3, S, S]
+            features = self.model.encode_frames(pixels.to(self.model.device, self.model.dtype))  # [1, P, D]
+            times = torch.tensor([time_s], dtype=torch.float64, device=features.device)
+            memory = self.model.memory.update(before.memory, features, times=times)
             self._snapshot = Snapshot(memory, float(time_s), before.n_frames + 1)
             seconds, count = self._watched
             self._watched = (seconds + time.perf_counter() - began, count + 1)
 
-    # Not inference_mode: its tensors cannot be used outside, and anybody may read a snapshot.
-    @torch.no_grad()
-    def _remember(self, frame: np.ndarray | torch.Tensor, time_s: float, memory: State) -> State:
-        # Anything else than an array is passed on for the error of the preprocessing.
-        frames = frame[None] if isinstance(frame, np.ndarray | torch.Tensor) else frame
-        pixels = self.processor.frames_to_pixels(frames)  # [1, 3, S, S]
-        features = self.model.encode_frames(pixels.to(self.model.device, self.model.dtype))  # [1, P, D]
-        times = torch.tensor([time_s], dtype=torch.float64, device=features.device)
-        return self.model.memory.update(memory, features, times=times)
-
     def ask(self, question: str, max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS) -> Answer:
         """Answer from what was seen up to this call; frames watched later do not change the answer.
 
-        Args:
-            question: Plain text, without prompt markup.
-            max_new_tokens: Where a long answer is cut.
-
-        Returns:
-            An iterator over pieces of text; together they are the answer. Decoding is greedy, so it is deterministic.
-
-        Raises:
-            ValueError: No frame was watched yet, or the question is empty, not valid text, or too long for the language
-                model.
+        Returns an iterator over pieces of text; together they are the answer, of at most `max_new_tokens` tokens.
+        Decoding is greedy, so it is deterministic. Raises ValueError if no frame was watched yet, or the question is
+        empty, not valid text, holds prompt markup or is too long for the language model.
         """
         asked = time.perf_counter()
         snapshot = self._snapshot
@@ -223,10 +191,8 @@ class StreamSession:
         limit = self.model.config.text_config.max_position_embeddings
         room = limit - prompt_ids.shape[1]
         if room < 1:
-            raise ValueError(
-                f"the question makes a prompt of {prompt_ids.shape[1]} tokens and the language model holds {limit}; "
-                "ask something shorter"
-            )
+            length = prompt_ids.shape[1]
+            raise ValueError(f"the prompt has {length} tokens and the model holds {limit}; ask something shorter")
 
         def on_first_token() -> float:
             self._last_time_to_first_token_s = time.perf_counter() - asked
@@ -252,8 +218,7 @@ class StreamSession:
     def save(self, path: str | PathLike[str]) -> None:
         """Write the session to one safetensors file, atomically; watching may continue meanwhile.
 
-        Raises:
-            ValueError: The file cannot be written.
+        Raises ValueError if the file cannot be written.
         """
         snapshot = self._snapshot
         session_file.write(path, self.model, snapshot.memory, snapshot.time_s)
@@ -264,9 +229,7 @@ class StreamSession:
     ) -> StreamSession:
         """Open a saved session; it continues bit for bit like the one that was saved.
 
-        Raises:
-            ValueError: The file is missing, damaged or no session, or was saved with another model or memory
-                configuration.
+        Raises ValueError if the file is missing, damaged, no session, or of another model or memory configuration.
         """
         session = cls(model, processor)
         memory, time_s = session_file.read(path, model)

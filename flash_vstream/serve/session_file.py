@@ -29,11 +29,7 @@ METADATA_KEY = "flash_vstream"
 def write(
     path: str | PathLike[str], model: VStreamForConditionalGeneration, memory: State, time_s: float | None
 ) -> None:
-    """Write a memory state and the stream time of its newest frame, atomically.
-
-    Raises:
-        ValueError: The file cannot be written.
-    """
+    """Write a memory state and the stream time of its newest frame, atomically. Raises ValueError if it cannot."""
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"cannot write {path}: there is no folder {path.parent}; give another file name")
@@ -53,8 +49,7 @@ def write(
 def read(path: str | PathLike[str], model: VStreamForConditionalGeneration) -> tuple[State, float | None]:
     """Read the memory state, to the model's device, and the stream time of its newest frame.
 
-    Raises:
-        ValueError: The file is missing, damaged or no session, or was saved with another model or memory configuration.
+    Raises ValueError if the file is missing, damaged, no session, or of another model or memory configuration.
     """
     if not Path(path).is_file():
         raise ValueError(f"no session file at {path}; give a file that a session saved")
@@ -67,16 +62,12 @@ def read(path: str | PathLike[str], model: VStreamForConditionalGeneration) -> t
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is a safetensors file but no saved session; give a file that a session saved")
     if metadata.get("version") != VERSION:
-        raise ValueError(
-            f"{path} is a session of format version {metadata.get('version')} and this reads {VERSION}; "
-            "load it with the release that saved it"
-        )
+        found = metadata.get("version")
+        raise ValueError(f"{path} has version {found}, this reads {VERSION}; load it with the release that saved it")
     for name, value in _fingerprint(model).items():
         if metadata.get(name) != value:
-            raise ValueError(
-                f"{path} was saved with another {name.replace('_', ' ')} ({_difference(metadata.get(name), value)}); "
-                "load it with the model and memory it was saved with"
-            )
+            difference = f"{name.replace('_', ' ')} ({_difference(metadata.get(name), value)})"
+            raise ValueError(f"{path} was saved with another {difference}; load it with that model and memory")
     if metadata.get("sha256") != _digest(tensors):
         raise ValueError(f"{path} is damaged: its tensors are not those that were saved; save the session again")
     assert not isinstance(model.memory, PublishedMemory)  # a session with an offline memory is refused before

@@ -14,15 +14,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.patch_stdout import patch_stdout
 
 from flash_vstream.serve import memory_chart
-from flash_vstream.serve.loop import (
-    Answerer,
-    AnswerError,
-    EventLog,
-    closing_line,
-    log_end,
-    times_line,
-    watch_stream,
-)
+from flash_vstream.serve.loop import Answerer, AnswerError, EventLog, report_end, times_line, watch_stream
 from flash_vstream.serve.questions import Schedule, TimedQuestion
 from flash_vstream.serve.session import Answer, StreamSession
 from flash_vstream.video import FrameBuffer
@@ -71,15 +63,7 @@ class PromptScreen:
 
 
 class Terminal:
-    """One interactive run.
-
-    Args:
-        source: The stream.
-        session: Watches it.
-        log: Receives the events.
-        max_new_tokens: Where a long answer is cut.
-        examples: Questions to suggest.
-    """
+    """One interactive run; it suggests the questions `examples`."""
 
     def __init__(
         self, source: FrameBuffer, session: StreamSession, log: EventLog, max_new_tokens: int, examples: list[str]
@@ -99,32 +83,20 @@ class Terminal:
         )
 
     def run(self) -> None:
-        """Play and answer until /quit, Ctrl-D or Ctrl-C.
-
-        Raises:
-            ValueError: The source failed before its first frame.
-            KeyboardInterrupt: Ctrl-C was pressed; a closing line is printed first.
-        """
-        reason = "error"
-        try:
-            with patch_stdout():
-                print("Type a question at any moment while the stream plays; /help lists the commands.")
-                for example in self._examples:
-                    print(f"  for example: {example}")
-                self._watcher.start()
-                self._read_lines()
-            reason = "done"
-        except KeyboardInterrupt:
-            reason = "interrupted"
-            raise
-        finally:
-            self._quit.set()
-            self._answerer.stop()
-            self._source.close()
-            self._watcher.join(timeout=10)
-            log_end(self._log, self._session, reason)
-            if reason != "error":
-                print(closing_line(self._session, self._answerer.n_answered), flush=True)
+        """Play and answer until /quit, Ctrl-D or Ctrl-C. Raises ValueError if the source gives no frame."""
+        with report_end(self._answerer):
+            try:
+                with patch_stdout():
+                    print("Type a question at any moment while the stream plays; /help lists the commands.")
+                    for example in self._examples:
+                        print(f"  for example: {example}")
+                    self._watcher.start()
+                    self._read_lines()
+            finally:
+                self._quit.set()
+                self._answerer.stop()
+                self._source.close()
+                self._watcher.join(timeout=10)
 
     def _watch(self) -> None:
         """The watching thread. An error is shown; it ends the run if there is nothing to ask about."""
@@ -167,7 +139,9 @@ class Terminal:
         if not command.startswith("/"):
             self._answerer.ask(TimedQuestion(line), wait=False)
         elif command == "/memory":
-            self._draw_memory()
+            memory, config = self._session.snapshot.memory, self._session.model.config.memory
+            n_frames = memory.n_frames
+            print(memory_chart.draw(memory, config.num_tokens(n_frames)) if n_frames else "Nothing has been seen yet.")
         elif command == "/save":
             self._save(rest.strip())
         elif command == "/reset":
@@ -178,13 +152,6 @@ class Terminal:
             if command != "/help":
                 print(f"There is no command {command}.")
             print(HELP)
-
-    def _draw_memory(self) -> None:
-        memory = self._session.snapshot.memory
-        if memory.n_frames == 0:
-            print("Nothing has been seen yet.")
-        else:
-            print(memory_chart.draw(memory, self._session.model.config.memory.num_tokens(memory.n_frames)))
 
     def _save(self, name: str) -> None:
         seconds = self._session.snapshot.time_s

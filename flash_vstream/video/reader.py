@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import math
+import numbers
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,14 @@ def read_frames(
     Raises ValueError, at the call, if the file is missing, empty, no video or without a frame that can be decoded, or
     an argument is out of range; and after the frames before it where decoding fails.
     """
-    fps = _number("fps", fps)
+    for name, value in {"fps": fps, "start": start, "end": start if end is None else end}.items():
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r}: give a finite number")
     if fps <= 0:
         raise ValueError(f"fps is {fps:g}: give a number of frames a second above 0")
-    start = _number("start", start)
     if start < 0:
         raise ValueError(f"start is {start:g} s: time 0 is the first frame, give 0 or more")
-    if end is not None and _number("end", end) <= start:
+    if end is not None and end <= start:
         raise ValueError(f"end is {end:g} s but start is {start:g} s: give an end after the start")
     index = index_video(path)
     if start >= index.duration_s:
@@ -60,16 +62,6 @@ def read_frames(
     if backend != "pyav":
         raise ValueError(f"backend is {backend!r}: give 'pyav' or 'decord'")
     return _read(index, grid, stop)
-
-
-def _number(name: str, value: float) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{name} is {value!r}: give a finite number")
-    return number
 
 
 def _read(index: VideoIndex, grid: Iterator[float], stop: float) -> Iterator[TimedFrame]:

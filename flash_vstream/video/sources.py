@@ -27,6 +27,7 @@ from .reader import TimedFrame, read_frames, upright_rgb
 
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "tcp", "srt")  # the sender keeps the time
 PACED_SCHEMES = ("http", "https")  # usually a file, which would arrive all at once
+ADDRESS_OPTIONS = {"udp": {"overrun_nonfatal": "1"}, "rtsp": {"rtsp_transport": "tcp"}}
 TICK_S = 0.2  # how often a waiting reader checks whether it should stop
 PICTURES = {".jpg", ".jpeg", ".png"}
 NUMBER = re.compile(r"(\d+)")
@@ -90,7 +91,8 @@ def _frames_of(spec: str, fps: float, timeout_s: float, closing: threading.Event
         known = ", ".join(LIVE_SCHEMES + PACED_SCHEMES)
         raise ValueError(f"{spec} cannot be opened: give a file, a directory or an address of {known}")
     if scheme != "file":
-        return live(lambda: _open_address(spec, timeout_s), keeps_time=scheme in LIVE_SCHEMES)
+        options = ADDRESS_OPTIONS.get(scheme.removesuffix("s"), {})
+        return live(lambda: open_input(spec, options=options, timeout=timeout_s), keeps_time=scheme in LIVE_SCHEMES)
     if spec.startswith(("webcam:", "/dev/video")):
         device, driver = _webcam(spec)
         return live(lambda: open_input(device, format=driver, timeout=timeout_s), keeps_time=True)
@@ -156,11 +158,6 @@ def _decodable(container: InputContainer, stream: av.VideoStream) -> Iterator[av
                 has_begun = has_begun or frame.key_frame or not frame.is_corrupt
                 if has_begun:
                     yield frame
-
-
-def _open_address(address: str, timeout_s: float) -> InputContainer:
-    options = {"rtsp": {"rtsp_transport": "tcp"}, "udp:": {"overrun_nonfatal": "1"}}
-    return open_input(address, options=options.get(address.lower()[:4], {}), timeout=timeout_s)
 
 
 def _webcam(spec: str) -> tuple[str, str]:
