@@ -82,8 +82,7 @@ class Schedule:
             self._waiting.append(question)
 
     def __len__(self) -> int:
-        with self._lock:
-            return len(self._waiting)
+        return len(self._waiting)
 
     def take_now(self) -> list[TimedQuestion]:
         """Take the questions without a time."""

@@ -169,12 +169,6 @@ class Terminal:
         stats = self._session.stats()
         seconds = "--" if stats.stream_time_s is None else f"{stats.stream_time_s:.1f} s"
         waiting = self._answerer.n_waiting
-        parts = [
-            f"{self._stream_state} {seconds}",
-            f"{stats.n_frames} frames",
-            f"{stats.n_dropped} dropped",
-            f"{stats.n_memory_tokens} memory tokens",
-        ]
-        if waiting:
-            parts.append("answering" if waiting == 1 else f"answering, {waiting - 1} more asked")
-        return " " + " | ".join(parts)
+        answering = "" if not waiting else " | answering" if waiting == 1 else f" | answering, {waiting - 1} more asked"
+        figures = f"{stats.n_frames} frames | {stats.n_dropped} dropped | {stats.n_memory_tokens} memory tokens"
+        return f" {self._stream_state} {seconds} | {figures}{answering}"
