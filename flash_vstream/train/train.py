@@ -214,7 +214,7 @@ def say(arguments: VStreamTrainingArguments, line: str) -> None:
         print(line, flush=True)
 
 
-class TrainParser(CommandParser, HfArgumentParser):  # type: ignore[misc]  # typed as an iterable of tuples
+class TrainParser(CommandParser, HfArgumentParser):
     """A command parser with the fields of `GROUPS` as options, which depend on --stage for their defaults."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

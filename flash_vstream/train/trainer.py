@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import send_to_device
+from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Sampler
@@ -88,7 +88,7 @@ class VStreamTrainer(Trainer):
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
-    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:  # type: ignore[override]  # called with keywords only
         """Make no step if a resumed run has made all: the base class compares with max_steps only after a step.
 
         Accelerate does not give the sampler its epoch if several processes resume within one.

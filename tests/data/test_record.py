@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def parsed(fields: dict[str, Any], fps: float = 1, **folders: Any) -> Record:
+def parsed(fields: dict[str, Any], fps: float = 1, **folders: Path) -> Record:
     return Record.parse(fields, MediaFolders(**(folders or {"images": Path("i"), "videos": Path("v")})), fps)
 
 
@@ -98,7 +98,7 @@ def test_moments_that_are_none_are_named(moment: dict[str, Any], message: str) -
 
 
 def test_a_file_is_looked_for_where_its_kind_is(tmp_path: Path) -> None:
-    features = {"image_features": Path("if"), "video_features": Path("vf")}
+    features: dict[str, Any] = {"image_features": Path("if"), "video_features": Path("vf")}
     assert parsed(text_record()).path is None
     assert parsed(record(video="p/a.b.mp4"), **features).path == Path("vf/p/a.b.safetensors")
     assert parsed(image_record(image="coco/a.jpg"), **features).path == Path("if/coco/a.safetensors")

@@ -62,10 +62,10 @@ def test_the_four_kinds_of_visuals_agree_and_mix(model: VStreamForConditionalGen
     tokens = memory.read(memory.update(memory.init_state(), encoded))
     ids = ids_with_visuals(model.config, [1], 3, [4], 3, [5], 3, [6], 3, [7])[None]
     alike = model(input_ids=ids, visual_features=[encoded] * 4).logits
-    visuals = [Pixels(pixels), Features(encoded), Tokens(tokens), Digest(*digest(MEMORY, encoded))]
+    visuals: list[Any] = [Pixels(pixels), Features(encoded), Tokens(tokens), Digest(*digest(MEMORY, encoded))]
     mixed = model(input_ids=ids, visuals=visuals).logits
     torch.testing.assert_close(mixed, alike, **CLOSE)
-    lists: dict[str, Any] = {"pixel_values": [pixels], "visual_features": [encoded], "memory_tokens": [tokens]}
+    lists = {"pixel_values": [pixels], "visual_features": [encoded], "memory_tokens": [tokens]}
     one = ids_with_visuals(model.config, [1], 3, [4])[None]
     for (name, given), visual in zip(lists.items(), visuals[:3], strict=True):  # the keywords are short for the list
         assert torch.equal(model.embed(one, **{name: given}), model.embed(one, [visual]))
