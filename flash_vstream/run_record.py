@@ -53,7 +53,7 @@ def code_version(folders: Iterable[str] = ()) -> Record:
     """The version of this package, and of some of its folders.
 
     Args:
-        folders: Folders of the package, such as "eval/answering", whose Python files decide the result; or single files.
+        folders: Folders of the package, such as "eval/answering", whose Python files decide the result, or files.
 
     Returns:
         `version`, the package's; `revision` and `edited`, of the git checkout that the package lies in (None outside
