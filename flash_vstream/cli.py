@@ -74,7 +74,9 @@ def run(words: Sequence[str]) -> int | None:
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     module = importlib.import_module(command.module)
     signal.signal(signal.SIGINT, handler)
-    options = module.parser().parse_args(arguments)
+    parser = module.parser()
+    parser.prog = f"flash-vstream {name}"  # eval and choose share a module
+    options = parser.parse_args(arguments)
     if command.parallel and "RANK" not in os.environ:
         from flash_vstream.process import Launch
 
