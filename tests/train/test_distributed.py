@@ -1,7 +1,7 @@
 """Two real processes (gloo, CPU, float32), with and without DeepSpeed, train as one process with the same batches.
 
-The visuals of the two differ in each step: videos of different length, images to encode, text only. All runs of DeepSpeed
-are slow tests: on a CPU it first compiles an extension, for minutes, which is then kept in ~/.cache/torch_extensions.
+The visuals of the two differ in each step: videos of different length, images to encode, text only. DeepSpeed first
+compiles an extension on a CPU, for minutes, and keeps it in ~/.cache/torch_extensions: all of its runs are slow tests.
 """
 
 from __future__ import annotations
