@@ -1,6 +1,7 @@
 """Two real processes (gloo, CPU, float32), with and without DeepSpeed, train as one process with the same batches.
 
-The visuals of the two differ in each step: videos of different length, images to encode, text only.
+The visuals of the two differ in each step: videos of different length, images to encode, text only. DeepSpeed first
+compiles an extension on a CPU, for minutes, and keeps it in ~/.cache/torch_extensions: all of its runs are slow tests.
 """
 
 from __future__ import annotations
@@ -157,6 +158,7 @@ def assert_same_result(folder: Path, expected: Path, tolerance: float = 1e-4) ->
         torch.testing.assert_close(value, wanted[key], msg=key, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_zero_2_trains_as_one_process_and_resumes_exactly(base: Path) -> None:
     assert len(losses(base / "zero2")) == 4
     assert_same_result(base / "zero2", base / "single")
