@@ -93,7 +93,8 @@ def index_video(path: str | Path) -> VideoIndex:
     else:
         ticks = np.unique(np.array([stamp for stamp in stamps if stamp is not None and stamp >= origin] + [origin]))
         times = (ticks - origin) * float(time_base)
-        keys = (np.array(sorted(key_stamps), np.int64).reshape(-1, 2) - origin) * float(time_base)
+        ticks_of_keys = np.array(sorted(key_stamps), np.int64).reshape(-1, 2) - origin
+        keys = ticks_of_keys.astype(np.float64) * float(time_base)
         frame_s = last_duration * float(time_base) or 1 / float(rate)
     height, width = (first.width, first.height) if rotation % 180 else (first.height, first.width)
     duration_s = float(times[-1]) + frame_s

@@ -270,7 +270,7 @@ def test_processes_wait_for_the_first_to_check_the_data_longer_than_in_training(
 ACCELERATE = "accelerate launch --num_processes 2 --use_deepspeed --deepspeed_config_file scripts/zero3.json -m"
 LAUNCHERS = {
     "torchrun": ("torchrun --standalone --nproc_per_node 2 -m", ["--deepspeed", "scripts/zero1.json"], 2, 1),
-    "deepspeed": ("deepspeed --num_gpus 2 --module", ["--deepspeed", "scripts/zero2.json"], 2, 2),
+    "deepspeed": ("deepspeed --no_local_rank --num_gpus 2 --module", ["--deepspeed", "scripts/zero2.json"], 2, 2),
     "accelerate": (ACCELERATE, [], 2, 3),
     "none": (f"{sys.executable} -m", ["--deepspeed", "scripts/zero2.json"], 1, 2),
 }
