@@ -68,7 +68,7 @@ def expected(times: list[float], fps: float, start: float = 0.0, end: float = fl
     return [(max(i for i, time in enumerate(times) if time <= due + 1e-6), due) for due in grid]
 
 
-def given(path: Path, **settings: float) -> list[tuple[int, float]]:
+def given(path: Path, **settings: Any) -> list[tuple[int, float]]:
     return [(number_of(frame), time) for frame, time in read_frames(path, **settings)]
 
 
