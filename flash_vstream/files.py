@@ -82,6 +82,8 @@ def explain_failed_writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # torch.save fails so when Ctrl-C interrupts it
+            raise error.__context__ from None
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TORCH_FAILED_WRITE):
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
@@ -179,6 +181,15 @@ class JsonLines:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, made if it is missing; waits for another process that holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def lock(descriptor: int, path: Path, wait: bool = False) -> None:

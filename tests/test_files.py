@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from flash_vstream.files import JsonLines, atomic, read_json_lines, write_json, write_json_lines, write_text
+from flash_vstream.files import (
+    JsonLines,
+    atomic,
+    explain_failed_writing,
+    read_json_lines,
+    write_json,
+    write_json_lines,
+    write_text,
+)
 from tests.full_disk import full_disk
 
 
@@ -125,3 +133,34 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_whole_file_of_rows(tmp_path: Path) -> None:
     write_json_lines(tmp_path / "rows.jsonl", [{"n": 1}, {"n": 2}])
     assert read_json_lines(tmp_path / "rows.jsonl") == [{"n": 1}, {"n": 2}]
+
+
+def test_ctrl_c_during_torch_save_stays_ctrl_c(tmp_path: Path) -> None:
+    """torch.save turns the interrupt into a RuntimeError like that of a full disk."""
+
+    def interrupted_save() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    with pytest.raises(KeyboardInterrupt), explain_failed_writing(tmp_path):
+        interrupted_save()
+
+
+def test_a_lock_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    """Two processes increment a number in a file; without the lock they lose increments."""
+    path = tmp_path / "number.txt"
+    path.write_text("0")
+    code = f"""
+from pathlib import Path
+from flash_vstream.files import locked
+path = Path({str(path)!r})
+for _ in range(200):
+    with locked(path.with_name(".lock")):
+        path.write_text(str(int(path.read_text()) + 1))
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert path.read_text() == "400"

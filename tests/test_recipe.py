@@ -198,12 +198,12 @@ def test_an_extraction_that_refuses_ends_the_recipe_and_a_bad_file_does_not(
     write_picture(Path("images/a.jpg"))
     Path("images/b.jpg").write_bytes(b"no picture")
     Path("features").mkdir()
-    Path("features/extraction-rank-0-of-1.json").write_text("{}")
+    Path("features/extraction-rank-0-of-2.json").write_text("{}")
     if refuses:
         FeatureFile.write(Path("features/a.safetensors"), torch.zeros(16, 32), {"encoder": "another"})
     extract = [{"input": "images", "output": "features", "vision_tower": str(TOWER), "num_workers": 1}]
     recipe = read_recipe(changed(tmp_path, extract=extract))
-    (step,) = (step for step in commands(recipe, Launch(1)) if step.name == "extract")
+    (step,) = (step for step in commands(recipe, Launch(2)) if step.name == "extract")
     assert run_steps(monkeypatch, step, Step("stage1", ["touch", "ran"])) == int(refuses)
     assert (tmp_path / "ran").exists() is not refuses
 

@@ -61,13 +61,16 @@ class PredictionStore:
 def claim(folder: Path, run: dict[str, Any]) -> None:
     """Write run.json. Raises ValueError if the folder holds another run's predictions, or some without run.json."""
     path = folder / run_record.FILE
-    if path.exists():
-        before, now = ({k: v for k, v in record.items() if k not in NOT_COMPARED} for record in (read_run(folder), run))
-        run_record.check_same_run(path, before, now)
-    elif _shards(folder) or (folder / MERGED_FILE).exists():
-        raise ValueError(f"{folder} holds predictions but no {path.name}: give another --output_dir")
-    else:
-        files.write_json(path, run)
+    with files.locked(folder / ".lock"):  # the ranks start together: one writes, the others compare
+        if path.exists():
+            before, now = (
+                {k: v for k, v in record.items() if k not in NOT_COMPARED} for record in (read_run(folder), run)
+            )
+            run_record.check_same_run(path, before, now)
+        elif _shards(folder) or (folder / MERGED_FILE).exists():
+            raise ValueError(f"{folder} holds predictions but no {path.name}: give another --output_dir")
+        else:
+            files.write_json(path, run)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
