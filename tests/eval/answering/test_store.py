@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flash_vstream import files
 from flash_vstream.eval.answering.store import PredictionStore, claim, forget_failures, merge, read_predictions
 from flash_vstream.eval.sample import Prediction, Sample
 
@@ -144,3 +146,23 @@ def test_failures_can_be_tried_again(tmp_path: Path) -> None:
     assert forget_failures(tmp_path, RUN) == 1
     with PredictionStore(tmp_path, RUN) as store:
         assert sample(0) in store and failed not in store
+
+
+def test_a_rank_waits_while_another_claims_the_folder(tmp_path: Path) -> None:
+    """The other rank has opened its file and writes run.json only then: without the lock this one is refused."""
+    errors: list[ValueError] = []
+
+    def claim_too() -> None:
+        try:
+            claim(tmp_path, {"fps": 1.0})
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=claim_too)
+    with files.locked(tmp_path / ".lock"):
+        (tmp_path / "predictions.0.jsonl").touch()
+        thread.start()
+        thread.join(timeout=0.5)  # it waits for the lock, or was refused
+        files.write_json(tmp_path / "run.json", {"fps": 1.0})
+    thread.join()
+    assert errors == []
