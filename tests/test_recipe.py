@@ -222,7 +222,7 @@ def test_a_fault_in_a_stages_data_stops_the_recipe_once(
     write_records(Path("data.json"), [image_record(conversations=conversation([("Describe it.\n<image>", "a wall")]))])
     stage = {**STAGE, "data_path": "data.json", "image_folder": "images", "output_dir": "out"}
 
-    def result(**options: Any) -> tuple[int, str]:
+    def result(**options: str) -> tuple[int, str]:
         base = {"vision_tower": str(TOWER), "language_model": "text", "output_dir": "base"}
         content = changed(tmp_path, assemble=base, stage1={**stage, **options})
         steps = commands(read_recipe(content), Launch(1))
@@ -232,13 +232,11 @@ def test_a_fault_in_a_stages_data_stops_the_recipe_once(
 
     code, said = result()
     assert code == 1 and "corrupt: 1" in said and "skip_ids: out/faults.json" in said
-    for options in ({"skip_ids": "out/faults.json"}, {"skip_ids": "own.json"}):
-        code, said = result(**options)
-        assert code == 0 and ("done before" in said) == (options["skip_ids"] == "out/faults.json")
-        assert json.loads(Path(options["skip_ids"]).read_text())["faults"][0]["fault"] == "corrupt"
+    code, said = result(skip_ids="out/faults.json")
+    assert code == 0 and "done before" in said
+    assert json.loads(Path("out/faults.json").read_text())["faults"][0]["fault"] == "corrupt"
     Path("images/a.jpg").write_bytes(whole)  # the report lists a fault that has been corrected
     assert [("done before" in said, code) for code, said in (result(), result())] == [(False, 0), (True, 0)]
-    assert "done before" not in result(max_length=400)[1]
 
 
 def test_data_that_has_changed_since_its_check_is_checked_again(tmp_path: Path) -> None:

@@ -132,8 +132,6 @@ def work(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = {**STEPS, "deepspeed": zero_file("zero3", folder)}
     first, stage1 = ModelArguments(model.model_path), folder / "stage1"
     commands.append(command(first, data, stage1, **changes))
-    commands.append(["rewind", str(stage1), str(folder / "stage1-resumed"), "2"])
-    commands.append(command(first, data, folder / "stage1-resumed", **changes))
     commands.append(command(everything(stage1), data, folder / "stage2", **changes))
     commands.append(command(lora_of(model), data, folder / "lora", **changes))
     commands.append(["rewind", str(folder / "lora"), str(folder / "lora-resumed"), "2"])
@@ -144,8 +142,6 @@ def work(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     commands.append(["rewind", str(folder / "stage1-half"), str(folder / "stage1-half-resumed"), "2"])
     commands.append(command(first, data, folder / "stage1-half-resumed", **changes))
     commands.append(command(everything(folder / "stage1-half"), data, folder / "stage2-half", **changes))
-    changes["deepspeed"] = zero_file("zero3", folder)
-    commands.append(command(everything(folder / "stage1-half"), data, folder / "stage2-half-split", **changes))
     launch([*commands, [*published, "--deepspeed", str(zero_file("zero3", folder, 20_000))]], folder)
     return folder
 
@@ -208,12 +204,10 @@ def test_both_stages_under_zero_3_are_those_of_one_process(base: Path, work: Pat
     ("name", "share"),
     [("stage1", "zero_pp_rank_0_mp_rank_00_model_states.pt"), ("stage1-half", "mp_rank_00_model_states.pt")],
 )
-def test_checkpoints_of_stage_1_have_no_frozen_weights_and_need_none(name: str, share: str, work: Path) -> None:
+def test_checkpoints_of_stage_1_have_no_frozen_weights(name: str, share: str, work: Path) -> None:
     stored = torch.load(work / name / "checkpoint-4" / "global_step4" / share, weights_only=False)
     assert {key.split(".")[0] for key in stored["module"]} == {"projector", "memory"}
     assert not stored["frozen_param_shapes"] and not stored["frozen_param_fragments"]
-    assert losses(work / f"{name}-resumed") == losses(work / name)
-    assert_same_result(work / f"{name}-resumed", work / name, 1e-6)
 
 
 @pytest.mark.slow
@@ -232,7 +226,6 @@ def test_the_recipes_settings_train_near_float32(base: Path, work: Path) -> None
     assert is_adapter(work / "stage1-half")
     assert losses(work / "stage1-half") == pytest.approx(losses(work / "stage1"), rel=0.03)
     assert losses(work / "stage2-half") == pytest.approx(losses(work / "stage2"), rel=0.03)
-    assert losses(work / "stage2-half-split") == pytest.approx(losses(work / "stage2-half"), rel=0.01)
     assert losses(work / "stage1-half-resumed") == losses(work / "stage1-half")
     before, after = weights(base / "model"), weights(work / "stage1-half")
     resumed = weights(work / "stage1-half-resumed")
@@ -268,8 +261,7 @@ def test_processes_wait_for_the_first_to_check_the_data_longer_than_in_training(
 
 
 ACCELERATE = "accelerate launch --num_processes 2 --use_deepspeed --deepspeed_config_file scripts/zero3.json -m"
-LAUNCHERS = {
-    "torchrun": ("torchrun --standalone --nproc_per_node 2 -m", ["--deepspeed", "scripts/zero1.json"], 2, 1),
+LAUNCHERS = {  # torchrun is the launcher of the other tests
     "deepspeed": ("deepspeed --no_local_rank --num_gpus 2 --module", ["--deepspeed", "scripts/zero2.json"], 2, 2),
     "accelerate": (ACCELERATE, [], 2, 3),
     "none": (f"{sys.executable} -m", ["--deepspeed", "scripts/zero2.json"], 1, 2),
@@ -292,25 +284,6 @@ def test_every_launcher_starts_it_with_the_shipped_files(launcher: str, base: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler, without which DeepSpeed does not compile")
-def test_a_run_does_not_wait_for_one_that_was_killed_while_deepspeed_compiled(base: Path, tmp_path: Path) -> None:
-    from torch.utils import cpp_extension
-
-    environment = {**ENVIRONMENT, "TORCH_EXTENSIONS_DIR": str(tmp_path / "compiled")}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_EXTENSIONS_DIR", environment["TORCH_EXTENSIONS_DIR"])
-        folder = Path(cpp_extension._get_build_directory("deepspeed_shm_comm", verbose=False))
-    (folder / "lock").touch()  # all that torch leaves of it
-    data = save_data(tmp_path / "data", "vv")
-    words = command(everything(base / "model"), data, tmp_path / "run", **{**STEPS, "max_steps": 1, "use_cpu": False})
-    start, options, *_ = LAUNCHERS["torchrun"]
-    line = [*start.split(), "flash_vstream", "train", *words, *options]
-    finished = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-6000:]
-    assert list(folder.glob("*.so"))
-
-
-@pytest.mark.slow
 def test_two_nodes_of_a_process_each_train_as_one_process(base: Path, tmp_path: Path) -> None:
     """As on two machines: a launcher on each, as the environment of the user says."""
     data = save_data(tmp_path / "data", "vittiivvtit", pictures=True)
@@ -318,7 +291,7 @@ def test_two_nodes_of_a_process_each_train_as_one_process(base: Path, tmp_path: 
         free.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{free.getsockname()[1]}"
     words = command(everything(base / "model"), data, tmp_path / "run", **STEPS)
-    words += ["--deepspeed", "scripts/zero2.json"]
+    words += ["--deepspeed", "scripts/zero1.json"]
     lines = [Launch(1, 2, rank, meeting).command("train", words) for rank in range(2)]
     out = subprocess.PIPE
     nodes = [subprocess.Popen(line, env=ENVIRONMENT, cwd=ROOT, stdout=out, stderr=out, text=True) for line in lines]
@@ -327,6 +300,7 @@ def test_two_nodes_of_a_process_each_train_as_one_process(base: Path, tmp_path: 
     assert sum(text.count("= 2 processes x 1 samples x 2 accumulation steps") for text in outputs) == 1
     assert losses(tmp_path / "run") == pytest.approx(losses(base / "single"), abs=1e-4)
     assert {path.name for path in tmp_path.glob("run/checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["zero_stage"] == 1
 
 
 @pytest.mark.slow
@@ -334,7 +308,7 @@ def test_data_that_cannot_be_trained_on_is_said_once_and_ends_all_processes(base
     data = save_data(tmp_path / "data", "vv")
     next((tmp_path / "data" / "video").glob("*.safetensors")).unlink()
     words = command(everything(base / "model"), data, tmp_path / "run", **STEPS)
-    line = [*LAUNCHERS["torchrun"][0].split(), "flash_vstream", "train", *words]
+    line = ["torchrun", "--standalone", "--nproc_per_node", "2", "-m", "flash_vstream", "train", *words]
     finished = subprocess.run(line, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode != 0 and finished.stderr.count("error: 1 of 2 records cannot be trained on") == 1
     assert "gloo" not in finished.stderr and not list(tmp_path.glob("run/checkpoint-*"))
