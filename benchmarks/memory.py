@@ -5,24 +5,29 @@
 "published" rows are a plain transcription of the release's arithmetic: pooling, then Lloyd k-means whose distances come
 from one [T, 25, 16 * D] difference tensor, and, when streaming, a buffer of all frames that is concatenated again for
 every frame. Both sides run with the same process settings. Each offline row runs in a process of its own, whose peak
-memory is reported by the operating system (on a GPU, by torch).
+memory is reported by the operating system (on a GPU, by torch). "Threads" compares the memory's one thread with torch's
+own number of threads, on a quiet machine and with a loop on every core.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import time
 from itertools import product
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from flash_vstream.memory import MemoryConfig, build_memory
+from flash_vstream.memory.star import _Fold
 
 PATCHES, DIM = 256, 1024
 CLUSTERS, ITERATIONS = 25, 10
@@ -122,6 +127,42 @@ def time_star_stream(features: Tensor, device: str) -> float:
 
 
 @torch.inference_mode()
+def frame_times(features: Tensor, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each single-frame update, with one thread and with torch's own, in turns of 20 frames."""
+    memory = build_memory(MemoryConfig(), features.shape[-1])
+    start = memory.update(memory.init_state(), features)
+    settings = {"one thread": _Fold.add_all, f"{torch.get_num_threads()} threads": _Fold.add_all.__wrapped__}
+    times: dict[str, list[float]] = {name: [] for name in settings}
+    for round_, (name, add_all) in product(range(rounds), settings.items()):
+        with patch.object(_Fold, "add_all", add_all):
+            state = start
+            for index in range(20):
+                before = time.perf_counter()
+                state = memory.update(state, features[(20 * round_ + index) % len(features)][None])
+                times[name].append((time.perf_counter() - before) * 1e3)
+    return times
+
+
+def print_threads(rounds: int) -> None:
+    """Print the time of an update while all cores are free, and while a loop keeps each of them busy."""
+    features = scenes(200, PATCHES, DIM, "cpu", torch.float32)
+    print(f"\nThreads, [1, {PATCHES}, {DIM}] a frame, ms ({os.cpu_count()} cores)")
+    print(f"{'cores':>10} {'memory with':>12} {'mean':>7} {'median':>7} {'95 %':>7}")
+    for cores in ("quiet", "all busy"):
+        count = (os.cpu_count() or 1) if cores == "all busy" else 0
+        loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+        try:
+            time.sleep(1 if loops else 0)  # until the loops run
+            for name, times in frame_times(features, rounds).items():
+                values = (statistics.mean(times), statistics.median(times), statistics.quantiles(times, n=20)[-1])
+                print(f"{cores:>10} {name:>12} " + " ".join(f"{value:>7.2f}" for value in values), flush=True)
+        finally:
+            for loop in loops:
+                loop.kill()
+                loop.wait()
+
+
+@torch.inference_mode()
 def print_growth(total: int, patches: int, dim: int, device: str, dtype: torch.dtype) -> None:
     """Print update time and state size along a stream of `total` frames."""
     features = scenes(2000, patches, dim, device, dtype)
@@ -214,6 +255,8 @@ def main() -> None:
         print(f"{f'published, {held} frames in':>26} {published:>11.2f} {published / star:>7.1f}", flush=True)
     del features
 
+    if device == "cpu":
+        print_threads(5 if arguments.quick else 20)
     print_growth(5000 if arguments.quick else 100_000, 64, 64, device, dtype)
 
     print(f"\nOffline, [T, {PATCHES}, {DIM}]; memory is the peak beyond the features")

@@ -15,6 +15,7 @@ from torch import Tensor
 from flash_vstream.memory.base import Memory, Times, check_features, check_finite, check_state, check_times
 from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.memory.state import Frame, State, shared_fields, tensor_nbytes
+from flash_vstream.memory.threads import one_thread
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,7 @@ class ControlMemory(Memory):
         return ControlState(self.config, self.feature_dim)
 
     @torch.no_grad()
+    @one_thread
     def update(self, state: State, features: Tensor, times: Times = None) -> ControlState:
         """Add frames to a stream, see `Memory.update`."""
         state = check_state(state, ControlState, self)

@@ -23,6 +23,7 @@ from flash_vstream.memory.clusters import Clusters
 from flash_vstream.memory.config import MemoryConfig
 from flash_vstream.memory.pooling import pool_grid
 from flash_vstream.memory.state import Frame, State, array_tensor, shared_fields, tensor_nbytes
+from flash_vstream.memory.threads import one_thread
 
 # Numbers pooled at once: small enough for a core's cache, large enough that small frames need few calls.
 SLICE_NUMBERS = 2**20
@@ -181,6 +182,7 @@ class _Fold:
         # Allocated once: a block this large, freed between frames that stay, would take new pages for each frame.
         self.scratch: Tensor | None = None
 
+    @one_thread
     def add_all(self, features: Tensor, times: Times) -> StarState:
         """The state after the frames [T, P, D]. Raises ValueError for unfit features or times."""
         check_features(features, self.config, self.state.feature_dim, self.state.dtype)
