@@ -28,6 +28,28 @@ _TORCH_FAILED_WRITE = ("inline_container", "write(): fd", "Parent directory", "i
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.\d+-\d+\.part")  # the temporary names of `atomic`
 
 
+def read_object(path: Path, missing: str, damaged: str) -> dict[str, Any]:
+    """The object of a JSON file.
+
+    Args:
+        path: The file.
+        missing: What to say after "... is missing:".
+        damaged: The remedy for a file that is no JSON, or holds anything but an object.
+
+    Raises:
+        ValueError: The file is missing or damaged.
+    """
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: {missing}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): {damaged}") from error
+    if not isinstance(contents, dict):
+        raise ValueError(f"{path} holds a {type(contents).__name__} where an object is expected: {damaged}")
+    return contents
+
+
 @contextlib.contextmanager
 def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write a file or a folder to; rename it to `path` when the block ends without an error.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import flash_vstream
+from flash_vstream.files import read_object
 
 FILE = "run.json"
 Record = dict[str, Any]
@@ -18,15 +18,8 @@ PACKAGE = Path(__file__).resolve().parent
 
 def read_record(path: Path) -> Record:
     """Read a run record. Raises ValueError if the file is missing, damaged or not a JSON object."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: {path.parent} holds no finished or started run") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete {path.parent} and run again") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} holds no JSON object: delete {path.parent} and run again")
-    return record
+    again = f"delete {path.parent} and run again"
+    return read_object(path, f"{path.parent} holds no finished or started run", again)
 
 
 def check_same_run(path: Path, before: Mapping[str, Any], now: Mapping[str, Any], option: str = "--output_dir") -> None:

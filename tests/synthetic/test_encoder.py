@@ -16,15 +16,15 @@ def test_labels_agree_with_the_caption() -> None:
     rng = random.Random(0)
     for _ in range(50):
         scene = random_scene(rng)
-        room, told = caption(scene, 0.0).split(": ")
+        room, objects = caption(scene, 0.0).split(": ")
         spots = ("top left", "top right", "bottom left", "bottom right")
         for spot, label in zip(spots, quarter_labels(scene), strict=True):
             assert room == f"a {LABELS[0][label[0] - 1]}"
             if label[1:] == [0, 0, 0]:
-                assert spot not in told
+                assert spot not in objects
             else:
                 _, colour, shape, activity = (words[number - 1] for words, number in zip(LABELS, label, strict=True))
-                assert f"{spot} a {colour} {shape} {activity}" in told
+                assert f"{spot} a {colour} {shape} {activity}" in objects
 
 
 def test_alike_scenes_differ_in_one_thing_at_most() -> None:

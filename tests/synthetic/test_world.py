@@ -177,42 +177,42 @@ def test_records_have_the_format_of_the_real_data_sets() -> None:
 
 def statement_holds(statement: str, noted: list[tuple[float, str, dict[str, str]]]) -> bool:
     """Whether a statement of the notes is true, found without the rules that made it."""
-    subject, told = statement.split(": ")
+    subject, value = statement.split(": ")
     words = subject.split()
     _, room_now, seen_now = noted[-1]
     order = list(dict.fromkeys(room for _, room, _ in noted))
     in_room = [seen for _, room, seen in noted if room == words[-1]]
     if words[0] == "first":  # "first: attic", "first the office the attic: attic, office"
         among = words[2::2] or order[:1]
-        return told.split(", ") == sorted(among, key=order.index)
+        return value.split(", ") == sorted(among, key=order.index)
     if subject == "now":
-        return told == f"{room_now}, {['zero', 'one', 'two', 'three', 'four'][len(seen_now)]}"
+        return value == f"{room_now}, {['zero', 'one', 'two', 'three', 'four'][len(seen_now)]}"
     if words[0] in ("after", "before"):  # "before the attic: office, kitchen"
         run = order if words[0] == "after" else order[::-1]
         start = run.index(words[-1]) + 1
-        return told.split(", ") == run[start : start + told.count(",") + 1]
+        return value.split(", ") == run[start : start + value.count(",") + 1]
     if words[0] == "in":  # "in the attic: red ring, blue bar"
-        names = told.split(", ")
+        names = value.split(", ")
         still = all(seen.keys() == in_room[0].keys() for seen in in_room)
         return names == list(in_room[0]) if still else set(names) == {name for seen in in_room for name in seen}
-    if told == "no" and words[0] in ("came", "left"):
+    if value == "no" and words[0] in ("came", "left"):
         return all(seen.keys() == in_room[0].keys() for seen in in_room)
     if words[0] == "came":
-        return told not in in_room[0] and any(told in seen for seen in in_room)
+        return value not in in_room[0] and any(value in seen for seen in in_room)
     if words[0] == "left":
-        return told in in_room[0] and told not in in_room[-1]
+        return value in in_room[0] and value not in in_room[-1]
     if words[2:4] == ["before", "the"]:  # "the kitchen before the attic: yes"
-        return (told == "yes") == (order.index(words[1]) < order.index(words[4]))
+        return (value == "yes") == (order.index(words[1]) < order.index(words[4]))
     where = [seen_now] if words[-1] == "now" else in_room
-    if told in ("yes", "no"):  # "a red ring in the attic: yes", "a red one now: no", "ring singing now: no"
+    if value in ("yes", "no"):  # "a red ring in the attic: yes", "a red one now: no", "ring singing now: no"
         if subject.endswith(f"the {words[1]} now"):
-            return (told == "yes") == (words[1] == room_now)
+            return (value == "yes") == (words[1] == room_now)
         if words[0] == "a":
             looked_for = set(words[1 : words.index(words[-1] if words[-1] == "now" else "in")]) - {"one"}
-            return (told == "yes") == any(looked_for <= set(name.split()) for seen in where for name in seen)
+            return (value == "yes") == any(looked_for <= set(name.split()) for seen in where for name in seen)
         is_so = any(name.endswith(words[0]) and seen[name] == words[1] for seen in where for name in seen)
-        return (told == "yes") == is_so
-    parts = told.split(", ")
+        return (value == "yes") == is_so
+    parts = value.split(", ")
     (activity,) = (part for part in parts if part in ACTIVITIES)
     (other,) = (part for part in parts if part not in ACTIVITIES)
     if words[-1] != "now" and "in" not in words:  # "the red ring: kitchen, singing"
@@ -247,10 +247,10 @@ def test_notes_on_slides_list_half_of_the_rooms() -> None:
         if not text.startswith("in the"):  # "attic black ring. kitchen red bar"
             bare += 1
             text = re.sub(r"(^|\. )(\w+) ", r"\1in the \2: ", text)
-        told = text.split(". ")
-        assert all(statement.startswith("in the") and statement_holds(statement, noted) for statement in told)
-        assert len({statement.split(":")[0] for statement in told}) == len(told)
-        assert len(told) == max(1, record["end_time"] // 2)  # with all others told, the last would be known
+        statements = text.split(". ")
+        assert all(statement.startswith("in the") and statement_holds(statement, noted) for statement in statements)
+        assert len({statement.split(":")[0] for statement in statements}) == len(statements)
+        assert len(statements) == max(1, record["end_time"] // 2)  # all others would give the last away
     assert 0.4 < bare / len(records) < 0.6
     assert {record["end_time"] for record in records} >= {1, 2, 3, 4, 12}
 
@@ -261,26 +261,26 @@ def test_every_note_is_true_and_no_two_tell_of_one_object() -> None:
     halves = 0
     for stream in STREAMS:
         for until in ask_times(stream, 3, rng):
-            told = notes(stream, until, rng).split(". ")
+            statements = notes(stream, until, rng).split(". ")
             noted = second_by_second(stream, until)
-            for statement in told:
+            for statement in statements:
                 assert statement_holds(statement, noted), (statement, stream.seed, until)
                 subject, values = statement.split(": ")
                 if subject.startswith(("after", "before")):
                     assert len(values.split(", ")) <= LONGEST_RUN
-                if subject.startswith("in the") and len(told) < MOST_STATEMENTS:  # none was left out
+                if subject.startswith("in the") and len(statements) < MOST_STATEMENTS:  # none was left out
                     counts = {len(seen) for _, room, seen in noted if room == subject.split()[-1]}
                     changed = {f"{verb} the {subject.split()[-1]}" for verb in ("came into", "left")}
-                    assert (len(counts) > 1) <= any(other.split(": ")[0] in changed for other in told)
+                    assert (len(counts) > 1) <= any(other.split(": ")[0] in changed for other in statements)
                 forms[statement.split()[0]] += 1
                 forms[statement.split(": ")[1]] += not statement.startswith(("came", "left"))
-            runs = [statement.split(": ")[1] for statement in told if statement.startswith(("after", "before"))]
-            if len(runs) > 1:  # half of them are told: the last room is not what is left
+            runs = [statement.split(": ")[1] for statement in statements if statement.startswith(("after", "before"))]
+            if len(runs) > 1:  # half of the rooms: the last one cannot be guessed
                 rooms = len({room for _, room, _ in noted})
                 assert sum(len(run.split(", ")) for run in runs) < rooms - 1
                 halves += 1
-            assert len(told) <= MOST_STATEMENTS
-            assert len({statement.split(":")[0] for statement in told}) == len(told)
+            assert len(statements) <= MOST_STATEMENTS
+            assert len({statement.split(":")[0] for statement in statements}) == len(statements)
             (scene,) = {stream.visit_at(until)}
             for statement in frame_notes(scene, until, rng).split(". "):
                 assert statement_holds(statement, noted[-1:]), statement
@@ -290,8 +290,8 @@ def test_every_note_is_true_and_no_two_tell_of_one_object() -> None:
 
 def test_a_story_tells_the_rooms_in_order() -> None:
     stream = STREAMS[2]
-    told = story(stream, stream.duration)
-    positions = [told.index(f"a {visit.room}:") for visit in stream.visits]
+    text = story(stream, stream.duration)
+    positions = [text.index(f"a {visit.room}:") for visit in stream.visits]
     assert positions == sorted(positions)
 
 

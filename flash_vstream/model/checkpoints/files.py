@@ -6,7 +6,6 @@ Every fault is a one-line ValueError that names the file. Nothing is unpickled: 
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import zipfile
@@ -17,6 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from flash_vstream.files import read_object
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -45,15 +46,7 @@ def resolve_folder(path: str | Path, revision: str | None = None) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ValueError if the file is missing or contains anything else."""
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: {path.parent} is not a complete checkpoint folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid json ({error}): copy the checkpoint again") from error
-    if not isinstance(contents, dict):
-        raise ValueError(f"{path} holds a {type(contents).__name__} where an object is expected: copy it again")
-    return contents
+    return read_object(path, f"{path.parent} is not a complete checkpoint folder", "copy the checkpoint again")
 
 
 def weight_files(folder: Path) -> list[Path]:
