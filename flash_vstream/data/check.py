@@ -2,8 +2,8 @@
 
     flash-vstream check --data_path data/finetune/records.json --image_folder data/finetune ...
 
-Every image is opened and every video decoded as training would do it, each file once; of feature files the header is
-read. The faults: a file is "missing", "empty" or "corrupt"; a record has "no supervision" (all its answers are empty),
+Every image is opened, every video decoded and every feature file read as training would do it, each file once. The
+faults: a file is "missing", "empty" or "corrupt"; a record has "no supervision" (all its answers are empty),
 is a "bad record" (turns, placeholders, times) or, for the model of --model_path, "too long" (not even its first turn
 fits). They are counted and listed in a report; training skips the records of a report that it is given. A decoder that
 crashes ends only its worker process: its file is "corrupt". The exit code is 1 if there are faults.
@@ -60,6 +60,7 @@ class Checks:
         if path.suffix == SUFFIX:
             file = FeatureFile(path)
             file.require(self.spec, self.fps if kind == "video" else None)
+            file.check_numbers()
             return len(file)
         if kind == "video":
             return sum(1 for _ in read_frames(str(path), self.fps))

@@ -269,11 +269,12 @@ def write_files(pieces: Iterable[Piece], output: Path, report: ExtractionReport,
 
 def _end_file(span: Span, writer: FeatureWriter | None, report: ExtractionReport) -> None:
     """Finish the feature file of a file that ends, or report its fault."""
-    if writer is not None and span.fault is None:
+    fault = span.fault or ("it has no frame" if writer is None else writer.fault)
+    if writer is not None and fault is None:
         writer.finish()
         report.written += 1
         return
-    report.faults.append({"file": span.file.path.as_posix(), "fault": span.fault or "it has no frame"})
+    report.faults.append({"file": span.file.path.as_posix(), "fault": str(fault)})
     if writer is not None:
         writer.discard()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import os
 import subprocess
@@ -182,6 +184,21 @@ def test_the_ranks_make_the_files_of_one(media: Path, full: Path, encoder: Frame
     assert [report.written > 0 for report in reports] == [True, True]
     assert files(tmp_path) == files(full)
     assert {path.name for path in tmp_path.glob("*.json")} == {f"extraction-rank-{rank}-of-2.json" for rank in range(2)}
+
+
+def test_features_that_overflow_are_a_fault_of_their_file(media: Path, encoder: FrameEncoder, tmp_path: Path) -> None:
+    """P09: no file with infinite numbers is written. Features in the thousands do not fit float16 here."""
+    tower = copy.deepcopy(encoder.tower)
+    with torch.no_grad():
+        for parameter in tower.embeddings.parameters():
+            parameter.mul_(1e6)
+        tower.pre_layrnorm.weight.mul_(1e6)
+    large = dataclasses.replace(encoder, tower=tower)
+    report = extract(arguments(media, tmp_path / "half", limit=2), large)
+    assert report.written == 0 and {entry["file"] for entry in report.faults} == {"a.mp4", "i.png"}
+    assert all("NaN or infinite numbers for frame 0 in F16" in entry["fault"] for entry in report.faults)
+    assert files(tmp_path / "half") == {}
+    assert extract(arguments(media, tmp_path / "whole", limit=2, dtype="float32"), large).written == 2
 
 
 @pytest.mark.slow
