@@ -22,6 +22,7 @@ from torch import Tensor
 
 from flash_vstream.files import atomic, explain_failed_writing
 from flash_vstream.model.configuration import VStreamConfig
+from flash_vstream.model.finite import is_finite
 
 KEY = "feature"
 ROUNDING = 1e-9  # frames: the error of a product such as 1.1 x 10
@@ -201,8 +202,7 @@ class FeatureWriter:
 
 def first_not_finite(features: Tensor) -> int | None:
     """The first frame of features [T, P, D] with a NaN or infinite number, or None."""
-    # A NaN or an infinity is its own minimum or maximum; `isfinite` of all numbers is 30 times slower on a CPU.
-    if all(extreme.isfinite() for extreme in torch.aminmax(features)):
+    if is_finite(features):
         return None
     return int((~features.isfinite()).flatten(1).any(1).nonzero()[0])
 

@@ -26,6 +26,7 @@ from flash_vstream.model.checkpoints.adapters import load_parts
 from flash_vstream.model.checkpoints.zero3 import gather_whole, without_hooks
 from flash_vstream.train.arguments import VStreamTrainingArguments
 from flash_vstream.train.checkpoints import PART, prune, publish
+from flash_vstream.train.finite import check_logged, check_weights
 from flash_vstream.train.model import bare, is_adapter_run, named_trained
 from flash_vstream.train.offload import offloaded_adamw
 
@@ -98,6 +99,11 @@ class VStreamTrainer(Trainer):
                 self.sampler.set_epoch(epoch)
             super()._run_epoch(epoch=epoch, **kwargs)
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """End the run if the logged loss or gradients are not finite: the base class would train on."""
+        check_logged(logs, self.state.global_step, self.args, self.output, self.accelerator.scaler)
+        super().log(logs, start_time)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint atomically: into a temporary folder, in which the base class finds none to delete."""
         part, step = self.output / PART, f"checkpoint-{self.state.global_step}"
@@ -139,7 +145,9 @@ class VStreamTrainer(Trainer):
         """Save an adapter without copying all weights, frozen ones too, to the host, as the base class does.
 
         The first process has all weights of an adapter if DeepSpeed does not partition the weights (ZeRO below 3).
+        Weights that are not finite are not saved: they end the run.
         """
+        check_weights(self.model, self.state.global_step, self.args, self.output)
         if self.is_deepspeed_enabled and not is_deepspeed_zero3_enabled() and is_adapter_run(self.model):
             self._save(output_dir)
         else:
