@@ -25,8 +25,9 @@ def check_logged(
 ) -> None:
     """Check the loss and the norm of the gradients of a logged step, which are the same in all processes.
 
-    `output` is the folder of the run's checkpoints. `scaler` is that of float16, or None: with it, gradients that overflow are normal, because the step is skipped and
-    the scale halved, until the scale is below 1. Raises ValueError, in the first process, or SystemExit.
+    `output` is the folder of the run's checkpoints. `scaler` is that of float16, or None: with it, gradients that
+    overflow are normal, because the step is skipped and the scale halved, until the scale is below 1. Raises
+    ValueError, in the first process, or SystemExit.
     """
     loss, norm = logs.get("loss", 0.0), logs.get("grad_norm", 0.0)
     if not math.isfinite(loss):
