@@ -22,7 +22,7 @@ from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from flash_vstream.data import ConversationDataset, GroupedSampler
 from flash_vstream.files import explain_failed_writing
 from flash_vstream.model import VStreamProcessor, save_adapter
-from flash_vstream.model.checkpoints.adapters import load_parts
+from flash_vstream.model.checkpoints.adapters import digest_of_base, load_parts
 from flash_vstream.model.checkpoints.zero3 import gather_whole, without_hooks
 from flash_vstream.train.arguments import VStreamTrainingArguments
 from flash_vstream.train.checkpoints import PART, prune, publish
@@ -57,6 +57,9 @@ class VStreamTrainer(Trainer):
         self.make_optimizer = make_optimizer
         self.output = Path(str(self.args.output_dir))
         inner = bare(self.model)
+        # Now, and not at the first save: the folder of the base could change during the training.
+        is_adapter = is_adapter_run(self.model) and self.args.should_save
+        self.base_digest = digest_of_base(inner.config.name_or_path) if is_adapter else None
         without_hooks(inner.vision_tower)
         self.add_callback(_GatherWhole({"vision_tower": inner.vision_tower, "memory": inner.memory}))
 
@@ -160,7 +163,7 @@ class VStreamTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         if is_adapter_run(self.model):
-            save_adapter(self.model, folder, state_dict=state_dict)
+            save_adapter(self.model, folder, state_dict=state_dict, base_digest=self.base_digest)
         else:
             self.model.save_pretrained(folder, state_dict=state_dict)
             self.processor.save_pretrained(folder)
