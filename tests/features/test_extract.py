@@ -186,6 +186,25 @@ def test_the_ranks_make_the_files_of_one(media: Path, full: Path, encoder: Frame
     assert {path.name for path in tmp_path.glob("*.json")} == {f"extraction-rank-{rank}-of-2.json" for rank in range(2)}
 
 
+def test_an_animation_is_a_video_where_videos_are_asked_for(encoder: FrameEncoder, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "green")]
+    for name in ("a.gif", "b.webp"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=1000)
+        frames[0].save(tmp_path / f"still-{name}")
+    for kind, shape in (("image", 2), ("video", 3)):
+        report = extract(arguments(tmp_path, tmp_path / kind, animations=kind), encoder)
+        assert report.written == 4 and not report.faults
+        moving = [load_file(tmp_path / kind / f"{name}.safetensors")["feature"] for name in ("a", "b")]
+        assert [features.ndim for features in moving] == [shape] * 2
+        assert [len(features) for features in moving] == [3 if shape == 3 else moving[0].shape[0]] * 2
+        for name in ("still-a", "still-b"):
+            assert FeatureFile(tmp_path / kind / f"{name}.safetensors").is_image
+    own = FeatureFile(tmp_path / "video" / "a.safetensors")
+    assert own.metadata["fps"] == "1.0" and torch.equal(
+        own.read(0, 1)[0], load_file(tmp_path / "image" / "a.safetensors")["feature"]
+    )
+
+
 def test_features_that_overflow_are_a_fault_of_their_file(media: Path, encoder: FrameEncoder, tmp_path: Path) -> None:
     """P09: no file with infinite numbers is written. Features in the thousands do not fit float16 here."""
     tower = copy.deepcopy(encoder.tower)
