@@ -72,7 +72,7 @@ class ModelArguments:
 class DataArguments:
     """Where the records and their files are, and how they become prompts."""
 
-    data_path: str = field(metadata={"help": "JSON list of records"})
+    data_path: str = field(metadata={"help": "JSON or JSON lines of records, or a mixture (data/README.md)"})
     image_folder: str | None = field(default=None, metadata={"help": "folder of the records' images"})
     video_folder: str | None = field(default=None, metadata={"help": "folder of the records' videos"})
     image_feature_folder: str | None = field(default=None, metadata={"help": "use image features extracted into it"})
