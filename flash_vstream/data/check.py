@@ -187,7 +187,9 @@ def _work(job: Job) -> list[Fault]:
 def parser() -> argparse.ArgumentParser:
     """The options of `flash-vstream check`."""
     made = CommandParser("check", __doc__)
-    made.add_argument("--data_path", type=Path, required=True, metavar="FILE", help="JSON or JSON lines of records, or a mixture")
+    made.add_argument(
+        "--data_path", type=Path, required=True, metavar="FILE", help="JSON or JSON lines of records, or a mixture"
+    )
     for kind in ("image", "video"):
         made.add_argument(f"--{kind}_folder", type=Path, metavar="DIR", help=f"what the {kind} paths are relative to")
         made.add_argument(
