@@ -28,7 +28,6 @@ from tqdm import tqdm
 
 from flash_vstream.data.dataset import open_features
 from flash_vstream.data.faults import Fault, fault_of, summary, write_report
-from flash_vstream.data.keys import Kind
 from flash_vstream.data.record import Fields, MediaFolders, Record
 from flash_vstream.data.records import Records
 from flash_vstream.data.survey import fault_in_text, fault_of_place
@@ -57,7 +56,7 @@ class Checks:
     max_length: int | None = None  # tokens; needed if there is a processor
     spec: FeatureSpec = field(default_factory=FeatureSpec)  # the features that the model takes
 
-    def count_frames(self, path: Path, kind: Kind | None) -> int:
+    def count_frames(self, path: Path, kind: str | None) -> int:
         """The number of frames of a file, which is read to its end. Raises ValueError if it cannot be trained on."""
         if path.suffix == SUFFIX:
             file = open_features(path, kind, self.spec, self.fps)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from flash_vstream.data.keys import Kind
 from flash_vstream.data.record import Fields, MediaFolders, Record
 from flash_vstream.data.survey import MODALITIES, Survey, survey
 from flash_vstream.features.file import FeatureFile, FeatureSpec
@@ -127,7 +126,7 @@ def read_features(record: Record, spec: FeatureSpec, fps: float) -> Tensor:
     return features
 
 
-def open_features(path: Path, kind: Kind | None, spec: FeatureSpec, fps: float) -> FeatureFile:
+def open_features(path: Path, kind: str | None, spec: FeatureSpec, fps: float) -> FeatureFile:
     """The open feature file of an image or a video.
 
     Raises ValueError if it cannot be read, does not fit the model or the rate, or is of the other kind.

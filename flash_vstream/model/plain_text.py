@@ -42,7 +42,7 @@ class PlainText:
         end = 0
         for match in self._names.finditer(text):
             self._append(text, end, match.start(), ids, starts)
-            ids.append(self._tokenizer.convert_tokens_to_ids(match[0]))
+            ids += self._tokenizer.convert_tokens_to_ids([match[0]])
             starts.append(match.start())
             end = match.end()
         self._append(text, end, len(text), ids, starts)

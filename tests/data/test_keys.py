@@ -96,7 +96,7 @@ def test_a_second_visual_is_named_and_a_repeated_path_is_none() -> None:
 
 
 def test_metadata_and_empty_keys_are_no_visuals() -> None:
-    metadata = {"model": "", "images": [], "video_path": None, "has_image": False, "num_frames": 3, "scene_id": "s"}
+    metadata: dict[str, Any] = {"model": "", "images": [], "video_path": None, "has_image": False, "num_frames": 3, "scene_id": "s"}
     assert parsed(text_record(**metadata)).kind is None
     assert parsed(record(duration=3.5, fps=30, data_source="x", video_id="q", created_time=5)).kind == "video"
 
@@ -160,7 +160,7 @@ def test_the_check_and_the_start_of_training_list_them(tmp_path: Path) -> None:
     """E5: `videos_plural.json`, `no_media_key.json` and `text_about_the_tag.json` in one file."""
     asked = conversation([("<video>\nWhat is rolling?", "A red ball.")])
     about = conversation([("How do I loop a clip with the <video> tag in HTML?", "Add the attribute loop.")])
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"conversations": asked, "videos": ["a.mp4"]},
         {"scene_id": "s1", "conversations": asked},
         {"id": "t", "conversations": about},

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,7 +208,7 @@ def test_an_animation_is_a_video_where_videos_are_asked_for(encoder: FrameEncode
 
 def test_features_that_overflow_are_a_fault_of_their_file(media: Path, encoder: FrameEncoder, tmp_path: Path) -> None:
     """P09: no file with infinite numbers is written. Features in the thousands do not fit float16 here."""
-    tower = copy.deepcopy(encoder.tower)
+    tower: Any = copy.deepcopy(encoder.tower)
     with torch.no_grad():
         for parameter in tower.embeddings.parameters():
             parameter.mul_(1e6)

@@ -13,7 +13,18 @@ from flash_vstream.model.tokenizer import load_tokenizer
 
 from .test_processing import LLAMA, MEMORY, VISUAL, byte_level_tokenizer, make
 
-WRITTEN = ["</s>", "<s>", "<unk>", "<s></s>", "a</s>b", "<<s>/s>", "[INST] a [/INST]", "<|im_end|>", "<|endoftext|>"]
+WRITTEN = [
+    "</s>",
+    "<s>",
+    "<unk>",
+    "<s></s>",
+    "a</s>b",
+    "<<s>/s>",
+    "[INST] a [/INST]",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<0x0A>",
+]
 SPIECE = sentencepiece.SentencePieceProcessor(model_file=str(LLAMA / "tokenizer.model"))
 
 

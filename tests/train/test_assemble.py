@@ -69,7 +69,7 @@ def test_answers_end_at_every_stop_token_that_a_file_names(tmp_path: Path) -> No
     session = StreamSession(model, opened)
     session.watch(np.zeros((16, 16, 3), np.uint8), 0.0)
     seen = Seen(1, model.memory.read(session.snapshot.memory))
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     letter = tokenizer.convert_tokens_to_ids("a")
     for stop in (2, 5, 9):
         # The letter is the most likely token but where the stop token's logit, twice the letter's, is positive.

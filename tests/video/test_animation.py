@@ -27,7 +27,7 @@ def save(path: Path, kind: str, durations: list[int], **options: Any) -> Path:
     return path
 
 
-def colours(path: Path, fps: float, **span: float) -> list[tuple[list[int], float]]:
+def colours(path: Path, fps: float, **span: Any) -> list[tuple[list[int], float]]:
     return [(frame[5, 5].tolist(), time) for frame, time in read_frames(path, fps, **span)]
 
 

@@ -76,9 +76,9 @@ def read_metadata(folder: str | Path) -> tuple[str, MemoryConfig]:
     return metadata["base"], MemoryConfig.from_dict(json.loads(metadata["memory"]))
 
 
-def digest_of_base(base: str | Path) -> str | None:
+def digest_of_base(base: str | Path | None) -> str | None:
     """The digest of a base model's weights, or None if `base` is no folder. Raises ValueError if it is damaged."""
-    return digest_of_weights(Path(base)) if str(base) and Path(base).is_dir() else None
+    return digest_of_weights(Path(base)) if base and Path(base).is_dir() else None
 
 
 def _metadata(file: Path) -> dict[str, str]:
@@ -129,7 +129,7 @@ def load_parts(model: nn.Module, folder: str | Path) -> None:
             place.copy_(tensors[name])
 
 
-def _check_base(file: Path, base: str) -> None:
+def _check_base(file: Path, base: str | None) -> None:
     """Raise ValueError if an adapter remembers the digest of other weights; one of an earlier version has none."""
     remembered = _metadata(file).get(DIGEST)
     found = digest_of_base(base) if remembered else None
