@@ -96,8 +96,8 @@ def test_a_second_visual_is_named_and_a_repeated_path_is_none() -> None:
 
 
 def test_metadata_and_empty_keys_are_no_visuals() -> None:
-    metadata: dict[str, Any] = {"model": "", "images": [], "video_path": None, "has_image": False, "num_frames": 3, "scene_id": "s"}
-    assert parsed(text_record(**metadata)).kind is None
+    empty: dict[str, Any] = {"model": "", "images": [], "has_image": False, "num_frames": 3, "scene_id": "s"}
+    assert parsed(text_record(**empty)).kind is None
     assert parsed(record(duration=3.5, fps=30, data_source="x", video_id="q", created_time=5)).kind == "video"
 
 
