@@ -43,6 +43,8 @@ class Records(Sequence[Fields]):
                 spans = spans[0][part.indices(len(spans[0]))], spans[1][part.indices(len(spans[1]))]
             places.append(spans if not content else (spans[0] + len(content), spans[1] + len(content)))
             content += own
+        self._starts: NDArray[np.int64]
+        self._ends: NDArray[np.int64]
         self._starts, self._ends = places[0] if len(places) == 1 else map(np.concatenate, zip(*places, strict=True))
         self._content = torch.frombuffer(content, dtype=torch.uint8)
 

@@ -22,9 +22,8 @@ class PlainText:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder.values()
-        names = {str(token) for token in tokenizer.all_special_tokens} | {one.content for one in added if one.special}
-        longest_first = sorted((name for name in names if len(name) > 1), key=lambda name: (-len(name), name))
+        self._ids = {one.content: number for number, one in tokenizer.added_tokens_decoder.items() if one.special}
+        longest_first = sorted((name for name in self._ids if len(name) > 1), key=lambda name: (-len(name), name))
         self._names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def mark(self, text: str) -> str:
@@ -42,7 +41,7 @@ class PlainText:
         end = 0
         for match in self._names.finditer(text):
             self._append(text, end, match.start(), ids, starts)
-            ids += self._tokenizer.convert_tokens_to_ids([match[0]])
+            ids.append(self._ids[match[0]])
             starts.append(match.start())
             end = match.end()
         self._append(text, end, len(text), ids, starts)

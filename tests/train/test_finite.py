@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from flash_vstream import cli
 from flash_vstream.train.arguments import DataArguments
 from flash_vstream.train.checkpoints import all_checkpoints
-from flash_vstream.train.finite import check_logged
+from flash_vstream.train.finite import FiniteChecks
 from flash_vstream.train.train import FINISHED, make_trainer, save_result, train, usable_records
 from flash_vstream.train.trainer import VStreamTrainer
 from tests.train.test_distributed import ENVIRONMENT, LAUNCHERS, ROOT
@@ -52,7 +53,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     words = command(everything(model), data, run, **DIVERGING, logging_steps=logging_steps)
     assert cli.main(["train", *words]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert f"the last checkpoint is {run / 'checkpoint-1'}" in line and "step 2" in line
+    assert f"the last good checkpoint is {run / 'checkpoint-1'}" in line and "step 2" in line
     assert ("the loss of step 2 is" in line) == (logging_steps == 1)
     assert [path.name for path in all_checkpoints(run)] == ["checkpoint-1"]
     assert_left_finite(run)
@@ -109,16 +110,17 @@ class Scaler:
 
 def test_steps_that_float16_skips_are_normal(tmp_path: Path) -> None:
     arguments = training(tmp_path)
+    checks = FiniteChecks(arguments, tmp_path)
     skipped = {"loss": 3.2, "grad_norm": float("inf")}
     with pytest.raises(ValueError, match="norm of the gradients of step 5 is inf"):
-        check_logged(skipped, 5, arguments, tmp_path, None)
+        checks.check_logged(skipped, 5, None)
     arguments.fp16 = True
-    check_logged(skipped, 5, arguments, tmp_path, Scaler(32768.0))
-    check_logged({"train_loss": 3.2}, 5, arguments, tmp_path, Scaler(0.5))  # the summary at the end
+    checks.check_logged(skipped, 5, Scaler(32768.0))
+    checks.check_logged({"train_loss": 3.2}, 5, Scaler(0.5))  # the summary at the end
     with pytest.raises(ValueError, match="step 5 overflow float16 at any scale"):
-        check_logged(skipped, 5, arguments, tmp_path, Scaler(0.5))
+        checks.check_logged(skipped, 5, Scaler(0.5))
     with pytest.raises(ValueError, match="loss of step 5 is nan"):
-        check_logged({"loss": float("nan")}, 5, arguments, tmp_path, Scaler(32768.0))
+        checks.check_logged({"loss": float("nan")}, 5, Scaler(32768.0))
 
 
 def test_losses_are_not_filtered(model: Path, data: DataArguments, tmp_path: Path) -> None:
@@ -126,6 +128,33 @@ def test_losses_are_not_filtered(model: Path, data: DataArguments, tmp_path: Pat
     assert training(tmp_path).logging_nan_inf_filter is False
     with pytest.raises(ValueError, match="--logging_nan_inf_filter"):
         train(everything(model), data, training(tmp_path, logging_nan_inf_filter=True))
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_checkpoint_whose_weights_gave_finite_numbers_is_kept(
+    limit: int, model: Path, data: DataArguments, tmp_path: Path
+) -> None:
+    """The weights after step 3 are finite but of no use: their gradients are not. Those after step 2 must remain."""
+    run = tmp_path / "run"
+    trainer = make(model, data, run, max_steps=6, save_steps=1, save_total_limit=limit, learning_rate=1e-3)
+    bias = trainer.model.projector[2].bias
+
+    class Spoil(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                bias.data.fill_(3e38)
+
+    trainer.add_callback(Spoil())
+    with pytest.raises(ValueError, match=r"of step 4 is nan.* last good checkpoint is .*/run/checkpoint-2:"):
+        trainer.train()
+    assert [path.name for path in all_checkpoints(run)] == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_in_the_end_as_many_checkpoints_are_left_as_were_asked_for(
+    model: Path, data: DataArguments, tmp_path: Path
+) -> None:
+    train(everything(model), data, training(tmp_path / "run", max_steps=3, save_steps=1, save_total_limit=1))
+    assert [path.name for path in all_checkpoints(tmp_path / "run")] == ["checkpoint-3"]
 
 
 @pytest.mark.slow
