@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from flash_vstream.cli import COMMANDS, FAULTS_FOUND
+from flash_vstream.data.mixture import parts_of
 from flash_vstream.eval.benchmarks import find_benchmark
 from flash_vstream.eval.judging.language_model import check_environment
 from flash_vstream.files import write_text
@@ -244,7 +245,9 @@ def is_checked(step: Step, stage: argparse.Namespace) -> bool:
     mark = _mark(stage)
     if not mark.is_file() or mark.read_text(encoding="utf-8") != step.line:
         return False
-    is_newer = report.stat().st_mtime >= Path(stage.data_path).stat().st_mtime
+    data = Path(stage.data_path)
+    newest = max(path.stat().st_mtime for path in (data, *(part.path for part in parts_of(data))))
+    is_newer = report.stat().st_mtime >= newest
     return is_newer and not json.loads(report.read_text(encoding="utf-8"))["faults"]
 
 

@@ -2,8 +2,8 @@
 
     flash-vstream check --data_path data/finetune/records.json --image_folder data/finetune ...
 
-Every image is opened and every video decoded as training would do it, each file once; of feature files the header is
-read. The faults: a file is "missing", "empty" or "corrupt"; a record has "no supervision" (all its answers are empty),
+Every image is opened, every video decoded and every feature file read as training would do it, each file once. The
+faults: a file is "missing", "empty" or "corrupt"; a record has "no supervision" (all its answers are empty),
 is a "bad record" (turns, placeholders, times) or, for the model of --model_path, "too long" (not even its first turn
 fits). They are counted and listed in a report; training skips the records of a report that it is given. A decoder that
 crashes ends only its worker process: its file is "corrupt". The exit code is 1 if there are faults.
@@ -26,12 +26,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from flash_vstream.data.dataset import open_features
 from flash_vstream.data.faults import Fault, fault_of, summary, write_report
 from flash_vstream.data.record import Fields, MediaFolders, Record
 from flash_vstream.data.records import Records
 from flash_vstream.data.survey import fault_in_text, fault_of_place
 from flash_vstream.features import SUFFIX
-from flash_vstream.features.file import FeatureFile, FeatureSpec
+from flash_vstream.features.file import FeatureSpec
 from flash_vstream.model.configuration import VStreamConfig
 from flash_vstream.model.encoder import expected_metadata
 from flash_vstream.model.preprocessing import MAX_ASPECT_RATIO
@@ -58,8 +59,8 @@ class Checks:
     def count_frames(self, path: Path, kind: str | None) -> int:
         """The number of frames of a file, which is read to its end. Raises ValueError if it cannot be trained on."""
         if path.suffix == SUFFIX:
-            file = FeatureFile(path)
-            file.require(self.spec, self.fps if kind == "video" else None)
+            file = open_features(path, kind, self.spec, self.fps)
+            file.check_numbers()
             return len(file)
         if kind == "video":
             return sum(1 for _ in read_frames(str(path), self.fps))
@@ -185,7 +186,9 @@ def _work(job: Job) -> list[Fault]:
 def parser() -> argparse.ArgumentParser:
     """The options of `flash-vstream check`."""
     made = CommandParser("check", __doc__)
-    made.add_argument("--data_path", type=Path, required=True, metavar="FILE", help="JSON list of records")
+    made.add_argument(
+        "--data_path", type=Path, required=True, metavar="FILE", help="JSON or JSON lines of records, or a mixture"
+    )
     for kind in ("image", "video"):
         made.add_argument(f"--{kind}_folder", type=Path, metavar="DIR", help=f"what the {kind} paths are relative to")
         made.add_argument(

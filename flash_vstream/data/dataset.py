@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,14 +118,29 @@ def read_features(record: Record, spec: FeatureSpec, fps: float) -> Tensor:
     Raises ValueError if the file cannot be read, does not fit the model or the rate, or ends before the window.
     """
     assert record.path is not None
-    file = FeatureFile(record.path)
+    file = open_features(record.path, record.kind, spec, fps)
     if record.kind == "image":
-        file.require(spec)
         return file.read()
-    file.require(spec, fps)
     features = file.read(record.window.start, record.window.stop)[:: record.window.step]
     _check_reached(record, len(features))
     return features
+
+
+def open_features(path: Path, kind: str | None, spec: FeatureSpec, fps: float) -> FeatureFile:
+    """The open feature file of an image or a video.
+
+    Raises ValueError if it cannot be read, does not fit the model or the rate, or is of the other kind.
+    """
+    file = FeatureFile(path)
+    file.require(spec, fps if kind == "video" else None)
+    if kind == "video" and file.is_image:
+        raise ValueError(
+            f"feature file {path} is of an image, and the record shows a video: extract an animated GIF or WebP again"
+            " with --animations video"
+        )
+    if kind == "image" and len(file) > 1:
+        raise ValueError(f"feature file {path} has {len(file)} frames, and the record shows an image: extract it again")
+    return file
 
 
 def decode_frames(record: Record, fps: float) -> Iterator[NDArray[np.uint8]]:

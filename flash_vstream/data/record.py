@@ -1,17 +1,18 @@
 """One training record, parsed once: its conversation, the file that it shows, and which frames of that file.
 
 A data file holds records as JSON objects (data/README.md): `{id, image? | video?: path, conversations: [{from: human |
-gpt, value}, ...], time? | time_9? | time_9dense? | end_time?: seconds}`. The frames of a video that a record shows, at
-times k / fps:
+gpt, value}, ...], time? | time_9? | time_9dense? | end_time? | start? and end?: seconds}`. The frames of a video that a
+record shows, at times k / fps:
 
     time: t          the one frame of second t
     time_9: t        nine frames one second apart, the middle one that of second t
     time_9dense: t   nine consecutive frames, the middle one that of second t
     end_time: t      all frames in [0, t)
+    start: s, end: t all frames in [s, t); without end to the end of the video, without start from its beginning
     (none)           all frames
 
 At 1 frame a second time_9 and time_9dense are the same. A window of nine is cut at the beginning and the end of the
-video; second t itself must exist.
+video; second t itself must exist, and so must the first frame from `start` on. Keys that are not read are in `keys.py`.
 """
 
 from __future__ import annotations
@@ -20,18 +21,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from flash_vstream.data.keys import KINDS, MOMENTS, PLACEHOLDERS, SPAN, Kind, check_keys, lone_placeholder
 from flash_vstream.features import SUFFIX
 from flash_vstream.features.file import ROUNDING, frames_before
 
 Fields = Mapping[str, Any]
 """A record as the data file holds it."""
-Kind = Literal["image", "video"]
-KINDS: tuple[Kind, ...] = ("image", "video")
-PLACEHOLDERS = ("<image>", "<video>")
 OTHER_SUFFIXES = (".gif", ".png", ".jpeg")  # of images that the records call .jpg
-MOMENTS = ("time", "time_9", "time_9dense", "end_time")
 AROUND = 4  # frames on either side in a window of nine
 
 
@@ -102,6 +100,7 @@ class Record:
         name = fields.get("id")
         try:
             kind = _kind(fields)
+            check_keys(fields, kind)
             turns = _turns(fields, kind)
             path = None if kind is None else folders.path(kind, fields[kind])
             window = _window(fields, fps) if kind == "video" else Window(stop=1)
@@ -161,6 +160,11 @@ def _turns(fields: Fields, kind: Kind | None) -> list[tuple[str, str]]:
     if count > (kind is not None):
         things = "one image or video" if kind else "neither image nor video"
         raise ValueError(f"has {count} image placeholders but {things}: each needs its own")
+    if kind is None and (tag := next(filter(None, map(lone_placeholder, questions)), None)):
+        raise ValueError(
+            f"has the placeholder {tag} but neither image nor video: name its file as 'image' or 'video', or write the"
+            " tag inside a sentence"
+        )
     for mark in marks:
         questions = [question.replace(mark, "") for question in questions]
     questions = [question.strip() for question in questions]
@@ -171,13 +175,16 @@ def _turns(fields: Fields, kind: Kind | None) -> list[tuple[str, str]]:
 
 def _window(fields: Fields, fps: float) -> Window:
     moments = [key for key in MOMENTS if key in fields]
-    if len(moments) > 1:
-        raise ValueError(f"has {' and '.join(moments)}: give one of them")
+    spans = [key for key in SPAN if fields.get(key) is not None]
+    if len(moments) > 1 or (moments and spans):
+        raise ValueError(f"has {' and '.join([*moments, *spans])}: give one of them")
+    for key in [*moments, *spans]:
+        time = fields[key]
+        if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < math.inf:
+            raise ValueError(f"has {key} {time!r}: give seconds from the start, 0 or more")
     if not moments:
-        return Window()
+        return _span(fields, fps) if spans else Window()
     key, time = moments[0], fields[moments[0]]
-    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < math.inf:
-        raise ValueError(f"has {key} {time!r}: give seconds from the start, 0 or more")
     if key == "end_time":
         return Window(stop=frames_before(time, fps))
     middle = int(time * fps + ROUNDING)
@@ -186,6 +193,18 @@ def _window(fields: Fields, fps: float) -> Window:
     step = max(1, round(fps)) if key == "time_9" else 1
     before = min(AROUND, middle // step)
     return Window(middle - before * step, middle + AROUND * step + 1, step, before + 1)
+
+
+def _span(fields: Fields, fps: float) -> Window:
+    """The frames at times k / fps in [start, end)."""
+    start, end = fields.get("start") or 0, fields.get("end")
+    first = math.ceil(start * fps - ROUNDING)
+    if end is None:
+        return Window(first)
+    stop = math.ceil(end * fps - ROUNDING)
+    if stop <= first:
+        raise ValueError(f"has start {start!r} and end {end!r}, between which there is no frame: give a longer span")
+    return Window(first, stop)
 
 
 def _check_surrogates(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The records of a data file, held as the bytes of the file: a million of them need no more memory than the file."""
+"""The records of data files, held as the bytes of the files: a million of them need no more memory than the files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,31 +15,37 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flash_vstream.data.mixture import parts_of
+
 Fields = dict[str, Any]
 BLANK = re.compile(r"[ \t\n\r]*")
+LINES = (".jsonl", ".ndjson")  # endings of files that may hold one record
+decode = json.JSONDecoder().raw_decode
 
 
 class Records(Sequence[Fields]):
-    """A JSON list of records, each decoded when it is asked for.
+    """The records of a JSON list, of JSON lines or of a mixture of such files, each decoded when it is asked for.
 
-    Holds the bytes of the file, and the begin and end of each record in arrays. There is no Python object for each
+    Holds the bytes of the files, and the begin and end of each record in arrays. There is no Python object for each
     record whose reference count a worker process could change, so forked workers share all memory. The bytes are a
     tensor because torch puts tensors into shared memory for workers that are not forked (the default from Python 3.14
-    on). A slice, or `select`, shares the bytes with the whole. Raises ValueError if the file is missing, not JSON in
-    UTF-8, not a list of objects, or empty.
+    on). A slice, or `select`, shares the bytes with the whole. Raises ValueError if a file is missing, not JSON in
+    UTF-8, holds anything else than objects, or is empty.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise ValueError(f"data file {self.path} is missing: see data/README.md for where it comes from")
-        content = bytearray(self.path.read_bytes())  # writable, as a tensor over it must be
-        try:
-            self._starts, self._ends = _spans(content)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"data file {self.path} is not JSON ({error}): fetch or build it again") from error
-        except ValueError as error:
-            raise ValueError(f"data file {self.path} {error}") from error
+        content, places = bytearray(), []
+        for part in parts_of(self.path):
+            own = _read(part.path)
+            spans = _spans_of(part.path, own)
+            if part.share != 1:
+                spans = spans[0][part.indices(len(spans[0]))], spans[1][part.indices(len(spans[1]))]
+            places.append(spans if not content else (spans[0] + len(content), spans[1] + len(content)))
+            content += own
+        self._starts: NDArray[np.int64]
+        self._ends: NDArray[np.int64]
+        self._starts, self._ends = places[0] if len(places) == 1 else map(np.concatenate, zip(*places, strict=True))
         self._content = torch.frombuffer(content, dtype=torch.uint8)
 
     def __len__(self) -> int:
@@ -70,39 +76,74 @@ class Records(Sequence[Fields]):
         return chosen
 
 
-def _spans(content: bytearray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first byte of each record of a JSON list, and the byte after its last."""
+def _read(path: Path) -> bytearray:
+    if not path.is_file():
+        raise ValueError(f"data file {path} is missing: see data/README.md for where it comes from")
+    return bytearray(path.read_bytes())  # writable, as a tensor over it must be
+
+
+def _spans_of(path: Path, content: bytearray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first byte of each record of a data file, and the byte after its last. Raises ValueError with its path."""
+    try:
+        return _spans(content, path.suffix.lower() in LINES)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"data file {path} is not JSON ({error}): fetch or build it again") from error
+    except ValueError as error:
+        raise ValueError(f"data file {path} {error}") from error
+
+
+def _spans(content: bytearray, is_lines: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`_spans_of` of a JSON list, or of objects one after the other; of one object only if it `is_lines`."""
     # One character for each byte, so that positions agree. Non-ASCII bytes occur in strings only, where the decoder
     # looks for quotes, backslashes and control characters, and no byte of a UTF-8 sequence is one of these.
     text = content.decode("latin-1")
-    decode = json.JSONDecoder().raw_decode
+    begin = _after_blank(text, len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0)
+    is_list = text[begin : begin + 1] == "["
     starts, ends = array("q"), array("q")
-
-    def after_blank(position: int) -> int:
-        return BLANK.match(text, position).end()  # type: ignore[union-attr]  # it matches the empty string as well
-
-    position = after_blank(len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0)
-    if text[position : position + 1] != "[":
-        decode(text, position)  # raises if it is not even JSON
-        raise ValueError("must hold a non-empty list of records: it holds something else")
-    separator, position = "[", after_blank(position + 1)
-    if text[position : position + 1] == "]":
-        raise ValueError("must hold a non-empty list of records: it holds an empty one")
-    while separator != "]":
-        record, end = decode(text, position)
+    for record, start, end in (_in_list if is_list else _in_lines)(text, begin):
         if not isinstance(record, dict):
             raise ValueError(f"must hold a list of records: number {len(starts) + 1} is a {type(record).__name__}")
         try:
-            content[position:end].decode()
+            content[start:end].decode()
         except UnicodeDecodeError:
             raise ValueError(f"is not in UTF-8 in record number {len(starts) + 1}: save it as UTF-8") from None
-        starts.append(position)
+        starts.append(start)
         ends.append(end)
-        position = after_blank(end)
+    if not starts:
+        raise ValueError("must hold a non-empty list of records: it holds an empty one")
+    if len(starts) == 1 and not is_list and not is_lines:
+        raise ValueError("must hold a non-empty list of records: it holds something else")
+    return np.frombuffer(starts, np.int64), np.frombuffer(ends, np.int64)
+
+
+def _in_list(text: str, position: int) -> Iterator[tuple[Any, int, int]]:
+    """Each entry of the list that begins at `position`, with its first byte and the byte after its last."""
+    separator, position = "[", _after_blank(text, position + 1)
+    if text[position : position + 1] == "]":
+        separator, position = "]", position + 1
+    count = 0
+    while separator != "]":
+        entry, end = decode(text, position)
+        yield entry, position, end
+        count += 1
+        position = _after_blank(text, end)
         separator = text[position : position + 1]
         if separator not in (",", "]"):
-            raise json.JSONDecodeError(f"no comma after record number {len(starts)}", text, position)
-        position = after_blank(position + 1)
-    if position != len(text):
+            raise json.JSONDecodeError(f"no comma after record number {count}", text, position)
+        position = _after_blank(text, position + 1)
+    if _after_blank(text, position) != len(text):
         raise json.JSONDecodeError("more after the end of the list", text, position)
-    return np.frombuffer(starts, np.int64), np.frombuffer(ends, np.int64)
+
+
+def _in_lines(text: str, position: int) -> Iterator[tuple[Any, int, int]]:
+    """The same for values that follow each other without brackets and commas."""
+    while True:
+        entry, end = decode(text, position)
+        yield entry, position, end
+        position = _after_blank(text, end)
+        if position == len(text):
+            return
+
+
+def _after_blank(text: str, position: int) -> int:
+    return BLANK.match(text, position).end()  # type: ignore[union-attr]  # it matches the empty string as well

@@ -14,7 +14,6 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
@@ -27,6 +26,7 @@ from flash_vstream.eval.answering.watch import EVERYTHING, Seen, watch
 from flash_vstream.model import load
 from flash_vstream.model.prompts import VISUAL_TOKEN
 from flash_vstream.serve.session import DEFAULT_MAX_NEW_TOKENS
+from flash_vstream.video.pictures import read_image, to_rgb
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 Prompt = tuple[str, list[Seen]]  # a text and the memory of each of its placeholders
@@ -140,14 +140,13 @@ class FlashVStream(lmms):
                 self._last_video = (str(visual), seen)
             return self._last_video[1]
         if isinstance(visual, str | Path):
-            with Image.open(visual) as picture:
-                return self._see(picture.convert("RGB"))
+            return self._see(Image.fromarray(read_image(Path(visual))))
         if not isinstance(visual, Image.Image):
             raise ValueError(
                 f"a visual is {type(visual).__name__}: the model takes video files, picture files and PIL pictures"
             )
         with torch.inference_mode():
-            pixels = self.processor.frames_to_pixels(np.array(visual.convert("RGB"))[None])
+            pixels = self.processor.frames_to_pixels(to_rgb(visual)[None])
             features = self.model.encode_frames(pixels.to(self.device, self.model.dtype))
             return Seen(1, self.model.memory.consolidate(features))
 

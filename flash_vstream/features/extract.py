@@ -50,6 +50,7 @@ class ExtractArguments:
     fps: float = 1.0
     pooled: bool = False
     image_aspect_ratio: str = "plain"
+    animations: str = "image"
     dtype: str = "float16"
     batch_size: int = 0
     num_workers: int = 0
@@ -110,6 +111,12 @@ def parser() -> argparse.ArgumentParser:
         help="pad: put images on a square canvas of the mean colour instead of cropping them (%(default)s)",
     )
     made.add_argument(
+        "--animations",
+        choices=("image", "video"),
+        default=default.animations,
+        help="encode a GIF or WebP of several frames as an image, its first frame, or as a video (%(default)s)",
+    )
+    made.add_argument(
         "--dtype",
         choices=("float16", "bfloat16", "float32"),
         default=default.dtype,
@@ -162,7 +169,7 @@ def extract(arguments: ExtractArguments, encoder: FrameEncoder, process: Process
     """
     process = process or Process()
     metadata = metadata_of(encoder, arguments)
-    media, others = find_media(arguments.input)
+    media, others = find_media(arguments.input, arguments.animations == "video")
     media = media[: arguments.limit]
     own = share(media, process.rank, process.world_size)
     unfinished = find_unfinished(own, arguments.output, metadata, arguments.overwrite)
@@ -269,11 +276,12 @@ def write_files(pieces: Iterable[Piece], output: Path, report: ExtractionReport,
 
 def _end_file(span: Span, writer: FeatureWriter | None, report: ExtractionReport) -> None:
     """Finish the feature file of a file that ends, or report its fault."""
-    if writer is not None and span.fault is None:
+    fault = span.fault or ("it has no frame" if writer is None else writer.fault)
+    if writer is not None and fault is None:
         writer.finish()
         report.written += 1
         return
-    report.faults.append({"file": span.file.path.as_posix(), "fault": span.fault or "it has no frame"})
+    report.faults.append({"file": span.file.path.as_posix(), "fault": str(fault)})
     if writer is not None:
         writer.discard()
 

@@ -22,12 +22,14 @@ from torch import Tensor
 
 from flash_vstream.files import atomic, explain_failed_writing
 from flash_vstream.model.configuration import VStreamConfig
+from flash_vstream.model.finite import is_finite
 
 KEY = "feature"
 ROUNDING = 1e-9  # frames: the error of a product such as 1.1 x 10
 FPS_TOLERANCE = 1e-3  # relative
 DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 MOST_FRAMES = 10**9  # the header has room for the numbers of as many
+FRAMES_AT_ONCE = 64  # of a file that is read only to check it
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class FeatureFile:
     `shape` is (L, P, D), with L = 1 for an image; `metadata` says how the features were made (encoder, layer, fps, ...)
     and is empty for files of other programs. Raises ValueError for a file that is missing, damaged, without the key
     "feature", empty, or not [L, P, D] or [P, D]. A truncated file is detected, because its size does not match its
-    header; single wrong bytes are not.
+    header; of single wrong bytes only those that make a number NaN or infinite are.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +82,8 @@ class FeatureFile:
     def read(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Read frames `start` to `stop` (None: to the end) as [T, P, D]; no others are read. An image is read whole.
 
-        Raises ValueError if the file has no frame from `start` on, or is damaged.
+        Raises ValueError if the file has no frame from `start` on, is damaged, or a number in these frames is not
+        finite.
         """
         with self._explain_damage():
             features: Tensor = self._features[:][None] if self.is_image else self._features[start:stop]
@@ -88,7 +91,17 @@ class FeatureFile:
             raise ValueError(
                 f"feature file {self.path} has no frame from {start} on: the video is shorter than the record says"
             )
+        if (frame := first_not_finite(features)) is not None:
+            raise ValueError(
+                f"feature file {self.path} has a number that is not finite (NaN or infinite) in frame"
+                f" {start + frame}: delete it and extract it again"
+            )
         return features
+
+    def check_numbers(self) -> None:
+        """Read all frames, a few at a time. Raises ValueError as `read` does."""
+        for start in range(0, len(self), FRAMES_AT_ONCE):
+            self.read(start, start + FRAMES_AT_ONCE)
 
     def require(self, spec: FeatureSpec, fps: float | None = None) -> None:
         """Check that the features fit a model; `fps` None, as for images, and metadata that the file lacks fit any.
@@ -146,6 +159,7 @@ class FeatureWriter:
         self.path, self.metadata, self.is_image = path, dict(metadata), is_image
         self.dtype, self.frame_shape = like.dtype, list(like.shape[1:])
         self.n_frames = 0
+        self.fault: str | None = None  # why the file must not be finished
         # The header comes first and holds the number of frames: room is left for it, and `finish` fills it in.
         self._header_length = (len(self._header(MOST_FRAMES)) + 7) // 8 * 8
         with contextlib.ExitStack() as stack, explain_failed_writing(path):
@@ -156,8 +170,13 @@ class FeatureWriter:
             self._stack = stack.pop_all()
 
     def append(self, features: Tensor) -> None:
-        """Append features [n, P, D] of the same dtype, on the CPU."""
+        """Append features [n, P, D] of the same dtype, on the CPU; sets `fault` if a number is not finite."""
         assert features.dtype == self.dtype and list(features.shape[1:]) == self.frame_shape
+        if self.fault is None and (frame := first_not_finite(features)) is not None:
+            self.fault = (
+                f"the encoder gives NaN or infinite numbers for frame {self.n_frames + frame} in {DTYPES[self.dtype]}:"
+                " try --dtype bfloat16 or float32"
+            )
         with explain_failed_writing(self.path):
             self._file.write(features.contiguous().view(torch.uint8).numpy().data)
         self.n_frames += len(features)
@@ -179,6 +198,13 @@ class FeatureWriter:
         n_bytes = n_frames * self.frame_shape[0] * self.frame_shape[1] * self.dtype.itemsize
         entry = {"dtype": DTYPES[self.dtype], "shape": shape, "data_offsets": [0, n_bytes]}
         return json.dumps({"__metadata__": self.metadata, KEY: entry}).encode()
+
+
+def first_not_finite(features: Tensor) -> int | None:
+    """The first frame of features [T, P, D] with a NaN or infinite number, or None."""
+    if is_finite(features):
+        return None
+    return int((~features.isfinite()).flatten(1).any(1).nonzero()[0])
 
 
 def frames_before(end_time: float, fps: float) -> int:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from flash_vstream.features import SUFFIX
 from flash_vstream.features.file import FeatureFile
+from flash_vstream.video.animation import has_several_frames
 
 IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+ANIMATIONS = {".gif", ".webp"}
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".3gp"}
 
 
@@ -23,11 +25,12 @@ class MediaFile:
 
     path: Path  # relative to the input folder
     size: int  # bytes
+    is_animation: bool = False  # to be encoded as a video
 
     @property
     def is_image(self) -> bool:
-        """Whether it is an image, by its name."""
-        return self.path.suffix.lower() in IMAGES
+        """Whether it is encoded as an image: by its name, unless it is an animation."""
+        return self.path.suffix.lower() in IMAGES and not self.is_animation
 
     @property
     def target(self) -> Path:
@@ -35,11 +38,12 @@ class MediaFile:
         return self.path.with_suffix(SUFFIX)
 
 
-def find_media(folder: Path) -> tuple[list[MediaFile], Counter[str]]:
+def find_media(folder: Path, animations: bool = False) -> tuple[list[MediaFile], Counter[str]]:
     """The images and videos in a folder and its sub-folders by path, and the number of other files by extension.
 
-    Links are followed. Raises ValueError if the folder is missing or holds no image or video, a link leads to a folder
-    that it lies in, or two files would have the same feature file.
+    With `animations` a GIF or a WebP of several frames is a video, otherwise an image. Links are followed. Raises
+    ValueError if the folder is missing or holds no image or video, a link leads to a folder that it lies in, or two
+    files would have the same feature file.
     """
     if not folder.is_dir():
         raise ValueError(f"input folder {folder} is missing: check --input")
@@ -48,7 +52,9 @@ def find_media(folder: Path) -> tuple[list[MediaFile], Counter[str]]:
         path = Path(entry.path).relative_to(folder)
         if path.suffix.lower() in IMAGES | VIDEOS:
             # A broken link has no size; it is reported as a file that cannot be read.
-            media.append(MediaFile(path, entry.stat().st_size if entry.is_file() else 0))
+            size = entry.stat().st_size if entry.is_file() else 0
+            is_animation = animations and path.suffix.lower() in ANIMATIONS and has_several_frames(folder / path)
+            media.append(MediaFile(path, size, is_animation))
         else:
             others[path.suffix.lower() or "no extension"] += 1
     if not media:

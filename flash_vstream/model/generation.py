@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from flash_vstream.model.modeling import CACHE, VStreamForConditionalGeneration
 
@@ -30,8 +31,23 @@ def greedy_tokens(
         yield int(ids)
 
 
-def stop_ids(model: VStreamForConditionalGeneration) -> frozenset[int]:
-    """The ids of the tokens that end an answer; empty if the generation config names none."""
+def stop_ids(
+    model: VStreamForConditionalGeneration, tokenizer: PreTrainedTokenizerBase | None = None
+) -> frozenset[int]:
+    """The ids of the tokens that end an answer, by whatever names one; empty if nothing does.
+
+    Generation config, language model and tokenizer may each name others: answers are trained to end with the
+    tokenizer's, and chat models add theirs to the generation config only.
+    """
     assert model.generation_config is not None
-    stop = model.generation_config.eos_token_id
-    return frozenset([stop] if isinstance(stop, int) else stop or ())
+    named = [model.generation_config.eos_token_id, model.config.text_config.eos_token_id]
+    if tokenizer is not None:
+        named.append(tokenizer.eos_token_id)
+    return frozenset(token for ids in named if ids is not None for token in (ids if isinstance(ids, list) else [ids]))
+
+
+def unite_stop_ids(model: VStreamForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write all `stop_ids` into the generation config, which a saved model keeps and `model.generate` heeds."""
+    assert model.generation_config is not None
+    found = sorted(stop_ids(model, tokenizer))
+    model.generation_config.eos_token_id = found[0] if len(found) == 1 else found or None

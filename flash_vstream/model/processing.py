@@ -25,6 +25,7 @@ from flash_vstream.model.checkpoints.files import read_json, resolve_folder
 from flash_vstream.model.checkpoints.published import is_published
 from flash_vstream.model.checkpoints.weights import changed_memory
 from flash_vstream.model.configuration import VStreamConfig
+from flash_vstream.model.plain_text import MARK, PlainText
 from flash_vstream.model.preprocessing import FramePreprocessor
 from flash_vstream.model.prompts import STYLES, VISUAL_TOKEN, Conversation, Turn, write
 from flash_vstream.model.tokenizer import load_tokenizer
@@ -60,6 +61,7 @@ class VStreamProcessor(ProcessorMixin):
         self.memory = memory if isinstance(memory, MemoryConfig) else MemoryConfig.from_dict(memory)
         self.visual_token_id = visual_token_id
         self.conversation = conversation
+        self._plain_text = PlainText(tokenizer)
         # Measured, because the ids around a text differ between kinds and versions of tokenizers.
         self._start_ids: list[int] = _start_ids(tokenizer)
 
@@ -72,8 +74,8 @@ class VStreamProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Texts and the number of frames of each of their `<image>`, in order -> input_ids and attention_mask [B, L].
 
-        The mask is 0 on padding. Raises ValueError unless `n_frames` has one number for each `<image>`, and for options
-        that are not known.
+        Control tokens in a text are encoded as such, unless `prompt` or `plain` marked them. The mask is 0 on padding.
+        Raises ValueError unless `n_frames` has one number for each `<image>`, and for options that are not known.
         """
         if kwargs:
             raise ValueError(f"the processor takes text, n_frames and padding_side, not {', '.join(kwargs)}")
@@ -102,9 +104,16 @@ class VStreamProcessor(ProcessorMixin):
         return self.frames(frames, pad=pad)
 
     def prompt(self, question: str | Sequence[Turn], conversation: str | None = None, with_visual: bool = True) -> str:
-        """The text that the model continues, from a question or from turns of which the last answer is None."""
+        """The text that the model continues, from a question or from turns of which the last answer is None.
+
+        Control tokens in the turns are marked as plain text (see `plain`).
+        """
         turns = [(question, None)] if isinstance(question, str) else question
         return self._write(turns, conversation, int(with_visual)).text
+
+    def plain(self, text: str) -> str:
+        """Somebody's words for a prompt: `</s>` and other control tokens in them are marked to be encoded as text."""
+        return self._plain_text.mark(text)
 
     def encode_conversation(
         self,
@@ -150,6 +159,7 @@ class VStreamProcessor(ProcessorMixin):
         return [self.decode(row, skip_special_tokens, **kwargs) for row in sequences]
 
     def _write(self, turns: Sequence[Turn], style: str | None, n_visuals: int) -> Conversation:
+        turns = [(self.plain(question), answer and self.plain(answer)) for question, answer in turns]
         template = self.tokenizer.apply_chat_template if self.tokenizer.chat_template else None
         end = self.tokenizer.eos_token or ""
         return write(turns, style or self.conversation, n_visuals, end_of_answer=end, apply_chat_template=template)
@@ -168,7 +178,11 @@ class VStreamProcessor(ProcessorMixin):
                 count = self.memory.num_tokens(n_frames[number - 1])
                 ids += [self.visual_token_id] * count
                 starts += [offset - len(VISUAL_TOKEN)] * count
-            if piece:
+            if MARK in piece:
+                marked_ids, marked_starts = self._plain_text.encode(piece)
+                ids += marked_ids
+                starts += [offset + start for start in marked_starts]
+            elif piece:
                 encoding = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
                 ids += encoding["input_ids"]
                 starts += [offset + start for start, _ in encoding["offset_mapping"]]

@@ -199,7 +199,8 @@ class StreamSession:
             return self._last_time_to_first_token_s
 
         tokens = greedy_tokens(self.model, prompt_ids, snapshot.memory, min(max_new_tokens, room))
-        return Answer(snapshot, tokens, stop_ids(self.model), self.processor.decode, on_first_token)
+        stop = stop_ids(self.model, self.processor.tokenizer)
+        return Answer(snapshot, tokens, stop, self.processor.decode, on_first_token)
 
     def stats(self) -> SessionStats:
         """Figures at this moment."""

@@ -72,7 +72,7 @@ class ModelArguments:
 class DataArguments:
     """Where the records and their files are, and how they become prompts."""
 
-    data_path: str = field(metadata={"help": "JSON list of records"})
+    data_path: str = field(metadata={"help": "JSON or JSON lines of records, or a mixture (data/README.md)"})
     image_folder: str | None = field(default=None, metadata={"help": "folder of the records' images"})
     video_folder: str | None = field(default=None, metadata={"help": "folder of the records' videos"})
     image_feature_folder: str | None = field(default=None, metadata={"help": "use image features extracted into it"})
@@ -112,6 +112,9 @@ class VStreamTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "None: if the GPU supports it; not on a CPU"}
     )
     logging_steps: float = 1
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "only False: a loss that is not finite ends the run and is not hidden"}
+    )
     save_total_limit: int | None = 2
     report_to: str | None = field(
         default=None, metadata={"help": "None: tensorboard if it is installed, otherwise nothing"}
@@ -161,6 +164,8 @@ class VStreamTrainingArguments(TrainingArguments):
             self.gradient_accumulation_steps = 1
         if self.save_only_model:
             raise ValueError("--save_only_model is set: such checkpoints cannot be resumed, leave it out")
+        if self.logging_nan_inf_filter:
+            raise ValueError("--logging_nan_inf_filter is set, which hides losses that are not finite: leave it out")
         if self.auto_find_batch_size:
             raise ValueError(
                 "--auto_find_batch_size is set, which changes the global batch: leave it out, and give a smaller"

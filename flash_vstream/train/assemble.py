@@ -18,6 +18,7 @@ from flash_vstream.model import VStreamConfig, VStreamForConditionalGeneration, 
 from flash_vstream.model.checkpoints.files import check_weights, resolve_folder
 from flash_vstream.model.checkpoints.published import tower_config
 from flash_vstream.model.checkpoints.weights import load_tower
+from flash_vstream.model.generation import unite_stop_ids
 from flash_vstream.model.processing import FRAMES_FILE, read_frame_preprocessor
 from flash_vstream.model.tokenizer import load_tokenizer
 from flash_vstream.options import CommandParser
@@ -51,6 +52,9 @@ def assemble(
             module.reset_parameters()
     model.vision_tower = load_tower(str(tower_folder), config.vision_config)
     model.language_model = AutoModelForCausalLM.from_pretrained(text_folder, dtype="auto")
+    assert model.generation_config is not None and model.language_model.generation_config is not None
+    model.generation_config.eos_token_id = model.language_model.generation_config.eos_token_id
+    unite_stop_ids(model, tokenizer)
     cast_weights(model, model.language_model.dtype)
     frames = read_frame_preprocessor(tower_folder)
     if frames.output_size != config.frame_size:

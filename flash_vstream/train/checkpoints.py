@@ -43,9 +43,15 @@ def publish(written: Path, output: Path) -> None:
     os.replace(written, target)
 
 
-def prune(output: Path, keep: int | None) -> None:
-    """Delete all but the newest `keep` checkpoints; None keeps all. A folder loses its name before it is deleted."""
+def prune(output: Path, keep: int | None, finite_step: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints; None keeps all. A folder loses its name before it is deleted.
+
+    If all steps up to `finite_step` had a finite loss, the newest checkpoint whose weights gave one is kept as well: of
+    the newer ones nobody knows yet.
+    """
     folders = all_checkpoints(output)
+    good = [folder for folder in folders if finite_step is not None and step_of(folder) < finite_step]
     for folder in folders[: -max(keep, 1)] if keep is not None else []:
-        shutil.rmtree(output / PART, ignore_errors=True)
-        shutil.rmtree(folder.replace(output / PART))
+        if folder not in good[-1:]:
+            shutil.rmtree(output / PART, ignore_errors=True)
+            shutil.rmtree(folder.replace(output / PART))

@@ -30,7 +30,7 @@ from flash_vstream.options import CommandParser
 from flash_vstream.process import Process
 from flash_vstream.run_record import FILE
 from flash_vstream.train.arguments import STAGES, DataArguments, ModelArguments, VStreamTrainingArguments
-from flash_vstream.train.checkpoints import PART, last_checkpoint
+from flash_vstream.train.checkpoints import PART, last_checkpoint, prune
 from flash_vstream.train.curve import draw_loss
 from flash_vstream.train.model import open_model
 from flash_vstream.train.record import check_same_run, make_record
@@ -198,6 +198,7 @@ def save_result(trainer: VStreamTrainer) -> None:
                 "drawn in loss.png" if drawn else "not drawn without matplotlib; its values are in trainer_state.json"
             )
             print(f"{trainer.output}: the loss is {where}", flush=True)
+            prune(trainer.output, trainer.args.save_total_limit)
             write_text(trainer.output / FINISHED, f"{trainer.state.global_step} steps\n")
         # Launchers end all processes when the first one leaves; none may leave before everything is written.
         trainer.accelerator.wait_for_everyone()

@@ -22,10 +22,11 @@ from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from flash_vstream.data import ConversationDataset, GroupedSampler
 from flash_vstream.files import explain_failed_writing
 from flash_vstream.model import VStreamProcessor, save_adapter
-from flash_vstream.model.checkpoints.adapters import load_parts
+from flash_vstream.model.checkpoints.adapters import digest_of_base, load_parts
 from flash_vstream.model.checkpoints.zero3 import gather_whole, without_hooks
 from flash_vstream.train.arguments import VStreamTrainingArguments
 from flash_vstream.train.checkpoints import PART, prune, publish
+from flash_vstream.train.finite import FiniteChecks
 from flash_vstream.train.model import bare, is_adapter_run, named_trained
 from flash_vstream.train.offload import offloaded_adamw
 
@@ -55,7 +56,11 @@ class VStreamTrainer(Trainer):
         self.processor = processor
         self.make_optimizer = make_optimizer
         self.output = Path(str(self.args.output_dir))
+        self.checks = FiniteChecks(self.args, self.output)
         inner = bare(self.model)
+        # Now, and not at the first save: the folder of the base could change during the training.
+        is_adapter = is_adapter_run(self.model) and self.args.should_save
+        self.base_digest = digest_of_base(inner.config.name_or_path) if is_adapter else None
         without_hooks(inner.vision_tower)
         self.add_callback(_GatherWhole({"vision_tower": inner.vision_tower, "memory": inner.memory}))
 
@@ -98,6 +103,11 @@ class VStreamTrainer(Trainer):
                 self.sampler.set_epoch(epoch)
             super()._run_epoch(epoch=epoch, **kwargs)
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """End the run if the logged loss or gradients are not finite: the base class would train on."""
+        self.checks.check_logged(logs, self.state.global_step, self.accelerator.scaler)
+        super().log(logs, start_time)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint atomically: into a temporary folder, in which the base class finds none to delete."""
         part, step = self.output / PART, f"checkpoint-{self.state.global_step}"
@@ -112,7 +122,7 @@ class VStreamTrainer(Trainer):
                 self.accelerator.wait_for_everyone()  # each process has written its share
                 if self.args.should_save:
                     publish(part / step, self.output)
-                    prune(self.output, self.args.save_total_limit)
+                    prune(self.output, self.args.save_total_limit, self.checks.finite_step)
                 self.accelerator.wait_for_everyone()
         finally:
             self.args.output_dir = str(self.output)
@@ -139,7 +149,9 @@ class VStreamTrainer(Trainer):
         """Save an adapter without copying all weights, frozen ones too, to the host, as the base class does.
 
         The first process has all weights of an adapter if DeepSpeed does not partition the weights (ZeRO below 3).
+        Weights that are not finite are not saved: they end the run.
         """
+        self.checks.check_weights(self.model, self.state.global_step)
         if self.is_deepspeed_enabled and not is_deepspeed_zero3_enabled() and is_adapter_run(self.model):
             self._save(output_dir)
         else:
@@ -152,7 +164,7 @@ class VStreamTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         if is_adapter_run(self.model):
-            save_adapter(self.model, folder, state_dict=state_dict)
+            save_adapter(self.model, folder, state_dict=state_dict, base_digest=self.base_digest)
         else:
             self.model.save_pretrained(folder, state_dict=state_dict)
             self.processor.save_pretrained(folder)

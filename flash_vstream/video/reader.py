@@ -16,6 +16,7 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
+from .animation import is_animation, read_animation, starts_of
 from .index import VideoIndex, index_video, open_input, packets_of, picture_stream
 
 RGBFrame = NDArray[np.uint8]  # [H, W, 3]
@@ -52,6 +53,8 @@ def read_frames(
         raise ValueError(f"start is {start:g} s: time 0 is the first frame, give 0 or more")
     if end is not None and end <= start:
         raise ValueError(f"end is {end:g} s but start is {start:g} s: give an end after the start")
+    if is_animation(path):
+        return _read_animation(Path(path), fps, start, end)
     index = index_video(path)
     if start >= index.duration_s:
         raise ValueError(f"start is {start:g} s but {path} ends at {index.duration_s:.3f} s: start earlier")
@@ -62,6 +65,14 @@ def read_frames(
     if backend != "pyav":
         raise ValueError(f"backend is {backend!r}: give 'pyav' or 'decord'")
     return _read(index, grid, stop)
+
+
+def _read_animation(path: Path, fps: float, start: float, end: float | None) -> Iterator[TimedFrame]:
+    starts = starts_of(path)
+    if start >= starts[-1]:
+        raise ValueError(f"start is {start:g} s but {path} ends at {starts[-1]:.3f} s: start earlier")
+    times, dues = itertools.tee(time_grid(fps, start, starts[-1] if end is None else min(end, starts[-1])))
+    return zip(read_animation(path, starts, dues, EPSILON_S), times, strict=False)
 
 
 def _read(index: VideoIndex, grid: Iterator[float], stop: float) -> Iterator[TimedFrame]:

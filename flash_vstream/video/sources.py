@@ -10,7 +10,6 @@ import contextlib
 import io
 import math
 import os
-import re
 import select
 import sys
 import threading
@@ -23,14 +22,13 @@ from av.container import InputContainer
 
 from .clock import StreamClock, on_grid, pace
 from .index import open_input, packets_of, picture_stream, rotation_of
+from .pictures import read_pictures
 from .reader import TimedFrame, read_frames, upright_rgb
 
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "tcp", "srt")  # the sender keeps the time
 PACED_SCHEMES = ("http", "https")  # usually a file, which would arrive all at once
 ADDRESS_OPTIONS = {"udp": {"overrun_nonfatal": "1"}, "rtsp": {"rtsp_transport": "tcp"}}
 TICK_S = 0.2  # how often a waiting reader checks whether it should stop
-PICTURES = {".jpg", ".jpeg", ".png"}
-NUMBER = re.compile(r"(\d+)")
 
 
 class FrameSource:
@@ -104,26 +102,7 @@ def _frames_of(spec: str, fps: float, timeout_s: float, closing: threading.Event
         return live(lambda: open_input(_Pipe(str(path), timeout_s, closing)), keeps_time=False)
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ValueError(f"{path} cannot be watched: give a file, a directory of pictures, a named pipe or an address")
-    return _read_pictures(path, fps) if path.is_dir() else read_frames(path, fps), False
-
-
-def _read_pictures(folder: Path, fps: float) -> Iterator[TimedFrame]:
-    """The pictures of a folder in natural order (2 before 10), picture k at k / fps."""
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith(".")]
-    if not paths:
-        raise ValueError(f"{folder} holds no pictures: give a directory of jpg or png files, or a video file")
-    paths.sort(key=lambda path: [(int(part), "") if part.isdigit() else (-1, part) for part in NUMBER.split(path.name)])
-
-    def read() -> Iterator[TimedFrame]:
-        for k, path in enumerate(paths):
-            try:
-                with open_input(os.path.abspath(path)) as container:
-                    frame = next(container.decode(video=0))
-            except (av.FFmpegError, OSError, StopIteration, IndexError):
-                raise ValueError(f"{path} cannot be read as a picture: replace it or take it away") from None
-            yield upright_rgb(frame, rotation_of(frame)), k / fps
-
-    return read()
+    return read_pictures(path, fps) if path.is_dir() else read_frames(path, fps), False
 
 
 def _decode_live(

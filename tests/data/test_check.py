@@ -297,3 +297,18 @@ def test_a_machine_of_many_cores_gets_no_worker_for_each(monkeypatch: pytest.Mon
     assert 8 * workers < 1024 and workers == MOST_WORKERS
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert parser().get_default("num_workers") == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features_with_a_nan_are_corrupt(tmp_path: Path, workers: int) -> None:
+    """P09: four of eight records use the file with one NaN, in frame 3."""
+    features = torch.randn(6, 16, 4).half()
+    FeatureFile.write(tmp_path / "good.safetensors", features, {})
+    features[3, 5, 1] = float("nan")
+    FeatureFile.write(tmp_path / "nan.safetensors", features, {})
+    records = [record(id=f"r{n}", video="nan.mp4" if n % 2 else "good.mp4") for n in range(8)]
+    data = write_records(tmp_path / "data.json", records)
+    assert check([f"--data_path={data}", f"--video_feature_folder={tmp_path}", f"--num_workers={workers}"]) == 1
+    faults = json.loads((tmp_path / "data.faults.json").read_text())["faults"]
+    assert [(row["id"], row["fault"]) for row in faults] == [(f"r{n}", "corrupt") for n in (1, 3, 5, 7)]
+    assert all("nan.safetensors" in row["detail"] and "in frame 3" in row["detail"] for row in faults)

@@ -163,6 +163,17 @@ def test_features_at_another_rate_are_refused(folder: Path, tmp_path: Path) -> N
     assert read_features(parsed(record(), video_features=tmp_path), FeatureSpec(), 1).shape == (3, 4, 5)
 
 
+def test_features_of_the_other_kind_are_refused(tmp_path: Path) -> None:
+    """An animation that was extracted as an image has one frame only, and would train as a video of it."""
+    FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(4, 5), {})
+    assert read_features(parsed(image_record(), image_features=tmp_path), FeatureSpec(), 1).shape == (1, 4, 5)
+    with pytest.raises(ValueError, match=r"a\.safetensors is of an image, .* --animations video"):
+        read_features(parsed(record(), video_features=tmp_path), FeatureSpec(), 1)
+    FeatureFile.write(tmp_path / "a.safetensors", torch.zeros(3, 4, 5), {})
+    with pytest.raises(ValueError, match=r"a\.safetensors has 3 frames"):
+        read_features(parsed(image_record(), image_features=tmp_path), FeatureSpec(), 1)
+
+
 def test_a_time_that_is_a_frames_own_means_that_frame() -> None:
     assert 0.29 * 100 < 29 and 0.07 * 100 > 7  # what products of floats are
     assert parsed(record(time=0.29), 100).window[:2] == (29, 30)

@@ -62,6 +62,77 @@ def test_workers_share_the_bytes_though_they_are_not_forked(tmp_path: Path) -> N
     assert len(ForkingPickler.dumps(records)) < 16 * 5000 + 2000  # what each of them is sent: no bytes of the file
 
 
+@pytest.mark.parametrize("name", ["r.jsonl", "r.ndjson", "r.json"])
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "\n\n", " "])
+def test_json_lines_are_records(tmp_path: Path, name: str, separator: str) -> None:
+    wanted = many(5)
+    wanted[2]["text"] = 'a "}\n{" é 北京'
+    path = tmp_path / name
+    lines = [json.dumps(fields, ensure_ascii=False) for fields in wanted]
+    for text in (separator.join(lines), "\ufeff" + separator.join(lines) + separator):
+        path.write_text(text, encoding="utf-8", newline="")
+        assert list(Records(path)) == wanted
+    if name != "r.json":  # elsewhere one object is no list of records
+        path.write_text(lines[0])
+        assert list(Records(path)) == wanted[:1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not JSON"),
+        ('{"id": 1}\n{"id": ', "is not JSON"),
+        ('{"id": 1}\n[2]', "number 2 is a list"),
+        ('{"id": 1},\n{"id": 2}', "is not JSON"),
+        ("[]", "it holds an empty one"),
+    ],
+)
+def test_json_lines_that_are_none_are_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"records\.jsonl .*{message}"):
+        Records(path)
+
+
+def test_a_mixture_is_its_files_one_after_the_other(tmp_path: Path) -> None:
+    first, second, third = many(4), many(10)[4:], many(12)[10:]
+    (tmp_path / "deep").mkdir()
+    write_records(tmp_path / "a.json", first)
+    (tmp_path / "deep" / "b.jsonl").write_text("\n".join(map(json.dumps, second)))
+    write_records(tmp_path / "c.json", third)
+    mixture = tmp_path / "mixture.yaml"
+    entries = "- data_path: a.json\n- {data_path: deep/b.jsonl, share: 0.5}\n- {data_path: c.json, share: 2.5}\n"
+    mixture.write_text(entries)
+    records = Records(mixture)
+    repeated = [third[0], third[0], third[0], third[1], third[1]]
+    assert list(records) == [*first, second[0], second[2], second[4], *repeated]
+    assert list(records.select([4, 0])) == [second[0], first[0]]
+    assert list(pickle.loads(pickle.dumps(records))) == list(records)
+    digest = records.digest()
+    mixture.write_text(entries.replace("0.5", "0.4"))
+    assert len(Records(mixture)) == 4 + 2 + 5 and Records(mixture).digest() != digest
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "is not YAML"),
+        ("data_path: a.json", "holds no list"),
+        ("- a.json", "entry 1 .* names no data_path"),
+        ("- {data_path: a.json, weight: 2}", "unknown field 'weight'"),
+        ("- {data_path: a.json, share: 0}", "share 0"),
+        ("- {data_path: a.json, share: .nan}", "share nan"),
+        ("- {data_path: m.yaml}", "is a mixture, too"),
+        ("- {data_path: a.json}\n- {data_path: none.json}", r"none\.json is missing"),
+    ],
+)
+def test_a_mixture_that_cannot_be_read_is_named(tmp_path: Path, content: str, message: str) -> None:
+    write_records(tmp_path / "a.json", many(2))
+    (tmp_path / "m.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Records(tmp_path / "m.yaml")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,6 +185,40 @@ def test_the_ranks_make_the_files_of_one(media: Path, full: Path, encoder: Frame
     assert [report.written > 0 for report in reports] == [True, True]
     assert files(tmp_path) == files(full)
     assert {path.name for path in tmp_path.glob("*.json")} == {f"extraction-rank-{rank}-of-2.json" for rank in range(2)}
+
+
+def test_an_animation_is_a_video_where_videos_are_asked_for(encoder: FrameEncoder, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "green")]
+    for name in ("a.gif", "b.webp"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=1000)
+        frames[0].save(tmp_path / f"still-{name}")
+    for kind, shape in (("image", 2), ("video", 3)):
+        report = extract(arguments(tmp_path, tmp_path / kind, animations=kind), encoder)
+        assert report.written == 4 and not report.faults
+        moving = [load_file(tmp_path / kind / f"{name}.safetensors")["feature"] for name in ("a", "b")]
+        assert [features.ndim for features in moving] == [shape] * 2
+        assert [len(features) for features in moving] == [3 if shape == 3 else moving[0].shape[0]] * 2
+        for name in ("still-a", "still-b"):
+            assert FeatureFile(tmp_path / kind / f"{name}.safetensors").is_image
+    own = FeatureFile(tmp_path / "video" / "a.safetensors")
+    assert own.metadata["fps"] == "1.0" and torch.equal(
+        own.read(0, 1)[0], load_file(tmp_path / "image" / "a.safetensors")["feature"]
+    )
+
+
+def test_features_that_overflow_are_a_fault_of_their_file(media: Path, encoder: FrameEncoder, tmp_path: Path) -> None:
+    """P09: no file with infinite numbers is written. Features in the thousands do not fit float16 here."""
+    tower: Any = copy.deepcopy(encoder.tower)
+    with torch.no_grad():
+        for parameter in tower.embeddings.parameters():
+            parameter.mul_(1e6)
+        tower.pre_layrnorm.weight.mul_(1e6)
+    large = dataclasses.replace(encoder, tower=tower)
+    report = extract(arguments(media, tmp_path / "half", limit=2), large)
+    assert report.written == 0 and {entry["file"] for entry in report.faults} == {"a.mp4", "i.png"}
+    assert all("NaN or infinite numbers for frame 0 in F16" in entry["fault"] for entry in report.faults)
+    assert files(tmp_path / "half") == {}
+    assert extract(arguments(media, tmp_path / "whole", limit=2, dtype="float32"), large).written == 2
 
 
 @pytest.mark.slow

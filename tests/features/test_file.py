@@ -124,3 +124,20 @@ def test_pieces_on_a_full_disk_leave_nothing_behind(tmp_path: Path) -> None:
 )
 def test_frames_before_a_time(end: float, fps: float, count: int) -> None:
     assert frames_before(end, fps) == count
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_number_that_is_not_finite_is_named_with_its_frame(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
+    """P09."""
+    features = torch.randn(70, 4, 6).to(dtype)
+    features[67, 2, 3] = features[69, 0, 0] = value
+    FeatureFile.write(tmp_path / "f.safetensors", features, {})
+    file = FeatureFile(tmp_path / "f.safetensors")
+    assert torch.equal(file.read(0, 67), features[:67])
+    for check in (file.read, lambda: file.read(60, 68), file.check_numbers):
+        with pytest.raises(ValueError, match=r"f\.safetensors has a number that is not finite .* in frame 67:"):
+            check()
+    FeatureFile.write(tmp_path / "i.safetensors", features[67], {})
+    with pytest.raises(ValueError, match=r"i\.safetensors .* not finite .* in frame 0:"):
+        FeatureFile(tmp_path / "i.safetensors").check_numbers()

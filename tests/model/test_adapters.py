@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import peft
@@ -15,6 +16,7 @@ from torch import Tensor
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load, load_adapter, save_adapter
 from flash_vstream.model.checkpoints.adapters import ADAPTER_FILE
+from flash_vstream.model.checkpoints.digest import digest_of_weights
 
 from .tiny import MEMORY, features, ids_with_visuals, tiny
 
@@ -143,3 +145,62 @@ def test_an_adapter_on_a_published_checkpoint_names_it(tmp_path: Path) -> None:
         weight.add_(1.0)
     save_adapter(model, tmp_path)
     assert torch.equal(load(tmp_path)[0].projector.get_parameter("0.weight"), weight)
+
+
+def change_last_weight(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    tensors["language_model.lm_head.weight"][-1, -1] += 1
+    save_file(tensors, file, metadata=metadata)
+
+
+@pytest.mark.parametrize("kind", ["projector", "lora"])
+def test_an_adapter_refuses_another_base(tiny_model: TinyModel, tmp_path: Path, kind: str) -> None:
+    """Of the same shapes in all weights: one number differs."""
+    model, processor = tiny_model
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "base")
+    trained = load(tmp_path / "base")[0]
+    save_adapter(peft.get_peft_model(trained, LORA) if kind == "lora" else trained, tmp_path / "adapter")
+    load(tmp_path / "adapter")
+    shutil.copytree(tmp_path / "base", tmp_path / "moved")
+    load(tmp_path / "adapter", base=tmp_path / "moved")
+    change_last_weight(tmp_path / "moved")
+    with pytest.raises(ValueError, match=rf"{ADAPTER_FILE} was trained on .* other weights .* than .*moved"):
+        load(tmp_path / "adapter", base=tmp_path / "moved")
+    change_last_weight(tmp_path / "base")  # in the very place that the adapter names
+    with pytest.raises(ValueError, match=r"was trained on .* other weights .* than .*base"):
+        load(tmp_path / "adapter")
+
+
+def test_an_adapter_of_an_earlier_version_knows_no_digest(tiny_model: TinyModel, tmp_path: Path) -> None:
+    model, processor = tiny_model
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "base")
+    file = save_adapter(load(tmp_path / "base")[0], tmp_path / "adapter")
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    assert metadata.pop("base_digest") == digest_of_weights(tmp_path / "base")
+    save_file(tensors, file, metadata=metadata)
+    change_last_weight(tmp_path / "base")
+    load(tmp_path / "adapter")
+
+
+def test_the_digest_is_of_the_weights_and_not_of_their_files(tiny_model: TinyModel, tmp_path: Path) -> None:
+    model = tiny_model[0]
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    whole = digest_of_weights(tmp_path / "whole")
+    assert whole == digest_of_weights(tmp_path / "shards")
+    (tmp_path / "bin").mkdir()
+    shutil.copy(tmp_path / "whole" / "config.json", tmp_path / "bin")
+    with safe_open(tmp_path / "whole" / "model.safetensors", framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    torch.save(tensors, tmp_path / "bin" / "pytorch_model.bin")
+    assert whole == digest_of_weights(tmp_path / "bin")
+    change_last_weight(tmp_path / "whole")
+    assert whole != digest_of_weights(tmp_path / "whole")

@@ -95,6 +95,19 @@ def test_a_damaged_file_is_one_line(
     assert len(errors) == 1 and errors[0].startswith(f"error: record 'r3': feature file {path} is damaged")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_features_with_a_nan_end_the_run_with_file_and_record(
+    workers: int, model: Path, data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """P09."""
+    path = Path(str(data.video_feature_folder)) / "video3.safetensors"
+    features = FeatureFile(path).read()
+    features[3, 0, 0] = float("nan")
+    FeatureFile.write(path, features, {})
+    line = run(model, data, tmp_path / "run", capsys, dataloader_num_workers=workers)
+    assert line.startswith(f"error: record 'r3': feature file {path} has a number that is not finite")
+
+
 def test_features_of_another_encoder_are_refused(
     model: Path, data: DataArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ def prompt_of(sample: Sample, processor: VStreamProcessor) -> str:
     if not sample.system:
         return text
     if text.startswith(V1_SYSTEM):
-        return f"{V1_SYSTEM} {sample.system}{text.removeprefix(V1_SYSTEM)}"
+        return f"{V1_SYSTEM} {processor.plain(sample.system)}{text.removeprefix(V1_SYSTEM)}"
     return processor.prompt(f"{sample.system}\n{sample.question}")
 
 

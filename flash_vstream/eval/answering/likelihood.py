@@ -47,7 +47,7 @@ def rate_continuations(
     """
     n_frames = [entry.n_frames for entry in seen]
     gap = "" if not prompt or prompt[-1].isspace() else " "
-    texts = [prompt, *(prompt + gap + text for text in continuations)]
+    texts = [prompt, *(prompt + gap + processor.plain(text) for text in continuations)]
     prompt_row, *rows = (processor(text, n_frames)["input_ids"][0].tolist() for text in texts)
     # A tokenizer may join the end of the prompt with what follows: then the shared part is shorter than the prompt.
     columns = zip(prompt_row, *rows, strict=False)

@@ -18,12 +18,14 @@ from torch import nn
 
 from flash_vstream.files import atomic
 from flash_vstream.memory import MemoryConfig
+from flash_vstream.model.checkpoints.digest import digest_of_weights
 from flash_vstream.model.checkpoints.zero3 import gathered
 from flash_vstream.model.modeling import VStreamForConditionalGeneration
 
 ADAPTER_FILE = "adapter.safetensors"
 LORA_FILE = "adapter_config.json"
 PARTS = ("projector.", "memory.")
+DIGEST = "base_digest"  # of the base's weights, in the file's metadata
 WRAPPED = "base_model.model."  # prefix of a PeftModel's weight names
 
 
@@ -32,10 +34,12 @@ def save_adapter(
     folder: str | Path,
     base: str | Path | None = None,
     state_dict: dict[str, torch.Tensor] | None = None,
+    base_digest: str | None = None,
 ) -> Path:
     """Write the projector, the memory and any LoRA of a model or a PeftModel of it; returns the adapter file's path.
 
-    The file records `base`, the folder or hub id of the base model; default: where the model was loaded from.
+    The file records `base`, the folder or hub id of the base model (default: where the model was loaded from), and the
+    digest of the base's weights, by default that of the folder `base`, if it is one.
     `state_dict` are the model's weights if the model does not hold them whole (DeepSpeed's ZeRO-3). Raises ValueError
     if the model is of another class, or the LoRA targets projector or memory.
     """
@@ -44,11 +48,14 @@ def save_adapter(
     inner = _inner(model)
     weights = inner.state_dict() if state_dict is None else state_dict
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _parts_of(weights).items()}
+    base = str(inner.config.name_or_path if base is None else base)
     metadata = {
         "format": "flash_vstream.adapter",
-        "base": str(inner.config.name_or_path if base is None else base),
+        "base": base,
         "memory": json.dumps(inner.config.memory.to_dict()),
     }
+    if digest := base_digest or digest_of_base(base):
+        metadata[DIGEST] = digest
     if inner is not model:
         wrapper: Any = model
         # False, because by default peft queries the hub about the base model.
@@ -65,7 +72,16 @@ def is_adapter(folder: str | Path) -> bool:
 
 def read_metadata(folder: str | Path) -> tuple[str, MemoryConfig]:
     """The base that an adapter was trained on, and its memory configuration. Raises ValueError for any other file."""
-    file = Path(folder) / ADAPTER_FILE
+    metadata = _metadata(Path(folder) / ADAPTER_FILE)
+    return metadata["base"], MemoryConfig.from_dict(json.loads(metadata["memory"]))
+
+
+def digest_of_base(base: str | Path | None) -> str | None:
+    """The digest of a base model's weights, or None if `base` is no folder. Raises ValueError if it is damaged."""
+    return digest_of_weights(Path(base)) if base and Path(base).is_dir() else None
+
+
+def _metadata(file: Path) -> dict[str, str]:
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -73,14 +89,14 @@ def read_metadata(folder: str | Path) -> tuple[str, MemoryConfig]:
         raise ValueError(f"{file} is missing or not a complete safetensors file ({error}): copy it again") from error
     if metadata.get("format") != "flash_vstream.adapter":
         raise ValueError(f"{file} is not an adapter of this project: give a folder that save_adapter wrote")
-    return metadata["base"], MemoryConfig.from_dict(json.loads(metadata["memory"]))
+    return metadata
 
 
 def load_adapter(model: VStreamForConditionalGeneration, folder: str | Path, merge_lora: bool = True) -> Any:
     """Put an adapter on its base, in place, and return the model.
 
-    With `merge_lora` False a LoRA stays separate, for training, and a PeftModel is returned. Raises ValueError, naming
-    the tensor, unless the adapter fits the model exactly.
+    With `merge_lora` False a LoRA stays separate, for training, and a PeftModel is returned. Raises ValueError unless
+    the model was loaded from the weights that the adapter was trained on, and the adapter fits it exactly.
     """
     folder = Path(folder)
     _, memory = read_metadata(folder)
@@ -90,11 +106,15 @@ def load_adapter(model: VStreamForConditionalGeneration, folder: str | Path, mer
 
 
 def load_parts(model: nn.Module, folder: str | Path) -> None:
-    """Load an adapter's projector and memory into a model or PeftModel. Raises ValueError if they do not fit."""
+    """Load an adapter's projector and memory into a model or PeftModel.
+
+    Raises ValueError if they do not fit, or if the adapter remembers another base than the model was loaded from.
+    """
     file = Path(folder) / ADAPTER_FILE
+    inner = _inner(model)
+    _check_base(file, inner.config.name_or_path)
     with safe_open(file, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    inner = _inner(model)
     parameters = {name: parameter for name, parameter in inner.named_parameters() if name.startswith(PARTS)}
     with gathered(parameters.values(), change=True), torch.no_grad():
         places = _parts_of(inner.state_dict())
@@ -107,6 +127,17 @@ def load_parts(model: nn.Module, folder: str | Path) -> None:
                 raise ValueError(f"{name} {where}: the adapter belongs to another base model")
         for name, place in places.items():
             place.copy_(tensors[name])
+
+
+def _check_base(file: Path, base: str | None) -> None:
+    """Raise ValueError if an adapter remembers the digest of other weights; one of an earlier version has none."""
+    remembered = _metadata(file).get(DIGEST)
+    found = digest_of_base(base) if remembered else None
+    if found and found != remembered:
+        raise ValueError(
+            f"{file} was trained on a base model with other weights (digest {str(remembered)[:12]}) than {base}"
+            f" ({found[:12]}): give the base that it was trained on"
+        )
 
 
 def _with_lora(model: VStreamForConditionalGeneration, folder: Path, merge: bool) -> Any:

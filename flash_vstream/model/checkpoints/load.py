@@ -11,6 +11,7 @@ import torch
 from flash_vstream.model.checkpoints.adapters import is_adapter, load_adapter, read_metadata
 from flash_vstream.model.checkpoints.files import resolve_folder
 from flash_vstream.model.checkpoints.weights import read_config
+from flash_vstream.model.generation import unite_stop_ids
 from flash_vstream.model.modeling import VStreamForConditionalGeneration
 from flash_vstream.model.processing import VStreamProcessor
 
@@ -36,7 +37,8 @@ def load(
     `path` is a folder or hub id (None: the embedded tiny model), `dtype` that of the weights ("auto": the checkpoint's
     own). `memory_mode` replaces the memory mode of model and processor; other arguments go to
     `VStreamForConditionalGeneration.from_pretrained`. Returns the model in evaluation mode, on `device` if one is
-    given, and its processor. Raises ValueError if the checkpoint or the device cannot be used.
+    given, and its processor; the model's generation config names the stop tokens of both. Raises ValueError if the
+    checkpoint or the device cannot be used.
     """
     folder = embedded_checkpoint() if path is None else resolve_folder(path)
     adapter = folder if is_adapter(folder) else None
@@ -49,6 +51,7 @@ def load(
     model = VStreamForConditionalGeneration.from_pretrained(folder, config=config, dtype=dtype, **changes, **kwargs)
     if processor.visual_token_id != model.config.visual_token_id or processor.memory != model.config.memory:
         raise ValueError(f"processor_config.json and config.json in {folder} differ: save both again")
+    unite_stop_ids(model, processor.tokenizer)
     if adapter is not None:
         model = load_adapter(model, adapter)
         model.set_memory(processor.memory)  # the adapter's own, in the wanted mode
