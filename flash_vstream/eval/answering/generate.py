@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from flash_vstream.eval.answering.watch import Seen
 from flash_vstream.eval.sample import Sample
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
-from flash_vstream.model.generation import stop_ids
+from flash_vstream.model.generation import greedy_batch
 from flash_vstream.model.prompts import V1_SYSTEM, VISUAL_TOKEN
 
 
@@ -40,27 +38,24 @@ def checked_prompt(
     return prompt
 
 
-@torch.inference_mode()
 def generate(
     model: VStreamForConditionalGeneration,
     processor: VStreamProcessor,
     prompts: Sequence[str],
     seen: Sequence[Seen],
     max_new_tokens: int,
-) -> list[str]:
-    """Greedy answers to a batch of prompts, each on its own memory; each equals the live session's answer."""
+) -> list[str | None]:
+    """Greedy answers to a batch of prompts, each on its own memory; each equals the live session's answer.
+
+    None where the logits are not finite numbers: there is no answer.
+    """
     batch = processor(list(prompts), [each.n_frames for each in seen], padding_side="left")
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    tokens = [each.tokens for each in seen]
-    output = model.generate(**inputs, memory_tokens=tokens, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-    answers = output[:, batch["input_ids"].shape[1] :].tolist()
-    rooms = (_max_length(model) - batch["attention_mask"].sum(1)).tolist()  # tokens that an unpadded prompt leaves
-    stop = stop_ids(model)
-    texts = []
-    for ids, room in zip(answers, rooms, strict=True):
-        end = next((place for place, token in enumerate(ids) if token in stop), len(ids))
-        texts.append(processor.decode(ids[: min(end, room)]).strip())
-    return texts
+    mask = batch["attention_mask"]
+    answers = greedy_batch(model, batch["input_ids"], mask, [each.tokens for each in seen], max_new_tokens)
+    rooms = (_max_length(model) - mask.sum(1)).tolist()  # tokens that an unpadded prompt leaves
+    return [
+        None if ids is None else processor.decode(ids[:room]).strip() for ids, room in zip(answers, rooms, strict=True)
+    ]
 
 
 def _max_length(model: VStreamForConditionalGeneration) -> int:

@@ -17,12 +17,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from flash_vstream.eval.answering.generate import checked_prompt, generate
-from flash_vstream.eval.answering.multiple_choice import rate_options
+from flash_vstream.eval.answering.multiple_choice import Ratings, rate_options
 from flash_vstream.eval.answering.store import PredictionStore
 from flash_vstream.eval.answering.watch import EVERYTHING, Seen, watch
 from flash_vstream.eval.sample import Prediction, Sample
 from flash_vstream.features.file import frames_before
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.model.generation import NOT_FINITE, NotFiniteError
 from flash_vstream.process import Process
 
 PROTOCOLS = ("stream", "release")
@@ -143,13 +144,17 @@ def answer_batch(
         start = time.perf_counter()
         prompts, memories = [prompt for *_, prompt in ready], [seen for _, seen, _ in ready]
         texts = generate(model, processor, prompts, memories, settings.max_new_tokens)
-        ratings = [
-            rate_options(model, processor, sample, prompt, seen) if settings.rate_options else None
-            for sample, seen, prompt in ready
-        ]
+        answered: list[tuple[str | None, Ratings | None]] = []
+        for (sample, seen, prompt), text in zip(ready, texts, strict=True):
+            try:
+                rated = rate_options(model, processor, sample, prompt, seen) if settings.rate_options else None
+                answered.append((text, rated))
+            except NotFiniteError:
+                answered.append((None, None))
         seconds = round((time.perf_counter() - start) / len(ready), 4)
-        for (sample, seen, _), text, rated in zip(ready, texts, ratings, strict=True):
-            predictions[sample.id] = Prediction(text, None, seen.n_frames, seconds, rated)
+        for (sample, seen, _), (text, rated) in zip(ready, answered, strict=True):
+            failure = NOT_FINITE if text is None else None
+            predictions[sample.id] = Prediction(text, failure, seen.n_frames, seconds, None if failure else rated)
     return [replace(sample, prediction=predictions[sample.id]) for sample, _ in watched]
 
 
