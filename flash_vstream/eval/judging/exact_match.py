@@ -5,7 +5,7 @@ It suits short answers from a known list. It is too strict for free text: "a dog
 
 import string
 
-from flash_vstream.eval.judging.multiple_choice import chosen_option, right_option
+from flash_vstream.eval.judging.options import chosen_option, right_option
 from flash_vstream.eval.judging.text import normalise
 from flash_vstream.eval.sample import Sample
 
