@@ -70,6 +70,9 @@ def run(words: Sequence[str]) -> int | None:
     name, *arguments = words
     command = COMMANDS[name]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn when data workers are forked
+    # No command needs torchvision, which other packages bring; one that is built for another torch, as beside a CPU
+    # build, makes transformers fail at import. None: it counts as absent.
+    sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]
     # Ctrl-C during imports, which take seconds, can surface as a misleading ImportError: let it end the process.
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     module = importlib.import_module(command.module)
