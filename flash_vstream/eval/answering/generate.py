@@ -32,10 +32,18 @@ def checked_prompt(
     if VISUAL_TOKEN in sample.question:
         raise ValueError(f"the question holds {VISUAL_TOKEN}, which stands for the video itself: leave it out")
     prompt = prompt_of(sample, processor)
-    length, limit = processor(prompt, [seen.n_frames])["input_ids"].shape[1], _max_length(model)
+    room_for(model, processor, prompt, [seen.n_frames])
+    return prompt
+
+
+def room_for(
+    model: VStreamForConditionalGeneration, processor: VStreamProcessor, prompt: str, n_frames: Sequence[int]
+) -> int:
+    """The number of tokens that a prompt leaves for the answer. Raises ValueError if it leaves none."""
+    length, limit = processor(prompt, list(n_frames))["input_ids"].shape[1], _max_length(model)
     if length >= limit:
         raise ValueError(f"the prompt has {length} tokens and the language model holds {limit}: shorten the question")
-    return prompt
+    return limit - length
 
 
 def generate(

@@ -8,9 +8,9 @@ from flash_vstream.eval.sample import LETTERS, Sample
 
 N_OPTIONS = 4  # that the benchmark shows
 _CHOICE = """You are an advanced video question-answering AI assistant. You have been provided with some frames from\
- the video and a multiple-choice question related to the video. Your task is to carefully analyze the video and provide the\
- best answer to question, choosing from the four options provided. Respond with only the letter (A, B, C, or D) of the\
- correct option.
+ the video and a multiple-choice question related to the video. Your task is to carefully analyze the video and provide\
+ the best answer to question, choosing from the four options provided. Respond with only the letter (A, B, C, or D) of\
+ the correct option.
 
 Question: {question}
 
