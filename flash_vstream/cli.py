@@ -34,7 +34,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "live": Command("flash_vstream.serve.command", "watch a video or camera as a live stream and answer questions"),
     "eval": Command("flash_vstream.eval.run", "answer the questions of benchmarks, judge the answers, report", True),
-    "choose": Command("flash_vstream.eval.run", "the same for multiple choice: OVO-Bench, StreamingBench, MLVU, ...", True),
+    "choose": Command("flash_vstream.eval.run", "the same for multiple choice: OVO-Bench, MLVU, ...", True),
     "judge": Command("flash_vstream.eval.judging.command", "judge the predictions of a results folder"),
     "report": Command("flash_vstream.eval.reporting.command", "print a results folder; compare two"),
     "ablate": Command("flash_vstream.eval.ablate", "score a model with every memory and control"),
