@@ -190,8 +190,10 @@ class FlashVStream(lmms):
         if rooms:
             answers = self._generate([prompts[number] for number in rooms], arguments)
             for (number, room), ids in zip(rooms.items(), answers, strict=True):
-                text = None if ids is None else self.processor.decode(ids[:room]).strip()
-                replies[number] = self._failed(NOT_FINITE) if text is None else _cut(text, options.get("until") or ())
+                if ids is None:
+                    replies[number] = self._failed(NOT_FINITE)
+                else:
+                    replies[number] = _cut(self.processor.decode(ids[:room]).strip(), options.get("until") or ())
         return [reply or "" for reply in replies]
 
     @torch.inference_mode()

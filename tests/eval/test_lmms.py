@@ -68,11 +68,11 @@ def test_the_extra_installs_and_everything_works(python: Path, tmp_path: Path) -
         assert [name for name in versions if name.startswith("nvidia")] == []
     # The commands, with all packages as they were installed.
     write_mp4(make_stream(0, 30, 30.5), tmp_path / "0.mp4", fps=1)
-    live = ["-m", "flash_vstream", "live", "--video_file", tmp_path / "0.mp4", "--play_speed", "inf"]
+    live: list[str | Path] = ["-m", "flash_vstream", "live", "--video_file", tmp_path / "0.mp4", "--play_speed", "inf"]
     assert "Which room" in succeed([python, *live, "--ask", "3: Which room is shown now?"])
     # A torchvision for another torch, as the index has it beside a CPU build, breaks transformers, and so lmms-eval.
     fits = subprocess.run([str(python), "-c", "import torchvision"], env=ENVIRONMENT, capture_output=True, check=False)
     if fits.returncode:
         pip(python, "uninstall", "--yes", "torchvision")
-    plugin = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/eval/lmms_plugin.py"]
+    plugin: list[str | Path] = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/eval/lmms_plugin.py"]
     assert " passed" in succeed(plugin)

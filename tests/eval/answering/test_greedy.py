@@ -97,15 +97,16 @@ def test_evaluation_and_the_live_session_agree_under_a_penalty(
     said = "".join(session.ask("Why?", max_new_tokens=SETTINGS.max_new_tokens)).strip()
     assert texts(found)["v0-7.5-1"] == said
     # A setting that somebody puts on the model itself has no say, either.
-    model.generation_config.repetition_penalty = 5.0  # type: ignore[union-attr]
+    model.generation_config.repetition_penalty = 5.0
     assert texts(answers((model, processor), media, tmp_path / "set")) == texts(found)
 
 
 def broken(value: float) -> TinyModel:
     """A model whose language model gives NaN or infinity. No load could have noticed: it overflows in its own dtype."""
     model, processor = tiny()
+    head: Any = model.get_output_embeddings()
     with torch.no_grad():
-        model.get_output_embeddings().weight[70:80] = value
+        head.weight[70:80] = value
     return model, processor
 
 
