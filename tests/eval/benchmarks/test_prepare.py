@@ -158,6 +158,20 @@ def test_either_number_of_videos_of_rvs_ego_is_complete(tmp_path: Path, capsys: 
         assert f"  videos     {said}\n" in capsys.readouterr().out
 
 
+def test_videos_of_rvs_are_found_by_the_name_in_their_path(tmp_path: Path) -> None:
+    """E9: the file names its videos twice."""
+    turn = {"question": "What?", "answer": "It.", "start_time": 0, "end_time": 9}
+    rows = [
+        {"video_id": name, "video_path": f"/data/rvs/{n}.mp4", "conversations": [turn]} for n, name in enumerate("abc")
+    ]
+    videos = tmp_path / "vstream-realtime" / "videos"
+    videos.mkdir(parents=True)
+    for name in ("a.mp4", "0.mp4", "1.mp4"):
+        (videos / name).touch()
+    samples = prepare("realtime_vsego4d", put(tmp_path / "download", ego4d_oe_json=rows), tmp_path)
+    assert [(sample.id, sample.video_id) for sample in samples] == [("a_0", "a"), ("b_0", "1"), ("c_0", "c")]
+
+
 def test_folders_that_are_links_are_entered(tmp_path: Path) -> None:
     """E11, also in a loop of links."""
     put(tmp_path / "disk" / "annotations", test_q_json=ACTIVITYNET_Q, test_a_json=ACTIVITYNET_A)
