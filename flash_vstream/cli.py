@@ -34,7 +34,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "live": Command("flash_vstream.serve.command", "watch a video or camera as a live stream and answer questions"),
     "eval": Command("flash_vstream.eval.run", "answer the questions of benchmarks, judge the answers, report", True),
-    "choose": Command("flash_vstream.eval.run", "the same for multiple choice: OVO-Bench, StreamingBench", True),
+    "choose": Command("flash_vstream.eval.run", "the same for multiple choice: OVO-Bench, MLVU, ...", True),
     "judge": Command("flash_vstream.eval.judging.command", "judge the predictions of a results folder"),
     "report": Command("flash_vstream.eval.reporting.command", "print a results folder; compare two"),
     "ablate": Command("flash_vstream.eval.ablate", "score a model with every memory and control"),
@@ -70,6 +70,9 @@ def run(words: Sequence[str]) -> int | None:
     name, *arguments = words
     command = COMMANDS[name]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn when data workers are forked
+    # No command needs torchvision, which other packages bring; one that is built for another torch, as beside a CPU
+    # build, makes transformers fail at import. None: it counts as absent.
+    sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]
     # Ctrl-C during imports, which take seconds, can surface as a misleading ImportError: let it end the process.
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     module = importlib.import_module(command.module)

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from flash_vstream.eval.answering.predict import PredictSettings
-from flash_vstream.eval.benchmarks.base import Benchmark
+from flash_vstream.eval.benchmarks.base import OWN_PROMPT, Benchmark
 from flash_vstream.eval.sample import Sample
 from flash_vstream.features import SUFFIX
 from flash_vstream.features.file import FeatureFile, FeatureSpec
@@ -55,9 +55,10 @@ def load_questions(
     limit: int | None = None,
     allow_missing: bool = False,
     annotations: Sequence[Path] = (),
+    prompt: str = OWN_PROMPT,
 ) -> Questions:
     """Load a benchmark's first `limit` samples and find their media. Raises ValueError for missing or bad files."""
-    samples = benchmark.load(data_root, annotations)[:limit]
+    samples = benchmark.load(data_root, annotations, prompt)[:limit]
     return Questions(benchmark, samples, benchmark.find_media(samples, data_root, allow_missing))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from flash_vstream.eval.answering.store import MERGED_FILE, named, read_predictions, read_run
 from flash_vstream.eval.benchmarks import find_benchmark
+from flash_vstream.eval.benchmarks.base import OWN_PROMPT
 from flash_vstream.eval.sample import NO_PREDICTION, Key, Sample, Verdict, questions_digest, verdict_of
 from flash_vstream.files import read_json_lines, write_json_lines
 
@@ -28,7 +29,10 @@ def read_results(folder: Path, data_root: Path) -> tuple[dict[str, Any], list[Sa
     if missing := [name for name in ("tags", "limit", "questions") if name not in run]:
         raise ValueError(f"the run record of {folder} has no {' and '.join(missing)}: predict into another folder")
     predictions = read_predictions(path)
-    samples = [sample for tag in run["tags"] for sample in find_benchmark(tag).load(data_root)[: run["limit"]]]
+    prompt = run.get("prompt", OWN_PROMPT)
+    samples = [
+        sample for tag in run["tags"] for sample in find_benchmark(tag).load(data_root, prompt=prompt)[: run["limit"]]
+    ]
     if questions_digest(samples) != run["questions"]:
         raise ValueError(
             f"the questions in {data_root} are not those that {folder} was made with: restore them (--data_root), or"

@@ -17,7 +17,7 @@ from flash_vstream.eval.answering.identity import default_folder, describe_run
 from flash_vstream.eval.answering.predict import PROTOCOLS, PredictSettings, predict, shuffled
 from flash_vstream.eval.answering.store import PredictionStore, forget_failures, merge
 from flash_vstream.eval.benchmarks import DEFAULT_TAG, REGISTRY, find_benchmark
-from flash_vstream.eval.benchmarks.base import Benchmark, missing_videos
+from flash_vstream.eval.benchmarks.base import OWN_PROMPT, PROMPTS, Benchmark, missing_videos
 from flash_vstream.eval.inputs import Questions, add_inputs, check_features, load_questions, make_files, open_model
 from flash_vstream.eval.judging.judge import check_failures, check_ready, judge
 from flash_vstream.eval.judging.settings import REMOVED, add_judge, judge_settings
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add("--allow_missing", action="store_true", help="count questions about missing videos as failures")
     add("--retry_failures", action="store_true", help="predict again what failed before")
     add("--protocol", choices=PROTOCOLS, default=default.protocol, help="stream: ask at end_time, on what was seen")
+    add("--prompt", choices=PROMPTS, default=OWN_PROMPT, help="official: in the words of the benchmark's own script")
     add_memory(parser)
     add("--shuffle_videos", action="store_true", help="a control: every question is asked about another video")
     add("--max_new_tokens", type=positive_int, metavar="N", help="default: 128, of multiple choice 16")
@@ -57,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
     samples = [sample for each in sets for sample in each.samples]
     check_ready(samples, judging)  # before hours of predicting
     record = describe_run(model, options.model_path, samples, settings, options.shuffle_videos, options.limit)
+    if options.prompt != OWN_PROMPT:
+        record["prompt"] = options.prompt
     folder = options.output_dir or default_folder(record)
     if options.retry_failures and process.is_main:
         print(f"{forget_failures(folder, record)} failures are tried again")
@@ -85,7 +88,7 @@ def load(
     benchmarks = [find_benchmark(tag) for tag in dict.fromkeys(options.tags or [DEFAULT_TAG])]
     if options.annotations and len(benchmarks) > 1:
         raise ValueError(f"--annotations belong to one TAG, and {len(benchmarks)} are given")
-    where = (options.data_root, options.limit, options.allow_missing, options.annotations)
+    where = (options.data_root, options.limit, options.allow_missing, options.annotations, options.prompt)
     loaded = {each.tag: load_questions(each, *where) for each in benchmarks if each.make_files is None}
     model = open_model(options.model_path, process.device(options.device), options.memory)
     for each in benchmarks:
@@ -97,6 +100,9 @@ def load(
         if missing := missing_videos(samples, media):
             names = ", ".join(missing)
             print(f"{benchmark.tag}: {len(missing)} videos are missing, their questions count as failures: {names}")
+        for sample in samples:
+            if sample.fault:
+                print(f"{benchmark.tag}: not asked, counts as a failure: {sample.fault}")
     paths = [path for each in sets for path in each.media.values()]
     check_features(paths, model[0], FrameEncoder.of(*model).expected(), options.fps, show_progress=process.is_main)
     return *model, sets

@@ -17,6 +17,7 @@ from flash_vstream.run_record import digest_of
 Key = tuple[str, str]
 NO_PREDICTION = "no prediction"  # `Verdict.failure` of a sample without an answer: not the judge's failure
 LETTERS = string.ascii_uppercase
+NEWER_FIELDS = ("other_answers", "labels", "fault")  # of a sample: results from before have none of them
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Prediction:
     """What the model answered: `text`, or the `error` for which there is none.
 
     `frames_seen` had been watched when the question was asked; `seconds` are shared equally in a batch. `ratings` are
-    the likelihoods of the options of multiple choice, by kind ("letters", "texts").
+    the likelihoods of the options of multiple choice, by kind ("letters", "texts"). `note` says what is odd about an
+    answer that was given all the same.
     """
 
     text: str | None
@@ -32,6 +34,7 @@ class Prediction:
     frames_seen: int
     seconds: float
     ratings: dict[str, Any] | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class Sample:
         end_time: Seconds; the question is asked then, on the frames in [0, end_time). None: after the whole video.
         system: An instruction of the benchmark that precedes the question.
         split: "now" or "back then" in the synthetic world, else "".
+        other_answers: Further reference answers; a reply that matches any of them is right.
+        labels: Further groups of reports that it belongs to, such as "duration: short".
+        official: The question as the benchmark's own script words it; "" if it has none.
+        fault: Why the row cannot be asked. Such a sample has no question; it counts as a failure, with this reason.
     """
 
     tag: str
@@ -70,6 +77,10 @@ class Sample:
     options: tuple[str, ...] = ()
     system: str = ""
     split: str = ""
+    other_answers: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    official: str = ""
+    fault: str = ""
     prediction: Prediction | None = None
     verdict: Verdict | None = None
 
@@ -104,12 +115,22 @@ def by_tag(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
 
 
 def question_fields(sample: Sample) -> dict[str, Any]:
-    """The fields of a sample without prediction and verdict, as plain JSON values."""
+    """The fields of a sample without prediction and verdict, as plain JSON values.
+
+    `official` is left out, because it says nothing that is not in the question. So are the other newer fields if they
+    are empty: the digests of older results stay what they were.
+    """
     fields = asdict(replace(sample, prediction=None, verdict=None))
-    del fields["prediction"], fields["verdict"]
-    return fields
+    del fields["prediction"], fields["verdict"], fields["official"]
+    return {name: value for name, value in fields.items() if value or name not in NEWER_FIELDS}
+
+
+def unaskable(tag: str, sample_id: str, reason: ValueError, video_id: str = "", answer_type: str = "") -> Sample:
+    """A sample for a row that cannot be asked, so that it is counted and named."""
+    return Sample(tag, sample_id, video_id, "", "", answer_type, fault=str(reason))
 
 
 def questions_digest(samples: Sequence[Sample]) -> str:
     """A digest of the questions, answers and times, in their order: a corrected answer makes another set."""
-    return digest_of([json.dumps([question_fields(sample) for sample in samples]).encode()])
+    rows = [question_fields(sample) | ({"fault": True} if sample.fault else {}) for sample in samples]  # no file names
+    return digest_of([json.dumps(rows).encode()])

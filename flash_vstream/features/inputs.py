@@ -10,13 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from flash_vstream.features import SUFFIX
+from flash_vstream.features import IMAGES, SUFFIX, VIDEOS
 from flash_vstream.features.file import FeatureFile
 from flash_vstream.video.animation import has_several_frames
 
-IMAGES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 ANIMATIONS = {".gif", ".webp"}
-VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".3gp"}
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,39 @@
-"""Greedy decoding on a memory state, shared by the live session and evaluation."""
+"""Greedy decoding on a memory state, shared by the live session and evaluation.
+
+No setting of generation_config.json but its stop tokens has a say: no penalty, no sampling, no forced or banned tokens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flash_vstream.model.modeling import CACHE, VStreamForConditionalGeneration
 
+NOT_FINITE = (
+    "the logits of the language model are not finite numbers: its weights or the features are damaged, or overflow in"
+    " this dtype; use another checkpoint, or bfloat16 or float32"
+)
+
+
+class NotFiniteError(ValueError):
+    """The model gives NaN or infinity, so there is no most likely token and no answer."""
+
+    def __init__(self) -> None:
+        super().__init__(NOT_FINITE)
+
 
 def greedy_tokens(
-    model: VStreamForConditionalGeneration, prompt_ids: torch.Tensor, memory: Any, max_new_tokens: int
+    model: VStreamForConditionalGeneration, prompt_ids: Tensor, memory: Any, max_new_tokens: int
 ) -> Iterator[int]:
     """Greedy decoding. Yields up to `max_new_tokens` ids; the caller handles stop tokens.
 
     `prompt_ids` [1, L] have as many visual placeholders as the memory state `memory` has tokens. The state is read at
-    the first step only.
+    the first step only. Raises NotFiniteError.
     """
     ids = prompt_ids.to(model.device)
     cache = None
@@ -27,8 +43,53 @@ def greedy_tokens(
             visual = [model.memory.read(memory)] if step == 0 else None
             out = model(input_ids=ids, memory_tokens=visual, use_cache=True, logits_to_keep=1, **{CACHE: cache})
             cache = out[CACHE]
-            ids = out.logits[:, -1].argmax(dim=-1, keepdim=True)  # [1, 1]
+            best, ids = out.logits[:, -1].max(dim=-1, keepdim=True)  # [1, 1]; NaN wins every comparison
+            if not best.isfinite():
+                raise NotFiniteError
         yield int(ids)
+
+
+@torch.inference_mode()
+def greedy_batch(
+    model: VStreamForConditionalGeneration,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    memory_tokens: Sequence[Tensor],
+    max_new_tokens: int,
+) -> list[list[int] | None]:
+    """Greedy decoding of a batch of prompts, `input_ids` [B, L] padded on the left, each on its own memory tokens.
+
+    Returns the ids of each answer, without its stop token and what follows; None where the logits are not finite. Each
+    equals the answer of `greedy_tokens`.
+    """
+    stop, n_rows = stop_ids(model), len(input_ids)
+    ids, mask = input_ids.to(model.device), attention_mask.to(model.device)
+    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    answers: list[list[int] | None] = [[] for _ in range(n_rows)]
+    running, cache = set(range(n_rows)), None
+    for step in range(max_new_tokens):
+        visual = list(memory_tokens) if step == 0 else None
+        out = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, memory_tokens=visual, use_cache=True,
+            logits_to_keep=1, **{CACHE: cache},
+        )  # fmt: skip
+        cache = out[CACHE]
+        best, ids = out.logits[:, -1].max(dim=-1, keepdim=True)  # [B, 1]
+        finite, chosen = best.isfinite().flatten().tolist(), ids.flatten().tolist()
+        for row in sorted(running):
+            answer = answers[row]
+            if not finite[row] or answer is None:
+                answers[row] = None
+                running.discard(row)
+            elif chosen[row] in stop:
+                running.discard(row)
+            else:
+                answer.append(chosen[row])
+        if not running:
+            break
+        mask = torch.cat([mask, mask.new_ones(n_rows, 1)], dim=1)
+        positions = positions[:, -1:] + 1
+    return answers
 
 
 def stop_ids(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Regex, normalizers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -30,6 +29,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
 def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
     """A Llama tokenizer that treats spaces as `tokenizer.model` says."""
+    # Only here: some pairs of sentencepiece and protobuf fail at this import, and most checkpoints do not need it.
+    from sentencepiece import sentencepiece_model_pb2
+
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     model.ParseFromString((folder / "tokenizer.model").read_bytes())
     llama = LlamaTokenizer.from_pretrained(folder)

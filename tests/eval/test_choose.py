@@ -9,7 +9,7 @@ import pytest
 
 from flash_vstream import cli
 from flash_vstream.eval.answering.store import read_run
-from flash_vstream.eval.judging.multiple_choice import METHODS
+from flash_vstream.eval.judging.multiple_choice import methods_of
 from flash_vstream.files import read_json_lines
 from tests.eval.launch import finish, two_processes
 from tests.eval.worlds import tiny, write_videos
@@ -74,7 +74,7 @@ def test_a_set_is_rated_reported_and_compared(
     rated: Path, data_root: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tag,) = json.loads((rated / "report.json").read_text())["tags"]
-    assert tag["tag"] == "ovo" and list(tag["choice"]["methods"]) == list(METHODS)
+    assert tag["tag"] == "ovo" and list(tag["choice"]["methods"]) == list(methods_of("ovo"))
     scores = tag["choice"]["task_scores"]["text, sum"]
     assert scores["overall"] == pytest.approx((scores["backward"] + scores["real-time"] + scores["forward"]) / 3)
     assert tag["choice"]["task_scores"]["chance"] == dict.fromkeys(scores, 50.0)
@@ -89,10 +89,57 @@ def test_a_set_is_rated_reported_and_compared(
     capsys.readouterr()
     assert cli.main(["report", str(rated), "--compare", str(tmp_path), "--data_root", str(data_root)]) == 0
     printed = capsys.readouterr().out
-    for name in ("EPM", "OCR", "SSR", "backward", "real-time", "forward", "overall", "chance", "McNemar", *METHODS):
+    for name in (
+        "EPM",
+        "OCR",
+        "SSR",
+        "backward",
+        "real-time",
+        "forward",
+        "overall",
+        "chance",
+        "McNemar",
+        *methods_of("ovo"),
+    ):
         assert name in printed
     assert "- shuffle_videos: A false, B true" in printed
     assert (rated / "report.json").read_bytes() == by_command
+
+
+def test_late_questions_chunks_and_bad_rows_in_the_official_words(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """E2, E7, E12, E15: what is odd is counted and named, and the report reads the same questions again."""
+    row = {"task": "EPM", "question": "Who?", "options": ["I", "you"], "gt": 1}
+    rows = [
+        {**row, "id": 1, "video": "v0.mp4", "realtime": 5000},
+        {**row, "id": 2, "video": "gone.mp4", "realtime": 2},
+        {**row, "id": 3, "video": "v0.mp4", "realtime": 2, "gt": 7},
+        {**row, "id": 4, "video": "v0.mp4", "realtime": 30},
+    ]
+    folder = tmp_path / "OVO-Bench"
+    for place, number in (("videos", 0), ("chunked_videos", 1)):
+        (folder / place).mkdir(parents=True)
+        write_videos(folder / place, number + 1)
+    (folder / "chunked_videos" / "v1.mp4").rename(folder / "chunked_videos" / "2.MP4")
+    (folder / "videos" / "v0.mp4").unlink(missing_ok=True)
+    (folder / "chunked_videos" / "v0.mp4").rename(folder / "videos" / "v0.mp4")
+    (folder / "ovo_bench_new.json").write_text(json.dumps(rows))
+    out = tmp_path / "out"
+    assert cli.main(command(tmp_path, checkpoint, out, "--prompt", "official")) == 0
+    assert "not asked" in capsys.readouterr().out
+    found = {row["id"]: row for row in read_json_lines(out / "predictions.jsonl")}
+    assert [found[name]["frames_seen"] for name in "1234"] == [30, 30, 0, 30]
+    assert "4970 s after the end" in found["1"]["note"] and "note" not in found["2"] and "note" not in found["4"]
+    assert "gt 7" in found["3"]["error"]
+    report = json.loads((out / "report.json").read_text())
+    (tag,) = report["tags"]
+    assert list(tag["notes"]) == ["1"] and list(tag["not_asked"]) == ["3"] and report["run"]["prompt"] == "official"
+    assert tag["groups"][0]["n_questions"] == 4 and tag["failures"] == {"no prediction": 1}
+    assert cli.main(["report", str(out), "--data_root", str(tmp_path)]) == 0
+    fault = command(tmp_path, checkpoint, out)
+    assert cli.main(fault) == 2  # other words are another run
+    assert "prompt" in capsys.readouterr().err
 
 
 def test_the_questions_of_a_report_are_those_that_were_rated(

@@ -11,7 +11,7 @@ import pytest
 
 from flash_vstream.eval.answering.store import MERGED_FILE
 from flash_vstream.eval.results import VERDICTS_FILE, read_results, read_verdicts, write_verdicts
-from flash_vstream.eval.sample import NO_PREDICTION, Prediction, Sample, Verdict
+from flash_vstream.eval.sample import NO_PREDICTION, Prediction, Sample, Verdict, questions_digest
 from tests.eval.folders import write_results
 
 ANSWERED, MISSING = Prediction("cat", None, 4, 0.1), Prediction(None, "video is missing", 0, 0.0)
@@ -100,3 +100,15 @@ def test_damaged_verdicts_are_named(results: Path, samples: list[Sample]) -> Non
         (results / VERDICTS_FILE).write_text(line + "\n")
         with pytest.raises(ValueError, match=f"{VERDICTS_FILE} line 1"):
             read_verdicts(results, samples)
+
+
+def test_the_digest_of_older_results_stays_what_it_was() -> None:
+    """As computed before samples had other answers, labels and faults: old results can still be judged."""
+    options = ("I", "you")
+    first = Sample("ovo", "7", "a/b", "Who?\nA. I\nB. you", "B", "EPM", 3.5, options, system="x", split="now")
+    second = Sample("msvd", "1", "v", "What?", "it")
+    assert questions_digest([first, second]) == "1486177e5f8282a6"
+    assert questions_digest([replace(first, official="Question: Who?"), second]) == "1486177e5f8282a6"
+    others = [replace(second, other_answers=("that",)), replace(second, labels=("x",)), replace(second, fault="bad")]
+    assert len({questions_digest([first, other]) for other in [second, *others]}) == 4
+    assert questions_digest([replace(second, fault="bad")]) == questions_digest([replace(second, fault="another file")])

@@ -97,7 +97,7 @@ def test_ctrl_c_is_one_line_and_what_was_predicted_is_kept(
     command = synthetic(synthetic_root, tmp_path, "--limit", "8", "--batch_size", "3")
     calls = []
 
-    def interrupted(*args: Any) -> list[str]:
+    def interrupted(*args: Any) -> list[str | None]:
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt

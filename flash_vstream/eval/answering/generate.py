@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from flash_vstream.eval.answering.watch import Seen
 from flash_vstream.eval.sample import Sample
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
-from flash_vstream.model.generation import stop_ids
+from flash_vstream.model.generation import greedy_batch
 from flash_vstream.model.prompts import V1_SYSTEM, VISUAL_TOKEN
 
 
@@ -34,33 +32,38 @@ def checked_prompt(
     if VISUAL_TOKEN in sample.question:
         raise ValueError(f"the question holds {VISUAL_TOKEN}, which stands for the video itself: leave it out")
     prompt = prompt_of(sample, processor)
-    length, limit = processor(prompt, [seen.n_frames])["input_ids"].shape[1], _max_length(model)
-    if length >= limit:
-        raise ValueError(f"the prompt has {length} tokens and the language model holds {limit}: shorten the question")
+    room_for(model, processor, prompt, [seen.n_frames])
     return prompt
 
 
-@torch.inference_mode()
+def room_for(
+    model: VStreamForConditionalGeneration, processor: VStreamProcessor, prompt: str, n_frames: Sequence[int]
+) -> int:
+    """The number of tokens that a prompt leaves for the answer. Raises ValueError if it leaves none."""
+    length, limit = processor(prompt, list(n_frames))["input_ids"].shape[1], _max_length(model)
+    if length >= limit:
+        raise ValueError(f"the prompt has {length} tokens and the language model holds {limit}: shorten the question")
+    return limit - length
+
+
 def generate(
     model: VStreamForConditionalGeneration,
     processor: VStreamProcessor,
     prompts: Sequence[str],
     seen: Sequence[Seen],
     max_new_tokens: int,
-) -> list[str]:
-    """Greedy answers to a batch of prompts, each on its own memory; each equals the live session's answer."""
+) -> list[str | None]:
+    """Greedy answers to a batch of prompts, each on its own memory; each equals the live session's answer.
+
+    None where the logits are not finite numbers: there is no answer.
+    """
     batch = processor(list(prompts), [each.n_frames for each in seen], padding_side="left")
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    tokens = [each.tokens for each in seen]
-    output = model.generate(**inputs, memory_tokens=tokens, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-    answers = output[:, batch["input_ids"].shape[1] :].tolist()
-    rooms = (_max_length(model) - batch["attention_mask"].sum(1)).tolist()  # tokens that an unpadded prompt leaves
-    stop = stop_ids(model)
-    texts = []
-    for ids, room in zip(answers, rooms, strict=True):
-        end = next((place for place, token in enumerate(ids) if token in stop), len(ids))
-        texts.append(processor.decode(ids[: min(end, room)]).strip())
-    return texts
+    mask = batch["attention_mask"]
+    answers = greedy_batch(model, batch["input_ids"], mask, [each.tokens for each in seen], max_new_tokens)
+    rooms = (_max_length(model) - mask.sum(1)).tolist()  # tokens that an unpadded prompt leaves
+    return [
+        None if ids is None else processor.decode(ids[:room]).strip() for ids, room in zip(answers, rooms, strict=True)
+    ]
 
 
 def _max_length(model: VStreamForConditionalGeneration) -> int:

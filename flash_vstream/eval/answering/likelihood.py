@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flash_vstream.eval.answering.watch import Seen
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.model.generation import NotFiniteError
 from flash_vstream.model.modeling import CACHE
 
 
@@ -43,7 +44,7 @@ def rate_continuations(
     """The likelihood of each continuation after `prompt` and a space; the end-of-answer token is not included.
 
     `seen` has the memory of each `<image>` in the prompt. Raises ValueError if their numbers differ, or a continuation
-    has no token.
+    has no token, and NotFiniteError if the model gives no finite likelihood.
     """
     n_frames = [entry.n_frames for entry in seen]
     gap = "" if not prompt or prompt[-1].isspace() else " "
@@ -72,4 +73,6 @@ def rate_continuations(
 def _likelihood(scores: Tensor, ids: Tensor) -> Likelihood:
     """Likelihood of token ids [tokens], given the log-probabilities at their places, [tokens, vocabulary]."""
     chosen = scores.gather(1, ids[:, None]).double().sum()
+    if not chosen.isfinite():
+        raise NotFiniteError
     return Likelihood(float(chosen), len(ids), bool((scores.argmax(dim=-1) == ids).all()))

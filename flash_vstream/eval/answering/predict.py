@@ -17,12 +17,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from flash_vstream.eval.answering.generate import checked_prompt, generate
-from flash_vstream.eval.answering.multiple_choice import rate_options
+from flash_vstream.eval.answering.multiple_choice import Ratings, rate_options
 from flash_vstream.eval.answering.store import PredictionStore
 from flash_vstream.eval.answering.watch import EVERYTHING, Seen, watch
+from flash_vstream.eval.benchmarks.base import as_watched
 from flash_vstream.eval.sample import Prediction, Sample
 from flash_vstream.features.file import frames_before
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.model.generation import NOT_FINITE, NotFiniteError
 from flash_vstream.process import Process
 
 PROTOCOLS = ("stream", "release")
@@ -71,6 +73,7 @@ def predict(
             " --memory star"
         )
     process = process or Process()
+    samples = [as_watched(sample, media) for sample in samples]
     batches = plan(shard(samples, process.rank, process.world_size), settings)
     open_batches = [batch for batch in batches if any(sample not in store for sample in batch)]
     n_samples, n_open = sum(map(len, batches)), sum(map(len, open_batches))
@@ -94,7 +97,8 @@ def shard(samples: Sequence[Sample], rank: int, world_size: int) -> list[Sample]
 def plan(samples: Sequence[Sample], settings: PredictSettings) -> list[list[Sample]]:
     """The samples in batches: one video after the other, each in the order of time."""
     place = {video: number for number, video in enumerate(dict.fromkeys(sample.video_id for sample in samples))}
-    ordered = sorted(samples, key=lambda sample: (place[sample.video_id], settings.moment(sample)))
+    # Samples that cannot be asked come last: they need no video.
+    ordered = sorted(samples, key=lambda sample: (bool(sample.fault), place[sample.video_id], settings.moment(sample)))
     size = settings.batch_size
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
@@ -107,8 +111,11 @@ def watch_for(
     settings: PredictSettings,
 ) -> Iterator[tuple[Sample, Seen | str]]:
     """Each of the samples, ordered as by `plan`, with what had been seen when it is asked, or why nothing had."""
-    for video_id, group in groupby(samples, key=lambda sample: sample.video_id):
+    for (video_id, is_faulty), group in groupby(samples, key=lambda sample: (sample.video_id, bool(sample.fault))):
         waiting = list(group)
+        if is_faulty:
+            yield from ((sample, sample.fault) for sample in waiting)
+            continue
         if video_id not in media:
             yield from ((sample, f"video {video_id} is missing") for sample in waiting)
             continue
@@ -143,14 +150,26 @@ def answer_batch(
         start = time.perf_counter()
         prompts, memories = [prompt for *_, prompt in ready], [seen for _, seen, _ in ready]
         texts = generate(model, processor, prompts, memories, settings.max_new_tokens)
-        ratings = [
-            rate_options(model, processor, sample, prompt, seen) if settings.rate_options else None
-            for sample, seen, prompt in ready
-        ]
+        answered: list[tuple[str | None, Ratings | None]] = []
+        for (sample, seen, prompt), text in zip(ready, texts, strict=True):
+            try:
+                rated = rate_options(model, processor, sample, prompt, seen) if settings.rate_options else None
+                answered.append((text, rated))
+            except NotFiniteError:
+                answered.append((None, None))
         seconds = round((time.perf_counter() - start) / len(ready), 4)
-        for (sample, seen, _), text, rated in zip(ready, texts, ratings, strict=True):
-            predictions[sample.id] = Prediction(text, None, seen.n_frames, seconds, rated)
+        for (sample, seen, _), (text, rated) in zip(ready, answered, strict=True):
+            failure = NOT_FINITE if text is None else None
+            note = late_note(settings.moment(sample), seen, settings.fps)
+            predictions[sample.id] = Prediction(text, failure, seen.n_frames, seconds, None if failure else rated, note)
     return [replace(sample, prediction=predictions[sample.id]) for sample, _ in watched]
+
+
+def late_note(moment: float, seen: Seen, fps: float) -> str | None:
+    """A note for a question that was asked after the end of its video; the answer is about the whole video then."""
+    if moment == EVERYTHING or seen.n_frames >= moment:
+        return None
+    return f"asked {(moment - seen.n_frames) / fps:g} s after the end of the video"
 
 
 def shuffled(media: Mapping[str, Path]) -> dict[str, Path]:

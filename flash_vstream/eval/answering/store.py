@@ -83,7 +83,7 @@ def read_predictions(path: Path) -> dict[Key, Prediction]:
     found: dict[Key, Prediction] = {}
     for number, row in enumerate(files.read_json_lines(path), start=1):
         key = (row.get("tag", ""), row.get("id", ""))
-        if set(row) != set(FIELDS) or key in found:
+        if set(row) - {"note"} != set(FIELDS) or key in found:
             fault = f"is a second prediction for {named([key])}" if key in found else "is no prediction"
             raise ValueError(f"{path} line {number} {fault}: delete that line and run again")
         found[key] = _prediction(row)
@@ -149,7 +149,10 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _as_row(sample: Sample) -> Row:
-    """A line of the file. `prediction` is the text; with ratings an object of the text ("reply") and the ratings."""
+    """A line of the file. `prediction` is the text; with ratings an object of the text ("reply") and the ratings.
+
+    Only a line with a note has a field for it.
+    """
     given = sample.prediction
     assert given is not None
     return {
@@ -160,6 +163,7 @@ def _as_row(sample: Sample) -> Row:
         "error": given.error,
         "frames_seen": given.frames_seen,
         "seconds": given.seconds,
+        **({} if given.note is None else {"note": given.note}),
     }
 
 
@@ -168,4 +172,4 @@ def _prediction(row: Row) -> Prediction:
     if isinstance(text, dict):
         ratings = {name: value for name, value in text.items() if name != "reply"}
         text = text["reply"]
-    return Prediction(text, row["error"], row["frames_seen"], row["seconds"], ratings)
+    return Prediction(text, row["error"], row["frames_seen"], row["seconds"], ratings, row.get("note"))

@@ -19,6 +19,11 @@ REGISTRY = {
     "realtime_vsmovienet": "flash_vstream.eval.benchmarks.vstream",
     "ovo": "flash_vstream.eval.benchmarks.ovo",
     "streaming_bench": "flash_vstream.eval.benchmarks.streaming_bench",
+    "egoschema": "flash_vstream.eval.benchmarks.offline_choice",
+    "mlvu": "flash_vstream.eval.benchmarks.offline_choice",
+    "lvbench": "flash_vstream.eval.benchmarks.offline_choice",
+    "mvbench": "flash_vstream.eval.benchmarks.offline_choice",
+    "videomme": "flash_vstream.eval.benchmarks.offline_choice",
     "synthetic": "flash_vstream.synthetic.benchmark",
 }
 

@@ -45,7 +45,7 @@ BENCHMARKS = (
         "ActivityNet-QA",
         ("ActivityNet-QA",),
         n_questions=8_000,
-        n_videos=800,
+        n_videos=(800,),
         answer_types={str(number): name for number, name in enumerate(TYPES)} | {name: name for name in TYPES},
         video_prefix="v_",
         published=(Published(51.9, 3.4, PAPER_JUDGE), Published(43.3, None, RETEST_JUDGE)),

@@ -7,17 +7,17 @@ Imports neither torch nor transformers: reports read benchmarks, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from flash_vstream.eval.benchmarks.rows import Row, read_rows, read_seconds, read_text
 from flash_vstream.eval.sample import Sample
-from flash_vstream.features import SUFFIX
+from flash_vstream.features import SUFFIX, VIDEOS
 
-VIDEO_ENDINGS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".flv", "")  # "" is a folder of frames
 PAPER_JUDGE = "gpt-3.5-turbo, version not stated (paper, arXiv 2406.08085)"
 RETEST_JUDGE = "gpt-3.5-turbo-0125 (users' re-test of the released weights)"
+OWN_PROMPT, OFFICIAL_PROMPT = PROMPTS = ("project", "official")  # whose words the questions have
 N_NAMED = 8  # missing videos that an error names
 
 
@@ -41,42 +41,55 @@ class Benchmark:
 
     Attributes:
         folders: Names below the data root; the first that holds the questions is used.
-        n_questions: Number of questions of the whole set; None if it has no fixed size. `n_videos` likewise.
+        n_questions: Number of questions of the whole set; None if it has no fixed size.
+        n_videos: Number of its videos; several numbers if it is distributed in several forms; none if it is not fixed.
         realtime: Whether questions are asked at their `end_time`, instead of after the whole video.
         scorer: "exact": exact match; "judge": a language model is needed, which understands meaning; "choice":
             multiple choice, by the generated reply and by the likelihoods of the options.
         questions: Question files; the samples of all that exist are joined.
+        instead_of: Question file -> another form of it, which is used if both exist.
         features: Folders of feature files below the set's folder, in the order of search.
         videos: Folders of videos likewise; searched after all feature folders.
         answer_types: Answer type in the file -> in reports; empty: any.
         video_prefix: Files of videos may have this prefix or not.
+        media_names: Further names, below the folders of videos and features, that a video may have.
+        chunks: A folder of clips that are named by the ids of samples, each cut at the moment of its question. They are
+            watched whole, where the video itself is missing.
         convert: Reads an original download. (benchmark, source, data_root) -> rows of the common form, and the file
             whose rows these are. None: the original files are read as they are.
         make_files: Makes the files of the set before they are loaded: (folder, model, processor, number of videos or
             None). None: the files must exist.
         group_of: A grouping for reports besides split and answer type.
         task_scores: The benchmark's own: (accuracy by task, 0 to 1; questions by task) -> score by name.
+        poll_scores: Scores of questions that are polled: (samples; for each, the probability that its reply is Yes) ->
+            score by name.
+        official_rule: How the benchmark's own script reads a reply: (sample, reply) -> whether it is right.
     """
 
     tag: str
     name: str
     folders: tuple[str, ...]
     n_questions: int | None = None
-    n_videos: int | None = None
+    n_videos: tuple[int, ...] = ()
     realtime: bool = False
     scorer: Literal["exact", "judge", "choice"] = "judge"
     max_new_tokens: int = 128
     questions: tuple[str, ...] = ("test_qa.json",)
+    instead_of: Mapping[str, str] = field(default_factory=dict)
     features: tuple[str, ...] = ("video_features",)
     videos: tuple[str, ...] = ("videos",)
     answer_types: Mapping[str, str] = field(default_factory=dict)
     video_prefix: str = ""
+    media_names: Callable[[str], list[str]] | None = None
+    chunks: str = ""
     published: tuple[Published, ...] = ()
     read: Callable[[Benchmark, Path], list[Sample]] = read_common
     convert: Callable[[Benchmark, Path, Path], tuple[list[Row], Path]] | None = None
     make_files: Callable[[Path, Any, Any, int | None], None] | None = None
     group_of: Callable[[Sample], str] | None = None
     task_scores: Callable[[Mapping[str, float], Mapping[str, int]], dict[str, float]] | None = None
+    poll_scores: Callable[[Sequence[Sample], Sequence[float]], dict[str, float]] | None = None
+    official_rule: Callable[[Sample, str], bool] | None = None
 
     def folder(self, data_root: Path) -> Path:
         """The folder of this set: the first with questions, else the first that exists, else the first name."""
@@ -88,14 +101,19 @@ class Benchmark:
         """The question file, the first if there are several."""
         return self.folder(data_root) / self.questions[0]
 
-    def load(self, data_root: Path, files: Sequence[Path] = ()) -> list[Sample]:
+    def load(self, data_root: Path, files: Sequence[Path] = (), prompt: str = OWN_PROMPT) -> list[Sample]:
         """Read all samples, in the order of the files: those in `data_root`, or `files` instead (--annotations).
 
-        Raises ValueError if a file is missing or not a list in JSON, a row is malformed (it is named), an id occurs
-        twice, or there is no question.
+        With OFFICIAL_PROMPT they ask in the words of the benchmark's own script. A row that cannot be asked is a sample
+        with a `fault` where the benchmark's files are read as downloaded; of prepared files it is an error, as of files
+        whose rows are all faulty. Raises ValueError if a file is missing or not a list in JSON, a row is malformed (it
+        is named), an id occurs twice, or there is no question.
         """
         folder = self.folder(data_root)
-        paths = list(files) or [folder / name for name in self.questions if (folder / name).is_file()]
+        present = {name for name in self.questions if (folder / name).is_file()}
+        paths = list(files) or [
+            folder / name for name in self.questions if name in present and self.instead_of.get(name) not in present
+        ]
         if not paths:
             folders = " or ".join(str(data_root / name) for name in self.folders)
             missing = f"{self.tag}: there is no {' or '.join(self.questions)} in {folders}"
@@ -110,43 +128,98 @@ class Benchmark:
         samples = distinct((str(path), sample) for path in paths for sample in self.read(self, path))
         if not samples:
             raise ValueError(f"{' and '.join(map(str, paths))} hold no question: get them again")
+        if all(sample.fault for sample in samples):
+            raise ValueError(samples[0].fault)
+        if prompt == OFFICIAL_PROMPT:
+            if not all(sample.official or sample.fault for sample in samples):
+                raise ValueError(f"--prompt {prompt}: no other wording of {self.name} is known, leave it out")
+            samples = [replace(sample, question=sample.official) for sample in samples]
         return samples
 
     def find_media(self, samples: Sequence[Sample], data_root: Path, allow_missing: bool = False) -> dict[str, Path]:
         """Find what is watched: video_id -> its feature file, else its video, else its folder of frames.
 
+        Endings count in any case. A sample whose video is missing may have a clip of its own, as `chunk_of(sample)`.
         Missing videos are left out with `allow_missing`; else a ValueError lists them.
         """
-        folder = self.folder(data_root)
-        videos = dict.fromkeys(sample.video_id for sample in samples)
-        found = {video: path for video in videos if (path := self._media_of(video, folder)) is not None}
+        folder, listing = self.folder(data_root), _Listing()
+        found: dict[str, Path] = {}
+        for sample in samples:
+            if sample.fault or sample.video_id in found:
+                continue
+            path = self._media_of(sample.video_id, folder, listing)
+            if path is None and self.chunks:
+                path = self._chunk_of(sample, folder, listing)
+                found |= {} if path is None else {chunk_of(sample): path}
+            elif path is not None:
+                found[sample.video_id] = path
         missing = missing_videos(samples, found)
         if missing and not allow_missing:
             named = ", ".join(missing[:N_NAMED]) + (f" and {len(missing) - N_NAMED} more" if missing[N_NAMED:] else "")
+            n_videos = len({sample.video_id for sample in samples if not sample.fault})
             places = ", ".join(str(folder / name) for name in (*self.features, *self.videos))
             raise ValueError(
-                f"{self.tag}: {len(missing)} of {len(missing) + len(found)} videos are missing ({named}): put them or"
+                f"{self.tag}: {len(missing)} of {n_videos} videos are missing ({named}): put them or"
                 f" their features into one of {places}, or give --allow_missing to count their questions as failures"
             )
         return found
 
-    def _media_of(self, video_id: str, folder: Path) -> Path | None:
+    def _media_of(self, video_id: str, folder: Path, listing: _Listing) -> Path | None:
         names = [video_id, PurePosixPath(video_id).name]  # with and without the folders of the original
         if self.video_prefix:
             names += [self.video_prefix + video_id, video_id.removeprefix(self.video_prefix)]
-        kinds = [(kind, (SUFFIX,)) for kind in self.features] + [(kind, VIDEO_ENDINGS) for kind in self.videos]
-        for kind, endings in kinds:
-            for name in names:
-                for ending in endings:
-                    path = folder / kind / f"{name}{ending}"
-                    if path.is_file() if ending else path.is_dir():
-                        return path
-        return None
+        if self.media_names is not None:
+            names += self.media_names(video_id)
+        features = (folder / kind / f"{name}{SUFFIX}" for kind in self.features for name in names)
+        videos = (listing.find(folder / kind / name) for kind in self.videos for name in names)
+        return next((path for path in features if path.is_file()), None) or next(filter(None, videos), None)
+
+    def _chunk_of(self, sample: Sample, folder: Path, listing: _Listing) -> Path | None:
+        features = (folder / kind / self.chunks / f"{sample.id}{SUFFIX}" for kind in self.features)
+        return next((path for path in features if path.is_file()), None) or listing.find(
+            folder / self.chunks / sample.id
+        )
+
+
+class _Listing:
+    """The videos and the folders of frames below some folders, each of which is listed once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, Path]] = {}
+
+    def find(self, place: Path) -> Path | None:
+        """The video at a path without its ending, else the folder of frames there; None if there is neither."""
+        if place.parent not in self._folders:
+            self._folders[place.parent] = self._videos(place.parent)
+        found = self._folders[place.parent].get(place.name)
+        return place if found is None and place.is_dir() else found
+
+    @staticmethod
+    def _videos(folder: Path) -> dict[str, Path]:
+        """Name without the ending -> video; of several, the one whose ending comes first in lower case."""
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in VIDEOS] if folder.is_dir() else []
+        order = sorted(
+            paths, key=lambda path: (path.suffix.lower() != ".mp4", path.suffix.lower(), path.name.swapcase())
+        )
+        return {path.stem: path for path in reversed(order) if path.is_file()}
+
+
+def chunk_of(sample: Sample) -> str:
+    """The key under which media hold the clip of one sample, in place of its video."""
+    return f"chunk/{sample.id}"
+
+
+def as_watched(sample: Sample, media: Mapping[str, Path]) -> Sample:
+    """The sample as it is asked: of a clip that was cut for it, after the whole clip."""
+    if sample.fault or sample.video_id in media or chunk_of(sample) not in media:
+        return sample
+    return replace(sample, video_id=chunk_of(sample), end_time=None)
 
 
 def missing_videos(samples: Iterable[Sample], media: Mapping[str, Path]) -> list[str]:
-    """The video ids without media, each once."""
-    return [video for video in dict.fromkeys(sample.video_id for sample in samples) if video not in media]
+    """The ids of videos without media that are asked about, each once."""
+    asked = [sample for sample in samples if not sample.fault and as_watched(sample, media).video_id not in media]
+    return list(dict.fromkeys(sample.video_id for sample in asked))
 
 
 def parse(benchmark: Benchmark, rows: Iterable[Any], path: Path) -> list[Sample]:
@@ -176,6 +249,9 @@ def _parse_row(benchmark: Benchmark, row: Any, where: str) -> Sample:
     options = row.get("options") or []
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise ValueError(f"{where} has the options {options!r}: give a list of texts")
+    others = row.get("other_answers") or []
+    if not isinstance(others, list) or not all(isinstance(other, str) and other.strip() for other in others):
+        raise ValueError(f"{where} has the other_answers {others!r}: give a list of texts")
     # Other benchmarks ask everything after the whole video: their times are not read.
     end_time = read_seconds(row, "end_time", where) if benchmark.realtime else None
     if benchmark.realtime and end_time is None:
@@ -191,6 +267,7 @@ def _parse_row(benchmark: Benchmark, row: Any, where: str) -> Sample:
         options=tuple(options),
         system=read_text(row, "system", where) if row.get("system") else "",
         split=read_text(row, "split", where) if row.get("split") else "",
+        other_answers=tuple(other.strip() for other in others),
     )
 
 

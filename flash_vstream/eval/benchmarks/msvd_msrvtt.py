@@ -44,7 +44,7 @@ BENCHMARKS = (
         "MSVD-QA",
         ("MSVD-QA",),
         n_questions=13_157,
-        n_videos=504,  # of the 520 of the split; there are no questions about the others
+        n_videos=(504,),  # of the 520 of the split; there are no questions about the others
         published=(Published(80.3, 3.9, PAPER_JUDGE), Published(70.5, None, RETEST_JUDGE)),
         convert=convert_msvd,
     ),
@@ -53,7 +53,7 @@ BENCHMARKS = (
         "MSRVTT-QA",
         ("MSRVTT-QA",),
         n_questions=72_821,
-        n_videos=2_990,
+        n_videos=(2_990,),
         published=(Published(72.4, 3.4, PAPER_JUDGE), Published(55.0, None, RETEST_JUDGE)),
         convert=convert_msrvtt,
     ),

@@ -2,7 +2,7 @@
 
 Backward and real-time tasks are asked at `realtime`. Forward tasks are probed: the same question is asked at every time
 in `test_info`, and the right reply changes while the stream runs. The questions of probes and the request for a letter
-are worded by this project, not by the benchmark: compare only with results of this project.
+are worded by this project; each sample also has the benchmark's own wording (`Sample.official`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 from flash_vstream.eval.benchmarks.base import Benchmark, checked_video, distinct
 from flash_vstream.eval.benchmarks.choice import MAX_NEW_TOKENS, lettered_question
+from flash_vstream.eval.benchmarks.ovo_official import choice_prompt, forward_prompt, is_right
 from flash_vstream.eval.benchmarks.rows import read_rows, read_text, read_whole_number
-from flash_vstream.eval.sample import LETTERS, Sample
+from flash_vstream.eval.sample import LETTERS, Sample, unaskable
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "backward": ("EPM", "ASI", "HLD"),
@@ -29,14 +30,14 @@ def read(benchmark: Benchmark, path: Path) -> list[Sample]:
     """Read an annotation file, in its order; a forward row gives one sample for each of its times.
 
     The ids of those are "<id>_<number>", from 0. `answer_type` is the task. The options of REC are all counts up to the
-    highest of the file: those up to a row's own highest count would give its answer away. Raises ValueError, naming the
-    row, for one that is malformed or repeats an id.
+    highest of the file: those up to a row's own highest count would give its answer away. A malformed row becomes a
+    sample with a `fault`, which names it. Raises ValueError for an id that is repeated.
     """
     numbered = ((f"row {number} of {path}", row) for number, row in enumerate(read_rows(path), start=1))
     samples = distinct((where, each) for where, row in numbered for each in _samples(benchmark.tag, row, where))
-    highest = max((int(each.answer) for each in samples if each.answer_type == "REC"), default=0)
-    counts = tuple(map(str, range(highest + 1)))
-    return [replace(each, options=counts) if each.answer_type == "REC" else each for each in samples]
+    counted = {each.id for each in samples if each.answer_type == "REC" and not each.fault}
+    counts = tuple(map(str, range(max((int(each.answer) for each in samples if each.id in counted), default=0) + 1)))
+    return [replace(each, options=counts) if each.id in counted else each for each in samples]
 
 
 def task_scores(accuracies: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, float]:
@@ -52,6 +53,18 @@ def task_scores(accuracies: Mapping[str, float], counts: Mapping[str, int]) -> d
 
 
 def _samples(tag: str, row: Any, where: str) -> list[Sample]:
+    """The samples of a row, or one with the fault of the row."""
+    try:
+        return _read_row(tag, row, where)
+    except ValueError as error:
+        fields = row if isinstance(row, dict) else {}
+        row_id, task = fields.get("id"), fields.get("task")
+        is_named = isinstance(row_id, int | str) and not isinstance(row_id, bool) and str(row_id).strip()
+        sample_id = str(row_id).strip() if is_named else where.split(" of ")[0]
+        return [unaskable(tag, sample_id, error, answer_type=task if isinstance(task, str) else "")]
+
+
+def _read_row(tag: str, row: Any, where: str) -> list[Sample]:
     task: Any = row.get("task") if isinstance(row, dict) else None
     if not any(task in tasks for tasks in GROUPS.values()):
         known = ", ".join(task for tasks in GROUPS.values() for task in tasks)
@@ -62,13 +75,22 @@ def _samples(tag: str, row: Any, where: str) -> list[Sample]:
     video_id = str(PurePosixPath(video).with_suffix(""))
     if task not in GROUPS["forward"]:
         question, answer, options = _choice(row, where)
-        return [Sample(tag, row_id, video_id, question, answer, task, _seconds(row, where), options)]
+        official = choice_prompt(question, options)
+        asked = lettered_question(question, options)
+        asked_at = _seconds(row, where)
+        return [Sample(tag, row_id, video_id, asked, answer, task, asked_at, options, official=official)]
     samples = []
     for number, test in enumerate(_tests(row, where)):
         place = f"{where}, test {number}"
-        question, answer, options = _probe(row, test, task, place)
-        asked_at = _seconds(test, place)
-        samples.append(Sample(tag, f"{row_id}_{number}", video_id, question, answer, task, asked_at, options))
+        try:
+            question, answer, options = _probe(row, test, task, place)
+            asked_at, official = _seconds(test, place), forward_prompt(task, row, test)
+            sample = Sample(
+                tag, f"{row_id}_{number}", video_id, question, answer, task, asked_at, options, official=official
+            )
+        except ValueError as error:
+            sample = unaskable(tag, f"{row_id}_{number}", error, video_id, task)
+        samples.append(sample)
     return samples
 
 
@@ -80,7 +102,7 @@ def _choice(row: dict[str, Any], where: str) -> tuple[str, str, tuple[str, ...]]
     right = row.get("gt")
     if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(texts):
         raise ValueError(f"{where} has gt {right!r}: give the number of the right option, from 0 to {len(texts) - 1}")
-    return lettered_question(read_text(row, "question", where), texts), LETTERS[right], texts
+    return read_text(row, "question", where), LETTERS[right], texts
 
 
 def _probe(row: dict[str, Any], test: dict[str, Any], task: str, where: str) -> tuple[str, str, tuple[str, ...]]:
@@ -125,13 +147,15 @@ BENCHMARKS = (
         "ovo",
         "OVO-Bench",
         ("OVO-Bench",),
-        n_videos=644,  # a forward row holds many questions, so the number of rows is not that of the questions
+        n_videos=(644,),  # a forward row holds many questions, so the number of rows is not that of the questions
         realtime=True,
         scorer="choice",
         max_new_tokens=MAX_NEW_TOKENS,
         questions=("ovo_bench_new.json",),
         videos=("videos", "src_videos"),
+        chunks="chunked_videos",
         read=read,
         task_scores=task_scores,
+        official_rule=is_right,
     ),
 )

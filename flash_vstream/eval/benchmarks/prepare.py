@@ -82,21 +82,28 @@ def _as_row(sample: Sample) -> dict[str, Any]:
 
 
 def summary(benchmark: Benchmark, samples: Sequence[Sample], media: Mapping[str, Path]) -> str:
-    """Counts of questions, videos and media, beside the known size of the set."""
-    n_videos = len({sample.video_id for sample in samples})
+    """Counts of questions, videos and media, beside the known size of the set; rows that cannot be asked by name."""
+    n_videos = len({sample.video_id for sample in samples if not sample.fault})
     n_features = sum(path.suffix == SUFFIX for path in media.values())
+    n_references = sum(bool(sample.other_answers) for sample in samples)
+    faults = [sample.fault for sample in samples if sample.fault]
     return "\n".join(
         (
             f"{benchmark.tag}: {benchmark.name}",
-            f"  questions  {_count(len(samples), benchmark.n_questions)}",
+            f"  questions  {_count(len(samples), (benchmark.n_questions,) if benchmark.n_questions else ())}",
+            *([f"  references {n_references:,} questions have a second one"] if n_references else []),
             f"  videos     {_count(n_videos, benchmark.n_videos)}",
             f"  found      {n_features:,} with features, {len(media) - n_features:,} as video or frames,"
-            f" {n_videos - len(media):,} missing",
+            f" {len(missing_videos(samples, media)):,} missing",
+            *(f"  not asked  {fault}" for fault in faults),
         )
     )
 
 
-def _count(count: int, known: int | None) -> str:
-    if known is None:
+def _count(count: int, known: tuple[int, ...]) -> str:
+    if not known:
         return f"{count:,}"
-    return f"{count:,} (all)" if count == known else f"{count:,} (the whole set has {known:,}: {count - known:+,})"
+    if count in known:
+        return f"{count:,} (all)"
+    sizes = " or ".join(f"{size:,}: {count - size:+,}" for size in known)
+    return f"{count:,} (the whole set has {sizes})"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,18 @@ def read_objects(path: Path) -> Iterator[tuple[str, Row]]:
         if not isinstance(row, dict):
             raise ValueError(f"row {number} of {path} is {str(row)[:40]!r}, not an object: get the file again")
         yield f"row {number} of {path}", row
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a CSV file by the names of its columns. Raises ValueError if it is not UTF-8 or has no rows."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [{name: value for name, value in row.items() if name is not None} for row in csv.DictReader(file)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not CSV ({error}): get it again") from None
+    if not rows:
+        raise ValueError(f"{path} has no rows: get it again")
+    return rows
 
 
 def read_text(row: Mapping[str, Any], name: str, where: str) -> str:
@@ -78,15 +92,34 @@ def common_row(sample_id: str, video_id: str, row: Row, where: str, **more: Any)
 def find_file(source: Path, *names: str) -> Path:
     """The file of the first name that exists: directly in `source`, else the only one of that name below it.
 
+    Folders that are links are entered.
+
     Raises ValueError for none, or several of one name.
     """
     for name in names:
-        if (source / name).is_file():
-            return source / name
-        below = sorted(path for path in source.rglob(name) if path.is_file())
-        if len(below) > 1:
-            several = ", ".join(str(path) for path in below)
-            raise ValueError(f"--source {source} has several {name}: give the folder of one ({several})")
-        if below:
-            return below[0]
+        if (found := find_optional(source, name)) is not None:
+            return found
     raise ValueError(f"--source {source} has no {' or '.join(names)}: give the folder of the original download")
+
+
+def find_optional(source: Path, name: str) -> Path | None:
+    """The same for one name; None if there is no such file."""
+    if (source / name).is_file():
+        return source / name
+    below = sorted(folder / name for folder in _folders(source) if (folder / name).is_file())
+    if len(below) > 1:
+        several = ", ".join(str(path) for path in below)
+        raise ValueError(f"--source {source} has several {name}: give the folder of one ({several})")
+    return below[0] if below else None
+
+
+def _folders(source: Path) -> Iterator[Path]:
+    """A folder and all below it, also through links; each is visited once, so that a loop of links ends."""
+    visited: set[str] = set()
+    for name, folders, _ in os.walk(source, followlinks=True):
+        real = os.path.realpath(name)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        yield Path(name)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from flash_vstream.eval.benchmarks.base import PAPER_JUDGE, RETEST_JUDGE, Benchmark, Published
 from flash_vstream.eval.benchmarks.rows import Row, common_row, find_file, read_objects, read_text
+from flash_vstream.eval.sample import Sample
 
 KEY_FRAME = re.compile(r"shot_(\d+)_img_(\d+)(\.\w+)?")
 TIMES = ("start_time", "end_time")
@@ -62,19 +63,28 @@ def _frame_number(name: str) -> tuple[int, int]:
 
 
 def convert(part: str, benchmark: Benchmark, source: Path, data_root: Path) -> tuple[list[Row], Path]:
-    """Read test_qa_<part>.json, flat, or <part>_oe.json, [{video_id, conversations: [{question, answer, times}]}]."""
+    """Read test_qa_<part>.json, flat, or <part>_oe.json, [{video_id, conversations: [{question, answer, times}]}].
+
+    A video that is not there by its video_id, but by the name in its video_path, gets that name.
+    """
     path = find_file(source, benchmark.questions[0], f"{part}_oe.json")
     key_frames = KeyFrames(part, [benchmark.folder(data_root), source])
     names = (*COPIED, *TIMES) if benchmark.realtime else COPIED
     rows = []
+    stems: dict[str, str] = {}  # video_id -> name in its video_path
     for where, row in _flat(path):
         video_id = read_text(row, "video_id", where)
+        stems[video_id] = PurePosixPath(str(row.get("video_path") or video_id)).stem
         more = {name: row[name] for name in names if row.get(name) is not None}
         for name in TIMES:
             if isinstance(more.get(name), str) and KEY_FRAME.fullmatch(more[name]):
                 more[name] = key_frames.seconds(video_id, more[name], name == "end_time", f"{where}: {name}")
         rows.append(common_row(read_text(row, "id", where), video_id, row, where, **more))
-    return rows, path
+    there = benchmark.find_media(
+        [Sample(benchmark.tag, "", name, "", "") for name in {*stems, *stems.values()}], data_root, allow_missing=True
+    )
+    renamed = {video_id: name for video_id, name in stems.items() if video_id not in there and name in there}
+    return [row | {"video_id": renamed.get(row["video_id"], row["video_id"])} for row in rows], path
 
 
 def _flat(path: Path) -> Iterator[tuple[str, Row]]:
@@ -86,12 +96,14 @@ def _flat(path: Path) -> Iterator[tuple[str, Row]]:
         video_id, turns = read_text(row, "video_id", where), row["conversations"]
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             raise ValueError(f"{where} has conversations that are no list of objects: get it again")
-        shared: Row = {name: row[name] for name in ("video_id", "duration") if name in row}
+        shared: Row = {name: row[name] for name in ("video_id", "video_path", "duration") if name in row}
         for number, turn in enumerate(turns):
             yield f"conversation {number} in {where}", {"id": f"{video_id}_{number}", **shared, **turn}
 
 
-def _part(tag: str, name: str, part: str, n_questions: int, n_videos: int, *published: Published) -> Benchmark:
+def _part(
+    tag: str, name: str, part: str, n_questions: int, n_videos: tuple[int, ...], *published: Published
+) -> Benchmark:
     """Ego4D or MovieNet: both share a folder; each has its own question file and, as in the release, its own media."""
     realtime = tag.startswith("realtime_")
     return Benchmark(
@@ -113,9 +125,10 @@ def _both(accuracy: float, score: float, retest: float) -> tuple[Published, Publ
     return Published(accuracy, score, PAPER_JUDGE), Published(retest, None, RETEST_JUDGE)
 
 
+# RVS-Ego is distributed as 10 videos of an hour, and in the release as 99 clips of the same questions.
 BENCHMARKS = (
-    _part("vsego4d", "VS-Ego", "ego4d", 1_465, 246, Published(59.0, 3.9, PAPER_JUDGE)),
-    _part("vsmovienet", "VS-Movie", "movienet", 1_905, 83, Published(56.1, 3.4, PAPER_JUDGE)),
-    _part("realtime_vsego4d", "RVS-Ego", "ego4d", 1_465, 99, *_both(57.3, 4.0, 52.28)),
-    _part("realtime_vsmovienet", "RVS-Movie", "movienet", 1_905, 22, *_both(53.1, 3.3, 42.41)),
+    _part("vsego4d", "VS-Ego", "ego4d", 1_465, (246,), Published(59.0, 3.9, PAPER_JUDGE)),
+    _part("vsmovienet", "VS-Movie", "movienet", 1_905, (83,), Published(56.1, 3.4, PAPER_JUDGE)),
+    _part("realtime_vsego4d", "RVS-Ego", "ego4d", 1_465, (10, 99), *_both(57.3, 4.0, 52.28)),
+    _part("realtime_vsmovienet", "RVS-Movie", "movienet", 1_905, (22,), *_both(53.1, 3.3, 42.41)),
 )

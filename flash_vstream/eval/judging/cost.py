@@ -8,7 +8,7 @@ from math import ceil
 
 from flash_vstream.eval.judging.cache import JudgeRequest, read_replies
 from flash_vstream.eval.judging.exact_match import NAME
-from flash_vstream.eval.judging.judge import request_of
+from flash_vstream.eval.judging.judge import requests_of
 from flash_vstream.eval.judging.prompt import RESPONSE_FORMATS, messages
 from flash_vstream.eval.judging.replies import must_be_asked
 from flash_vstream.eval.judging.settings import JudgeSettings
@@ -37,14 +37,15 @@ def estimate(samples: Sequence[Sample], settings: JudgeSettings) -> str:
         if settings.is_offline(group):
             lines.append(f"{tag}: {len(group)} questions, {NAME}: nothing to pay")
             continue
-        requests = [request for sample in group if (request := request_of(sample)) is not None]
+        requests = [request for sample in group for request in requests_of(sample)]
+        n_silent = sum(sample.reply is None for sample in group)
         new = set(requests) - known
         asked = [request for request in new if must_be_asked(request, settings.endpoint, replies)]
         tokens = sum(map(tokens_of, asked))
         known |= new
         n_asked, sent = n_asked + len(asked), sent + tokens
         lines.append(
-            f"{tag}: {len(group)} questions, {len(group) - len(requests)} without a prediction, {len(new)} new distinct"
+            f"{tag}: {len(group)} questions, {n_silent} without a prediction, {len(new)} new distinct"
             f" ones, {len(new) - len(asked)} of them in the cache, {len(asked)} to ask {settings.endpoint.model}: about"
             f" {tokens:,} tokens sent"
         )

@@ -46,9 +46,11 @@ def check_ready(samples: Sequence[Sample], settings: JudgeSettings) -> None:
         check_environment()
 
 
-def request_of(sample: Sample) -> JudgeRequest | None:
-    """What a language model is asked about a sample; None if there is no prediction."""
-    return None if sample.reply is None else JudgeRequest(sample.question, sample.answer, sample.reply)
+def requests_of(sample: Sample) -> list[JudgeRequest]:
+    """What a language model is asked about a sample, once for each reference answer; none without a prediction."""
+    if sample.reply is None:
+        return []
+    return [JudgeRequest(sample.question, answer, sample.reply) for answer in (sample.answer, *sample.other_answers)]
 
 
 def _exact_verdict(sample: Sample) -> Verdict:
@@ -58,11 +60,22 @@ def _exact_verdict(sample: Sample) -> Verdict:
 
 
 def _model_verdicts(samples: Sequence[Sample], settings: JudgeSettings) -> dict[Key, Verdict]:
-    requests = {sample.key: request_of(sample) for sample in samples}
+    requests = {sample.key: requests_of(sample) for sample in samples}
     with ReplyCache(settings.cache) as cache:
-        found = judge_requests(filter(None, requests.values()), settings.endpoint, cache)
+        found = judge_requests((one for each in requests.values() for one in each), settings.endpoint, cache)
     missing = Verdict(None, None, NO_PREDICTION, settings.endpoint.judge_name)
-    return {key: missing if request is None else found[request] for key, request in requests.items()}
+    return {key: _best([found[one] for one in each]) if each else missing for key, each in requests.items()}
+
+
+def _best(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on a sample from those by each of its reference answers: any of them counts.
+
+    A failure decides only if no other verdict says that the prediction is right.
+    """
+    right = [verdict for verdict in verdicts if verdict.correct]
+    failed = [verdict for verdict in verdicts if verdict.failure is not None]
+    candidates = right or failed or list(verdicts)
+    return max(candidates, key=lambda verdict: verdict.score or 0.0)
 
 
 def summary(samples: Sequence[Sample]) -> str:

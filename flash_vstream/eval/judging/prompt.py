@@ -44,9 +44,10 @@ def messages(question: str, answer: str, prediction: str) -> list[dict[str, str]
 def parse_reply(text: str) -> tuple[bool, int]:
     """(does it match, score 0 to 5) of a reply: a JSON object or a Python dictionary, bare or in one code fence.
 
-    Raises ValueError with the reason, in a few words, for anything else. Nothing is guessed, rounded or clamped.
+    What a model thinks before its reply, <think>...</think>, is not part of the reply. Raises ValueError with the
+    reason, in a few words, for anything else. Nothing is guessed, rounded or clamped.
     """
-    pairs = _pairs(_without_fence(text.strip()))
+    pairs = _pairs(_without_fence(_without_thoughts(text.strip())))
     values = dict(pairs)
     if len(values) != len(pairs):
         raise ValueError("reply with a repeated key")
@@ -54,6 +55,17 @@ def parse_reply(text: str) -> tuple[bool, int]:
     if missing:
         raise ValueError(f"reply without {' and '.join(missing)}")
     return _matches(values["pred"]), _score(values["score"])
+
+
+def _without_thoughts(text: str) -> str:
+    """The text after a block of thoughts that it begins with; without an end of the block there is no reply."""
+    for name in ("think", "thinking"):
+        if text.startswith(f"<{name}>"):
+            _, end, rest = text.partition(f"</{name}>")
+            if not end:
+                raise ValueError("reply without an end of its thoughts")
+            return rest.strip()
+    return text
 
 
 def _without_fence(text: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flash_vstream.eval.benchmarks.base import OFFICIAL_PROMPT
+from flash_vstream.eval.judging.multiple_choice import OFFICIAL
 from flash_vstream.eval.reporting.compare import Comparison, Paired
 from flash_vstream.eval.reporting.metrics import CHANCE, Choice, Group, Measured, Report, TagReport
 from flash_vstream.eval.sample import NO_PREDICTION
@@ -17,19 +19,25 @@ INTERVALS = (
 
 CHOICE_NOTE = (
     "Accuracy in per cent of all questions. sum, mean: of the log-probabilities of the tokens of a letter or of an"
-    " option's text. chance: a blind guess. In bold: the benchmark's own scores. Prompts are worded by this project:"
-    " compare with what was run here."
+    " option's text. chance: a blind guess. In bold: the benchmark's own scores."
 )
+OWN_PROMPT_NOTE = " Prompts are worded by this project: compare with what was run here, or ask with --prompt official."
+OFFICIAL_NOTE = (
+    " official reading: by the rule of the benchmark's script, which reads some replies differently; use this column to"
+    " compare with published numbers."
+)
+N_NAMED = 8  # questions that a report names
 
 
 def render(report: Report) -> str:
     """The whole report."""
     parts = ["\n".join(f"- {name}: {_plain(value)}" for name, value in report.run.items())]
-    parts += [_render_tag(tag) for tag in report.tags]
+    official = report.run.get("prompt") == OFFICIAL_PROMPT
+    parts += [_render_tag(tag, official) for tag in report.tags]
     return "\n\n".join([*parts, INTERVALS])
 
 
-def _render_tag(tag: TagReport) -> str:
+def _render_tag(tag: TagReport, official: bool) -> str:
     everything = tag.groups[0]
     size = "" if tag.n_known in (None, everything.n_questions) else f" of the {tag.n_known:,} of the whole set"
     lines = [
@@ -39,11 +47,18 @@ def _render_tag(tag: TagReport) -> str:
         f" {_failures(tag)}",
         "",
     ]
+    if tag.not_asked:
+        lines += [
+            f"{len(tag.not_asked):,} rows could not be asked, and count as failures: {_named(tag.not_asked)}.",
+            "",
+        ]
+    if tag.notes:
+        lines += [f"{len(tag.notes):,} answers have a note: {_named(tag.notes)}.", ""]
     if tag.choice is None:
         header = ["questions", "videos", "number", "judged", "accuracy over judged, %", "accuracy over all, %", "score"]
         lines += table(header, [_row(group) for group in tag.groups])
     else:
-        lines += _choice_lines(tag.choice)
+        lines += _choice_lines(tag.choice, official)
     if tag.published:
         lines.append("")
     for published in tag.published:
@@ -52,7 +67,7 @@ def _render_tag(tag: TagReport) -> str:
     return "\n".join(lines)
 
 
-def _choice_lines(choice: Choice) -> list[str]:
+def _choice_lines(choice: Choice, official: bool) -> list[str]:
     """A column for each method of scoring; below the groups the benchmark's own scores."""
     rows = []
     for groups in zip(*choice.methods.values(), strict=True):
@@ -63,7 +78,8 @@ def _choice_lines(choice: Choice) -> list[str]:
         scores = [choice.task_scores[method][name] for method in (*choice.methods, CHANCE)]
         rows.append([f"**{name}**", "", "", *(f"{score:.1f}" for score in scores)])
     lines = table(["questions", "videos", "number", *choice.methods, CHANCE], rows)
-    return [*lines, "", f"{choice.n_unclear} generated replies named no option. {CHOICE_NOTE}"]
+    note = CHOICE_NOTE + ("" if official else OWN_PROMPT_NOTE) + (OFFICIAL_NOTE if OFFICIAL in choice.methods else "")
+    return [*lines, "", f"{choice.n_unclear} generated replies named no option. {note}"]
 
 
 def title(tag: TagReport) -> str:
@@ -77,6 +93,12 @@ def _failures(tag: TagReport) -> str:
     named = ", ".join(f"{count} {reason}" for reason, count in tag.failures.items())
     n_judge = sum(count for reason, count in tag.failures.items() if reason != NO_PREDICTION)
     return f"Failures: {sum(tag.failures.values())}, {n_judge} of them the judge's ({named})."
+
+
+def _named(reasons: Mapping[str, str]) -> str:
+    """The first questions of a list with their reasons."""
+    named = "; ".join(f"{sample_id} ({reason})" for sample_id, reason in list(reasons.items())[:N_NAMED])
+    return named + (f"; and {len(reasons) - N_NAMED} more (report.json)" if len(reasons) > N_NAMED else "")
 
 
 def _row(group: Group) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from flash_vstream.eval.benchmarks import find_benchmark
 from flash_vstream.eval.benchmarks.base import Benchmark, Published
-from flash_vstream.eval.judging.multiple_choice import GENERATED, METHODS, picks, verdict_by
+from flash_vstream.eval.judging.multiple_choice import GENERATED, OFFICIAL, methods_of, picks, verdict_by
 from flash_vstream.eval.reporting.statistics import ratio_interval, sums_by_group
 from flash_vstream.eval.sample import Sample, by_tag, verdict_of
 
@@ -64,6 +64,8 @@ class TagReport:
         n_known: Questions of the whole set; None if it has no fixed size.
         groups: All questions first, then those of each kind; of multiple choice, by the generated reply.
         failures: Number of failures by reason.
+        not_asked: Id -> reason, of the rows of the question files that could not be asked; they are failures, too.
+        notes: Id -> what is odd about an answer, such as a question after the end of its video.
         choice: Further numbers of multiple choice; None for other benchmarks.
     """
 
@@ -73,6 +75,8 @@ class TagReport:
     n_known: int | None
     groups: tuple[Group, ...]
     failures: dict[str, int]
+    not_asked: dict[str, str]
+    notes: dict[str, str]
     published: tuple[Published, ...]
     choice: Choice | None
 
@@ -92,7 +96,10 @@ def build_report(samples: Sequence[Sample], run: dict[str, Any]) -> Report:
 
 def by_method(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     """The samples of one multiple-choice tag with their verdicts by each method of scoring."""
-    return {method: [replace(each, verdict=verdict_by(method, each)) for each in samples] for method in METHODS}
+    return {
+        method: [replace(each, verdict=verdict_by(method, each)) for each in samples]
+        for method in methods_of(samples[0].tag)
+    }
 
 
 def split_of(sample: Sample) -> str:
@@ -133,6 +140,8 @@ def _report_tag(tag: str, samples: list[Sample]) -> TagReport:
         n_known=benchmark.n_questions,
         groups=_groups(samples, benchmark),
         failures=dict(Counter(verdict.failure for verdict in verdicts if verdict.failure is not None).most_common()),
+        not_asked={sample.id: sample.fault for sample in samples if sample.fault},
+        notes={sample.id: note for sample in samples if (note := sample.prediction and sample.prediction.note)},
         published=benchmark.published,
         choice=_choice(samples, benchmark) if benchmark.scorer == "choice" else None,
     )
@@ -143,7 +152,7 @@ def _groups(samples: list[Sample], benchmark: Benchmark) -> tuple[Group, ...]:
 
 
 def _partitions(samples: list[Sample], benchmark: Benchmark) -> list[tuple[str, list[Sample]]]:
-    """All samples, then those of each split, each group of the benchmark and each answer type, where there are any."""
+    """All samples, then those of each split, group of the benchmark, answer type and label, where there are any."""
     ways: list[Callable[[Sample], str]] = []
     if any(sample.split for sample in samples):
         ways.append(split_of)
@@ -155,24 +164,46 @@ def _partitions(samples: list[Sample], benchmark: Benchmark) -> list[tuple[str, 
     for name_of in ways:
         names = sorted({name_of(sample) for sample in samples})
         parts += [(name, [sample for sample in samples if name_of(sample) == name]) for name in names]
-    return parts
+    labels = sorted({label for sample in samples for label in sample.labels})
+    return parts + [(label, [sample for sample in samples if label in sample.labels]) for label in labels]
 
 
 def _choice(samples: list[Sample], benchmark: Benchmark) -> Choice:
     parts = _partitions(samples, benchmark)
-    chance = {name: 100 * sum(1 / len(each.options) for each in part) / len(part) for name, part in parts}
-    methods = {method: _groups(judged, benchmark) for method, judged in by_method(samples).items()}
-    task_scores: dict[str, dict[str, float]] = {}
-    if benchmark.task_scores is not None:
-        tasks = {sample.answer_type for sample in samples}
-        counts = {name: len(part) for name, part in parts if name in tasks}
-        for method, groups in methods.items():
-            accuracies = {group.name: group.n_right / group.n_questions for group in groups if group.name in tasks}
-            task_scores[method] = _per_cent(benchmark.task_scores(accuracies, counts))
-        guessed = {task: chance[task] / 100 for task in counts}
-        task_scores[CHANCE] = _per_cent(benchmark.task_scores(guessed, counts))
+    chance = {name: 100 * sum(_by_chance(each) for each in part) / len(part) for name, part in parts}
+    judged = by_method(samples)
+    methods = {method: _groups(each, benchmark) for method, each in judged.items()}
+    tasks = {sample.answer_type for sample in samples}
+    counts = {name: len(part) for name, part in parts if name in tasks}
+    scores: dict[str, dict[str, float]] = {}
+    for method in (*methods, CHANCE):
+        scores[method] = {}
+        if benchmark.task_scores is not None:
+            shares = {group.name: group.n_right / group.n_questions for group in methods.get(method, ())}
+            shares = {task: shares[task] if shares else chance[task] / 100 for task in counts}
+            scores[method] |= benchmark.task_scores(shares, counts)
+        if benchmark.poll_scores is not None:
+            says_yes = [_says_yes(method, each) for each in judged.get(method, samples)]
+            scores[method] |= benchmark.poll_scores(samples, says_yes)
+    task_scores = {method: _per_cent(each) for method, each in scores.items() if each}
     n_unclear = sum(picks(sample)[GENERATED] is None for sample in samples if sample.reply is not None)
     return Choice(n_unclear, chance, methods, task_scores)
+
+
+def _by_chance(sample: Sample) -> float:
+    """The probability that a blind guess is right."""
+    return 1 / len(sample.options) if sample.options else 0.0
+
+
+def _says_yes(method: str, sample: Sample) -> float:
+    """Whether the reply to a poll is Yes; by chance, in half of the cases."""
+    if method == CHANCE:
+        return 0.5
+    if sample.reply is None or sample.is_lettered:
+        return 0.0
+    if method == OFFICIAL:
+        return float(verdict_of(sample).correct is (sample.answer == "Yes"))
+    return float(picks(sample)[method] == sample.options.index("Yes")) if "Yes" in sample.options else 0.0
 
 
 def _per_cent(shares: dict[str, float]) -> dict[str, float]:

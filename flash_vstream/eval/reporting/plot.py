@@ -9,8 +9,8 @@ from flash_vstream.eval.reporting.markdown import title
 from flash_vstream.eval.reporting.metrics import Measured, Report, TagReport
 
 ROW_INCHES = 0.28
-COLOURS = ("tab:blue", "tab:orange", "tab:olive", "tab:cyan", "tab:brown")
-MARKERS = ("o", "s", "^", "v", "D")
+COLOURS = ("tab:blue", "tab:orange", "tab:olive", "tab:cyan", "tab:brown", "tab:pink")
+MARKERS = ("o", "s", "^", "v", "D", "P")
 PUBLISHED_COLOURS = ("dimgrey", "tab:red", "tab:green", "tab:purple")
 
 

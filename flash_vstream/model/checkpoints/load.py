@@ -10,7 +10,7 @@ import torch
 
 from flash_vstream.model.checkpoints.adapters import is_adapter, load_adapter, read_metadata
 from flash_vstream.model.checkpoints.files import resolve_folder
-from flash_vstream.model.checkpoints.weights import read_config
+from flash_vstream.model.checkpoints.weights import check_finite, read_config
 from flash_vstream.model.generation import unite_stop_ids
 from flash_vstream.model.modeling import VStreamForConditionalGeneration
 from flash_vstream.model.processing import VStreamProcessor
@@ -54,6 +54,7 @@ def load(
     unite_stop_ids(model, processor.tokenizer)
     if adapter is not None:
         model = load_adapter(model, adapter)
+        check_finite(model, str(adapter))
         model.set_memory(processor.memory)  # the adapter's own, in the wanted mode
     if device is not None:
         try:

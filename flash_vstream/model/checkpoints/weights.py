@@ -13,8 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from transformers import MODEL_MAPPING, AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.model.checkpoints.files import check_weights, read_json, read_weights, resolve_folder
@@ -53,12 +60,16 @@ def load_model(
         model, info = _quietly(load, None, *model_args, state_dict=weights, **options)
         model.config.vision_tower_path = None
         model.config.name_or_path = str(folder)  # adapters record it as their base
-        for name, value in token_ids.items():  # not its sampling settings: answers are greedy
+        for name, value in token_ids.items():
             setattr(model.generation_config, name, value)
     else:
         check_weights(folder)
         model, info = _quietly(load, folder, *model_args, **options)
+        # Not its sampling settings and penalties: answers are greedy.
+        kept = {name: getattr(model.generation_config, name) for name in TOKEN_IDS}
+        model.generation_config = GenerationConfig(**kept)
     check_loaded(info, str(folder))
+    check_finite(model, str(folder))
     return (model, info) if output_loading_info else model
 
 
@@ -111,6 +122,16 @@ def check_loaded(info: dict[str, Any], source: str) -> None:
             raise ValueError(f"{names[0]}{more} {remedy} {source}: use all files of one checkpoint")
     for message in info["error_msgs"]:
         raise ValueError(f"{source} cannot be loaded: {str(message).splitlines()[0]}")
+
+
+def check_finite(model: nn.Module, source: str) -> None:
+    """Raise ValueError, naming the first, for weights that are NaN or infinite: every answer would be empty."""
+    for name, weight in model.named_parameters():
+        # Quantized weights are integers; ZeRO-3 leaves no numbers here; device "meta" has none.
+        if weight.is_floating_point() and weight.numel() and not weight.is_meta:
+            low, high = weight.detach().aminmax()  # one pass without a copy; NaN becomes both
+            if not (low.isfinite() and high.isfinite()):
+                raise ValueError(f"{name} of {source} holds NaN or infinity: the weights are damaged, copy them again")
 
 
 def _tower_weights(config: VStreamConfig) -> dict[str, Tensor]:

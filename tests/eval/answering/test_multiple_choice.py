@@ -64,7 +64,7 @@ def test_what_generation_gives_is_greedy_and_the_video_decides(world: tuple[Tiny
     prompt = processor.prompt("Which room is shown?") + " "  # this random model does not begin with a space
     assert prompt.count("<image>") == 1
     first, other = seen_at(world, "v0", 20.0), seen_at(world, "v1", 20.0)
-    reply = generate(model, processor, [prompt], [first], 1)[0]
+    reply = str(generate(model, processor, [prompt], [first], 1)[0])
     spoken, other_word = rate_continuations(model, processor, prompt, [reply, "hall"], [first])
     assert spoken.greedy and spoken.n_tokens == 1 and not other_word.greedy
     elsewhere = rate_continuations(model, processor, prompt, [reply, "hall"], [other])

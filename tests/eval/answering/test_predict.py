@@ -242,14 +242,14 @@ def test_the_prompt_carries_the_visual_tokens(
 ) -> None:
     carried: list[int] = []
     given: list[int] = []
-    generate = VStreamForConditionalGeneration.generate
+    embed = VStreamForConditionalGeneration.embed
 
-    def watched(self: VStreamForConditionalGeneration, *args: Any, **kwargs: Any) -> Any:
-        carried.extend((kwargs["input_ids"] == self.config.visual_token_id).sum(1).tolist())
-        given.extend(len(tokens) for tokens in kwargs["memory_tokens"])
-        return generate(self, *args, **kwargs)
+    def watched(self: VStreamForConditionalGeneration, input_ids: Tensor, visuals: Any = None, **lists: Any) -> Tensor:
+        carried.extend((input_ids == self.config.visual_token_id).sum(1).tolist() if visuals else [])
+        given.extend(len(visual[0]) for visual in visuals)
+        return embed(self, input_ids, visuals, **lists)
 
-    monkeypatch.setattr(VStreamForConditionalGeneration, "generate", watched)
+    monkeypatch.setattr(VStreamForConditionalGeneration, "embed", watched)
     rows = run(model, make_samples(), media, tmp_path)
     # 16 spatial; 5 abstract, 6 centroids of 4 and 2 retrieved of 16 tokens, as far as there are frames for them
     tokens = {1: 16, 8: 5 + 6 * 4 + 2 * 16 + 16, 20: 77, 24: 77}

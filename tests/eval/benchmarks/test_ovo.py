@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from flash_vstream.eval.benchmarks import find_benchmark, ovo
-from flash_vstream.eval.judging.multiple_choice import right_option
+from flash_vstream.eval.benchmarks.base import as_watched, missing_videos
+from flash_vstream.eval.judging.options import right_option
 from flash_vstream.eval.sample import Sample
 
 EPM: dict[str, Any] = {
@@ -103,6 +104,84 @@ def test_the_score_is_the_mean_of_the_groups_and_these_of_their_tasks() -> None:
     assert list(ovo.task_scores(accuracies, counts)) == ["backward", "forward"]
 
 
+def test_a_row_that_cannot_be_asked_is_named_and_the_others_are_asked(tmp_path: Path) -> None:
+    bad_test = {**REC, "id": 10, "test_info": [{"realtime": 5, "count": -1}, {"realtime": 6, "count": 7}]}
+    samples = read(written(tmp_path, [{**EPM, "gt": 3}, bad_test, "no row", {**EPM, "id": 8}]))
+    assert [(sample.id, bool(sample.fault)) for sample in samples] == [
+        ("7", True), ("10_0", True), ("10_1", False), ("row 3", True), ("8", False),
+    ]  # fmt: skip
+    assert "gt 3" in samples[0].fault and samples[0].answer_type == "EPM"
+    assert samples[2].options == tuple("01234567")
+    # Nothing of a faulty row is looked for.
+    folder = tmp_path / "OVO-Bench"
+    (folder / "videos").mkdir(parents=True)
+    for name in ("kitchen-1", "list&index=1"):
+        (folder / "videos" / f"{name}.mp4").touch()
+    assert len(find_benchmark("ovo").find_media(samples, tmp_path)) == 2
+
+
+def test_chunks_stand_in_for_missing_videos(tmp_path: Path) -> None:
+    """E12: chunked_videos/ID.mp4 and ID_N.mp4 are watched whole."""
+    samples = read(written(tmp_path, [EPM, SSR, {**EPM, "id": 8, "video": "there.mp4"}]))
+    folder = tmp_path / "OVO-Bench"
+    for name in ("chunked_videos/7.mp4", "chunked_videos/11_0.MP4", "chunked_videos/8.mp4", "src_videos/there.mp4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    benchmark = find_benchmark("ovo")
+    media = benchmark.find_media(samples, tmp_path, allow_missing=True)
+    asked = [as_watched(sample, media) for sample in samples]
+    assert [(each.id, media.get(each.video_id), each.end_time) for each in asked] == [
+        ("7", folder / "chunked_videos/7.mp4", None),
+        ("11_0", folder / "chunked_videos/11_0.MP4", None),
+        ("11_1", None, 20.0),
+        ("8", folder / "src_videos/there.mp4", 215.0),
+    ]
+    assert missing_videos(samples, media) == ["COIN/saw"]
+    with pytest.raises(ValueError, match="1 of 3 videos are missing"):
+        benchmark.find_media(samples, tmp_path)
+
+
+def test_the_official_prompts_are_those_of_the_benchmark(tmp_path: Path) -> None:
+    """E15: from the benchmark's script, by hand."""
+    path = written(tmp_path, [EPM, REC, SSR, CRR])
+    choice, count, _, step, _, _, answerable = find_benchmark("ovo").load(tmp_path, [path], prompt="official")
+    assert choice.question == (
+        "Question: Where did I put the cup?\nOptions:\nA. in the sink; B. on the shelf; C. on the floor;\n\n"
+        "Respond only with the letter corresponding to your chosen option (e.g., A, B, C). \n"
+        "Do not include any additional text or explanation in your response."
+    )
+    assert "How many times did they opening something?\n" in count.question
+    assert "procedures: \nturn the screw\nYour task" in step.question
+    assert f"end of the video.\n{CRR['question']}\nDecide whether" in answerable.question
+    assert "She leaves." not in answerable.question
+
+
+# E15: the readings of the benchmark's script (`gt in response`; all digits joined; "Y" and "N" alone).
+@pytest.mark.parametrize(
+    ("task", "answer", "reply", "is_right"),
+    [
+        ("EPM", "B", "B", True),
+        ("EPM", "B", "(B) on the shelf", True),
+        ("EPM", "A", "An answer", True),
+        ("EPM", "B", "b", False),
+        ("EPM", "B", "A or B", True),
+        ("EPM", "B", "", False),
+        ("REC", "3", "3 times", True),
+        ("REC", "3", "three", False),
+        ("REC", "12", "1 or 2", True),
+        ("SSR", "No", "No.", True),
+        ("SSR", "No", "Nobody", True),
+        ("SSR", "No", "no", False),
+        ("CRR", "Yes", "Y", True),
+        ("CRR", "Yes", "Yes and No", True),
+        ("EPM", "Y", "N", False),
+    ],
+)
+def test_replies_are_read_as_the_benchmark_reads_them(task: str, answer: str, reply: str, is_right: bool) -> None:
+    rule = find_benchmark("ovo").official_rule
+    assert rule is not None and rule(Sample("ovo", "1", "v", "?", answer, task), reply) == is_right
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -117,10 +196,10 @@ def test_the_score_is_the_mean_of_the_groups_and_these_of_their_tasks() -> None:
         ([{**EPM, "question": ""}], "has the question ''"),
         ([{**SSR, "test_info": []}], "test_info"),
         ([{**SSR, "test_info": [{"realtime": 1, "step": "a", "type": 2}]}], "test 0 has the type 2"),
-        ([REC, {**REC, "id": 10, "test_info": [{"realtime": 5, "count": -1}]}], "row 2 .*has the count -1"),
+        ([{**REC, "id": 10, "test_info": [{"realtime": 5, "count": -1}]}], "row 1 .*has the count -1"),
     ],
 )
 def test_a_malformed_row_is_named(tmp_path: Path, rows: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        read(written(tmp_path, rows))
+        find_benchmark("ovo").load(tmp_path, [written(tmp_path, rows)])  # nothing of the file can be asked
     assert "\n" not in str(error.value)

@@ -1,6 +1,7 @@
 """Small downloads in the exact formats of the originals, converted: every row as written out by hand, faults named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from safetensors import safe_open
 from flash_vstream import cli
 from flash_vstream.eval.benchmarks import find_benchmark
 from flash_vstream.eval.benchmarks.prepare import convert
-from flash_vstream.eval.sample import Sample
+from flash_vstream.eval.judging.judge import judge
+from flash_vstream.eval.judging.settings import JudgeSettings
+from flash_vstream.eval.sample import Prediction, Sample
 from tests.eval.conftest import N_STREAMS
 
 ACTIVITYNET_Q = [
@@ -119,6 +122,65 @@ def test_nextqa(tmp_path: Path, mark: str) -> None:
         Sample("nextoe", "2909445186_6", "0101/2909445186", "how do the men play", "roll the handle", "CH"),
         Sample("nextoe", "2909445186_7", "0101/2909445186", "where is this, roughly", "a park", "DL"),
     ]
+
+
+def test_second_reference_answers_of_next_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """E8: its own script counts a reply that matches either reference."""
+    references = {"2909445186": {"6": "spin it", "7": "the garden"}, "1": {"0": "no"}}
+    files: dict[str, Any] = {"test_csv": NEXT, "map_vid_vidorID_json": NEXT_MAP}
+    source = put(tmp_path / "download", **files, add_reference_answer_test_json=references)
+    samples = prepare("nextoe", source, tmp_path)
+    assert [sample.other_answers for sample in samples] == [("spin it",), ("the garden",)]
+    replies = ("spin it", "a park")
+    answered = [
+        replace(sample, prediction=Prediction(reply, None, 1, 0.1))
+        for sample, reply in zip(samples, replies, strict=True)
+    ]
+    judged = judge(answered, JudgeSettings("offline"))
+    assert [each.verdict and each.verdict.correct for each in judged] == [True, True]
+    main(["nextoe", "--data_root", str(tmp_path), "--allow_missing"])
+    assert "2 questions have a second one" in capsys.readouterr().out
+    put(tmp_path / "without", **files)
+    assert [sample.other_answers for sample in prepare("nextoe", tmp_path / "without", tmp_path)] == [(), ()]
+    assert "add_reference_answer_test.json" in capsys.readouterr().err
+    put(source, add_reference_answer_test_json={"2909445186": ["spin it"]})
+    with pytest.raises(ValueError, match=r"add_reference_answer_test.json .*'2909445186'"):
+        prepare("nextoe", source, tmp_path)
+
+
+def test_either_number_of_videos_of_rvs_ego_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """E9: it is distributed as 10 videos of an hour, and in the release as 99 clips."""
+    turn = {"question": "What?", "answer": "It.", "start_time": 0, "end_time": 9}
+    for n_videos, said in ((10, "10 (all)"), (99, "99 (all)"), (9, "9 (the whole set has 10: -1 or 99: -90)")):
+        rows = [{"video_id": f"v{n}", "conversations": [turn]} for n in range(n_videos)]
+        source = put(tmp_path / f"download-{n_videos}", ego4d_oe_json=rows)
+        main(["realtime_vsego4d", "--source", str(source), "--data_root", str(tmp_path), "--allow_missing"])
+        assert f"  videos     {said}\n" in capsys.readouterr().out
+
+
+def test_videos_of_rvs_are_found_by_the_name_in_their_path(tmp_path: Path) -> None:
+    """E9: the file names its videos twice."""
+    turn = {"question": "What?", "answer": "It.", "start_time": 0, "end_time": 9}
+    rows = [
+        {"video_id": name, "video_path": f"/data/rvs/{n}.mp4", "conversations": [turn]} for n, name in enumerate("abc")
+    ]
+    videos = tmp_path / "vstream-realtime" / "videos"
+    videos.mkdir(parents=True)
+    for name in ("a.mp4", "0.mp4", "1.mp4"):
+        (videos / name).touch()
+    samples = prepare("realtime_vsego4d", put(tmp_path / "download", ego4d_oe_json=rows), tmp_path)
+    assert [(sample.id, sample.video_id) for sample in samples] == [("a_0", "a"), ("b_0", "1"), ("c_0", "c")]
+
+
+def test_folders_that_are_links_are_entered(tmp_path: Path) -> None:
+    """E11, also in a loop of links."""
+    put(tmp_path / "disk" / "annotations", test_q_json=ACTIVITYNET_Q, test_a_json=ACTIVITYNET_A)
+    source = tmp_path / "download"
+    source.mkdir()
+    (source / "dataset").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "up").symlink_to(source)
+    (tmp_path / "disk" / "annotations" / "here").symlink_to(tmp_path / "disk" / "annotations")
+    assert len(prepare("actnet", source, tmp_path)) == 2
 
 
 def test_vstream_qa_asks_after_the_whole_video(tmp_path: Path) -> None:
@@ -292,7 +354,7 @@ def test_the_command_counts_and_lists_what_is_missing(tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["egoschema"], "'egoschema'"),
+        (["imagenet"], "'imagenet'"),
         (["msvd"], "msvd: there is no test_qa.json"),
         (["msvd", "--source", "nowhere"], "--source nowhere"),
         (["synthetic", "--source", "."], "--source"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from flash_vstream.eval.judging.exact_match import is_match
@@ -31,6 +33,12 @@ def sample(answer: str, options: tuple[str, ...] = ()) -> Sample:
 )
 def test_normalise(text: str, expected: str) -> None:
     assert normalise(text) == expected
+
+
+@pytest.mark.parametrize(("reply", "expected"), [("no", True), ("Yes, she is.", True), ("one", False)])
+def test_either_reference_answer_counts(reply: str, expected: bool) -> None:
+    """E8"""
+    assert is_match(replace(sample("no"), other_answers=("yes",)), reply) == expected
 
 
 @pytest.mark.parametrize(

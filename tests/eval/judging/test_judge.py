@@ -55,6 +55,26 @@ def test_each_tag_gets_the_judge_that_its_answers_need(tmp_path: Path, monkeypat
     assert judge(free, JudgeSettings("offline"))[0].verdict == Verdict(True, None, None, name)
 
 
+def test_a_language_model_is_asked_about_each_reference_answer(tmp_path: Path) -> None:
+    """E8: the best verdict counts, and the replies to the first reference stay those of before."""
+    samples = [sample(number, other_answers=("a lion",)) for number in range(5)]
+    texts = [(YES, NO), (NO, YES), (NO, NO), ("?", YES), ("?", NO)]
+    replies = {
+        JudgeRequest(each.question, reference, "cat"): text
+        for each, both in zip(samples, texts, strict=True)
+        for reference, text in zip(("a cat", "a lion"), both, strict=True)
+    }
+    fill(tmp_path / "cache.jsonl", replies)
+    settings = JudgeSettings("openai", cache=tmp_path / "cache.jsonl", endpoint=ENDPOINT)
+    verdicts = [each.verdict for each in judge(samples, settings)]
+    assert [(each.correct, each.score) for each in verdicts if each] == [
+        (True, 5.0), (True, 5.0), (False, 1.0), (True, 5.0), (None, None),
+    ]  # fmt: skip
+    assert verdicts[4] and verdicts[4].failure == "unreadable reply"
+    other = JudgeSettings("openai", cache=tmp_path / "empty.jsonl", endpoint=ENDPOINT)
+    assert "5 questions, 0 without a prediction, 10 new distinct ones" in estimate(samples, other)
+
+
 def test_multiple_choice_is_judged_by_the_reply_without_a_language_model(tmp_path: Path) -> None:
     rating = [{"log_prob": -1.0, "n_tokens": 1, "greedy": False}] * 2
     rated = Prediction("B", None, 4, 0.1, {"letters": rating, "texts": rating})

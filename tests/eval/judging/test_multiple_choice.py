@@ -6,16 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from flash_vstream.eval.judging.multiple_choice import (
-    METHODS,
-    chosen_option,
-    named_option,
-    picks,
-    right_option,
-    verdict_by,
-)
+from flash_vstream.eval.judging.multiple_choice import METHODS, picks, verdict_by
+from flash_vstream.eval.judging.options import chosen_option, named_option, right_option
 from flash_vstream.eval.sample import NO_PREDICTION, Prediction, Sample
 
+PLACES = ("the attic", "the hall", "the yard", "the roof")
 PROBE = Sample("ovo", "x", "v", "Is it dark? Answer Yes or No.", "Yes", "dark", options=("Yes", "No"))
 
 
@@ -71,6 +66,81 @@ def test_a_reply_names_an_option_or_none(reply: str, number: int | None) -> None
 )
 def test_a_reply_to_a_probe_is_its_first_word_that_is_an_option(reply: str, number: int | None) -> None:
     assert named_option(PROBE, reply) == number
+
+
+# E6: what models write around a letter.
+REPLIES: dict[str, int | None] = {
+    "(B": 1,
+    "(B. the hall;": 1,
+    "(C. the yard": 2,
+    "B\nthe hall": 1,
+    "B\n\nThe hall is shown.": 1,
+    "B,": 1,
+    "B, the hall": 1,
+    "B;": 1,
+    "B </s>": 1,
+    "B<|im_end|>": 1,
+    "**B**": 1,
+    "**B. the hall**": 1,
+    "The correct answer is **C**.": 2,
+    '"B"': 1,
+    "'B'": 1,
+    "`B`": 1,
+    "[D]": 3,
+    r"\boxed{D}": 3,
+    "B - the hall": 1,
+    "B the hall": 1,
+    "Ｂ．": 1,
+    "Answer:\nB": 1,
+    "The best option is: B": 1,
+    "The answer is option B": 1,
+    "The answer is the hall.": 1,
+    "(B)": 1,
+    "The answer is B.": 1,
+    "the hall": 1,
+    "A, B": None,
+    "A or B": None,
+    "A and B": None,
+    "A/B": None,
+    "A\nB": None,
+    "A. B. C. D.": None,
+    "(A) or (B)": None,
+    "A man walks.": None,
+    "A-frame houses": None,
+    "Because it is dark": None,
+    "Answer": None,
+    "E": None,
+    "": None,
+    "</s>": None,
+}
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+def test_a_letter_is_read_in_whatever_surrounds_it(reply: str) -> None:
+    """E6"""
+    assert named_option(Sample("ovo", "x", "v", "Where?", "B", "", options=PLACES), reply) == REPLIES[reply]
+
+
+@pytest.mark.parametrize(
+    ("options", "reply", "expected"),
+    [
+        (("Moreau.", "A.Lebrun.", "Sato.", "Okafor."), "A.Lebrun.", 1),
+        (("A.Lebrun.", "Moreau.", "Sato.", "Okafor."), "Moreau", 1),
+        (("A.", "F.", "B.", "K."), "C. B.", 2),
+        (("A.", "F.", "B.", "K."), "C", 2),
+        (("A.", "F.", "B.", "K."), "K.", 3),
+        (("B, C and D", "all of them", "E", "none"), "A. B, C and D", 0),
+    ],
+)
+def test_letters_in_the_options_themselves_are_no_letters_of_options(
+    options: tuple[str, ...], reply: str, expected: int
+) -> None:
+    """E3"""
+    assert chosen_option(options, reply) == expected
+
+
+def test_special_tokens_do_not_hide_the_reply_to_a_probe() -> None:
+    assert [named_option(PROBE, reply) for reply in ("Yes</s>", "**No**", "(No", "Y")] == [0, 1, 1, None]
 
 
 def test_numbers_count_as_digits_and_as_words() -> None:

@@ -46,6 +46,7 @@ def test_multiple_choice_is_compared_by_every_method() -> None:
     found = {paired.tag: paired for paired in compare(({}, first), ({}, second), NAMES).tags if paired.over == "all"}
     assert {tag: paired.only_first for tag, paired in found.items()} == {
         "ovo, generated": 4,
+        "ovo, generated, official reading": 4,
         "ovo, letter, sum": 1,
         "ovo, letter, mean": 1,
         "ovo, text, sum": 0,

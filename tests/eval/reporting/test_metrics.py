@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from flash_vstream.eval.judging.judge import judge
-from flash_vstream.eval.judging.multiple_choice import METHODS
+from flash_vstream.eval.judging.multiple_choice import METHODS, OFFICIAL, methods_of
 from flash_vstream.eval.judging.settings import JudgeSettings
 from flash_vstream.eval.reporting.metrics import Choice, Group, TagReport, build_report
 from flash_vstream.eval.sample import NO_PREDICTION, Prediction, Sample
@@ -107,12 +107,15 @@ def test_multiple_choice_by_every_method(choice: tuple[TagReport, Choice]) -> No
     tag, numbers = choice
     right = {method: groups[0].n_right for method, groups in numbers.methods.items()}
     # The answers are A B A B B A. Letters pick A A B B A; texts pick A by their sum and B by their mean.
-    assert right == {"generated": 3, "letter, sum": 2, "letter, mean": 2, "text, sum": 2, "text, mean": 3}
-    assert tuple(right) == METHODS
+    # The official reading finds a letter anywhere: "neither" has no A, and the others are as ours.
+    by_reply = dict.fromkeys(("generated", "generated, official reading"), 3)
+    assert right == by_reply | {"letter, sum": 2, "letter, mean": 2, "text, sum": 2, "text, mean": 3}
+    assert tuple(right) == methods_of("ovo") == (METHODS[0], OFFICIAL, *METHODS[1:])
     assert tag.groups == numbers.methods["generated"]
     assert [each.name for each in tag.groups] == ["all", "CRR", "EPM", "OCR"]
     assert {method: groups[2].accuracy_over_all.value for method, groups in numbers.methods.items()} == {
         "generated": pytest.approx(200 / 3),
+        "generated, official reading": pytest.approx(200 / 3),
         "letter, sum": pytest.approx(100 / 3),
         "letter, mean": pytest.approx(100 / 3),
         "text, sum": pytest.approx(100 / 3),
@@ -125,8 +128,37 @@ def test_multiple_choice_by_every_method(choice: tuple[TagReport, Choice]) -> No
 def test_the_benchmark_s_own_scores_of_multiple_choice(choice: tuple[TagReport, Choice]) -> None:
     """OVO-Bench: the mean over the tasks of each of its three groups, and the mean of the groups."""
     scores = choice[1].task_scores
-    assert list(scores) == [*METHODS, "chance"]
+    assert list(scores) == [*methods_of("ovo"), "chance"]
     assert scores["generated"] == pytest.approx(
         {"backward": 200 / 3, "real-time": 0, "forward": 100, "overall": (200 / 3 + 100) / 3}
     )
     assert scores["chance"] == pytest.approx({"backward": 50, "real-time": 50, "forward": 50, "overall": 50})
+
+
+def test_polls_are_scored_by_the_first_yes() -> None:
+    """E13: of two proactive questions one is answered in time by the texts; the official reading needs "yes"."""
+
+    def poll(question: int, second: int, answer: str, reply: str, says_yes: bool) -> Sample:
+        rating = [{"log_prob": each, "n_tokens": 1, "greedy": False} for each in ((-1, -2) if says_yes else (-2, -1))]
+        prediction = Prediction(reply, None, second, 0.1, {"letters": rating, "texts": rating})
+        return Sample(
+            "streaming_bench", f"q{question}_{second}", "v", "?", answer, "Proactive Output", float(second),
+            ("Yes", "No"), prediction=prediction,
+        )  # fmt: skip
+
+    polls = [
+        poll(0, 1, "No", "No", False), poll(0, 2, "Yes", "yes, it is", True),
+        poll(1, 1, "No", "Perhaps", True), poll(1, 2, "Yes", "Yes", True),
+    ]  # fmt: skip
+    choice = report_of(judge(polls, JudgeSettings())).choice
+    assert choice is not None
+    name = "proactive, within 2 s"
+    assert {method: scores[name] for method, scores in choice.task_scores.items()} == {
+        "generated": 100.0,  # "Perhaps" names no option, so it is no Yes
+        "generated, official reading": 100.0,
+        "letter, sum": 50.0,
+        "letter, mean": 50.0,
+        "text, sum": 50.0,
+        "text, mean": 50.0,
+        "chance": 25.0,
+    }

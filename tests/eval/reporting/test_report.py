@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,13 @@ from PIL import Image
 import flash_vstream
 from flash_vstream.cli import main
 from flash_vstream.eval.judging.judge import judge
-from flash_vstream.eval.judging.multiple_choice import METHODS
+from flash_vstream.eval.judging.multiple_choice import methods_of
 from flash_vstream.eval.judging.settings import JudgeSettings
 from flash_vstream.eval.reporting.markdown import render, table
 from flash_vstream.eval.reporting.metrics import build_report
 from flash_vstream.eval.reporting.report import write_report
 from flash_vstream.eval.results import write_verdicts
-from flash_vstream.eval.sample import NO_PREDICTION, Sample
+from flash_vstream.eval.sample import NO_PREDICTION, Prediction, Sample, unaskable
 from tests.eval.folders import write_results
 from tests.eval.reporting.judged import failed, no, rated, sample, two_runs, yes
 
@@ -56,11 +57,35 @@ def test_multiple_choice_has_a_column_for_each_method() -> None:
     header, _, everything, task, score = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
     ]
-    assert header == ["questions", "videos", "number", *METHODS, "chance"]
+    assert header == ["questions", "videos", "number", *methods_of("ovo"), "chance"]
     assert everything[:3] == ["all", "7", "8"] and everything[-1] == "50.0" and task[0] == "EPM"
     assert all(cell.startswith("50.0 [") for cell in everything[3:-1])
-    assert score == ["**backward**", "", "", *["50.0"] * 6]
+    assert score == ["**backward**", "", "", *["50.0"] * 7]
     assert "0 generated replies" in text
+
+
+def test_rows_not_asked_and_notes_are_counted_and_named() -> None:
+    """E2 and E7"""
+    samples = choice()
+    late = replace(samples[0].prediction or Prediction("A", None, 1, 0.1), note="asked 9 s after the end of the video")
+    samples[0] = replace(samples[0], prediction=late)
+    bad = [unaskable("ovo", f"bad{n}", ValueError(f"row {n} has no gt"), answer_type="EPM") for n in range(10)]
+    failure = Prediction(None, "row has no gt", 0, 0.0)
+    samples += judge([replace(each, prediction=failure) for each in bad], JudgeSettings())
+    report = build_report(samples, {})
+    assert report.tags[0].not_asked["bad3"] == "row 3 has no gt" and len(report.tags[0].not_asked) == 10
+    assert report.tags[0].notes == {"0": "asked 9 s after the end of the video"}
+    assert (report.tags[0].groups[0].n_questions, report.tags[0].groups[0].n_judged) == (18, 8)
+    text = render(report)
+    assert "10 rows could not be asked" in text and "bad0 (row 0 has no gt); bad1" in text and "and 2 more" in text
+    assert "1 answers have a note: 0 (asked 9 s after the end of the video)." in text
+
+
+def test_the_text_says_whose_prompts_and_readings_are_meant() -> None:
+    """E15"""
+    own, official = (render(build_report(choice(), run)) for run in ({}, {"prompt": "official"}))
+    assert "--prompt official" in own and "--prompt official" not in official
+    assert "by the rule of the benchmark's script" in own and "by the rule of the benchmark's script" in official
 
 
 def test_a_table_keeps_its_columns() -> None:
@@ -80,7 +105,7 @@ def test_files_and_picture(tmp_path: Path) -> None:
     saved = json.loads(written[0].read_text())
     assert saved["run"] == RUN and [tag["tag"] for tag in saved["tags"]] == ["nextoe", "msvd", "ovo"]
     assert saved["tags"][0]["groups"][0]["accuracy_over_all"]["value"] == pytest.approx(100 * 26 / 40)
-    assert list(saved["tags"][2]["choice"]["methods"]) == list(METHODS)
+    assert list(saved["tags"][2]["choice"]["methods"]) == list(methods_of("ovo"))
     assert written[1].read_text().startswith("- model_path: ckpt/7b")
     with Image.open(written[2]) as picture:
         colours = picture.convert("RGB").getcolors(1 << 24)
