@@ -87,10 +87,12 @@ class _Scan:
 
 
 def index_video(path: str | Path) -> VideoIndex:
-    """Index a file. Raises ValueError if it is missing, empty or no video, or no frame of it can be decoded."""
+    """Index a file. Raises ValueError if it is missing, empty or no video, or its first frame cannot be decoded."""
     full_path = _checked_path(path)
     number, first = _first_frame(full_path)
     scan = _scan(full_path, number)
+    if scan.broken_from == 0:
+        raise ValueError(f"{full_path} is damaged before its first frame ends: get it again")
     stamps, is_shown = _presentation_stamps(scan)
     origin = _origin(first, scan, stamps) if is_shown else int(stamps[0])
     kept = stamps[: scan.broken_from]
@@ -193,7 +195,7 @@ def _scan(path: str, number: int) -> _Scan:
         except av.FFmpegError:  # the packets before the error are valid; the reader reports where they end
             scan.broken_from = len(scan.pts) if scan.broken_from is None else scan.broken_from
     if scan.broken_from is None and fault is not None:
-        scan.broken_from = len(scan.pts)
+        scan.broken_from = max(0, len(scan.pts) - 1)
     return scan
 
 
@@ -209,7 +211,9 @@ def _collect(container: InputContainer, number: int, scan: _Scan, fault: int | N
             continue
         is_corrupt = packet.is_corrupt
         is_behind = fault is not None and packet.pos is not None and packet.pos + packet.size > fault
-        if scan.broken_from is None and (is_behind or (is_corrupt and trusts_marks)):
+        if scan.broken_from is None and is_behind:
+            scan.broken_from = max(0, len(scan.pts) - 1)  # the damage can begin inside the packet before
+        if scan.broken_from is None and is_corrupt and trusts_marks:
             scan.broken_from = len(scan.pts)
         scan.pts.append(packet.pts)
         scan.dts.append(packet.dts)
@@ -229,24 +233,20 @@ def _presentation_stamps(scan: _Scan) -> tuple[NDArray[np.int64], bool]:
     is_shown = len(pts) == len(scan.pts) > 0
     if is_shown and scan.delays and len(pts) > 1:
         is_shown = bool((np.diff(pts) <= 0).any())
-    if not is_shown and len(dts) < len(scan.dts):
-        if len(pts) < len(scan.pts) or not pts:
-            ticks = np.arange(max(1, len(scan.pts))) / float(scan.rate * scan.time_base)
-            return np.round(ticks).astype(np.int64), False
-        dts = pts
-    basis = [d if d is not None else p for d, p in zip(scan.dts, scan.pts, strict=True)] if is_shown else dts
+    basis = _decoding_stamps(scan) if is_shown else pts if len(pts) == len(scan.pts) else dts
+    if len(basis) < max(1, len(scan.pts)):
+        ticks = np.arange(max(1, len(scan.pts))) / float(scan.rate * scan.time_base)
+        return np.round(ticks).astype(np.int64), False
     unit, step = float(scan.time_base), _step(scan)
-    seconds = [stamp * unit for stamp in basis if stamp is not None]
+    seconds = [stamp * unit for stamp in basis]
     shifts = np.round(np.array(offsets(seconds, step, scan.has_pauses, scan.others)) / unit).astype(np.int64)
     if not is_shown:
-        return np.sort(np.array(dts, np.int64) + shifts), False
+        return np.sort(np.array(basis, np.int64) + shifts), False
     shown, base = np.array(pts, np.int64), np.array(basis, np.int64)
     delays = shown - base
-    is_wild = np.abs(delays) > max(JUMP_S, MOST_DELAY * step) / unit
-    if is_wild.any():
-        shown = np.where(
-            is_wild, base + (np.int64(0) if is_wild.all() else np.int64(np.median(delays[~is_wild]))), shown
-        )
+    usual = int(np.median(delays))
+    is_wild = np.abs(delays - usual) > max(JUMP_S, MOST_DELAY * step) / unit
+    shown[is_wild] = base[is_wild] + usual
     return _joined(shown, shifts, round(step / unit)), True
 
 
@@ -267,10 +267,15 @@ def _joined(shown: NDArray[np.int64], shifts: NDArray[np.int64], step: int) -> N
     return shown + shifts + np.array([more[int(shift)] for shift in shifts], np.int64)
 
 
+def _decoding_stamps(scan: _Scan) -> list[int]:
+    """The dts, or the pts, of each packet that has one."""
+    stamps = [dts if dts is not None else pts for dts, pts in zip(scan.dts, scan.pts, strict=True)]
+    return [stamp for stamp in stamps if stamp is not None]
+
+
 def _step(scan: _Scan) -> float:
     """Seconds between frames, as most packets say; without their stamps, as the header says."""
-    stamps = [d if d is not None else p for d, p in zip(scan.dts, scan.pts, strict=True)]
-    steps = np.diff(np.array([stamp for stamp in stamps if stamp is not None], np.float64))
+    steps = np.diff(np.array(_decoding_stamps(scan), np.float64))
     steps = steps[steps > 0]
     return float(np.median(steps)) * float(scan.time_base) if len(steps) else 1 / float(scan.rate)
 

@@ -54,6 +54,7 @@ def picture_stream(container: InputContainer, path: str, n_packets: Mapping[int,
         is_single = count == 1 or bool(stream.disposition & NO_FILM)
         is_default = bool(stream.disposition & Disposition.default)
         length = stream.duration * stream.time_base if stream.duration and stream.time_base else count
-        return not is_single, is_default, stream.width * stream.height, float(length)
+        context = stream.codec_context  # None if no decoder is known
+        return not is_single, is_default, context.width * context.height if context else 0, float(length)
 
     return max(streams, key=rank)  # the first of equals
