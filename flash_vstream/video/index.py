@@ -16,6 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.format import Flags
 from numpy.typing import NDArray
 
 from .opening import open_input, packets_of, picture_stream
@@ -26,6 +27,7 @@ from .timestamps import JUMP_S, LONGEST_PAUSE_S, has_pauses, offsets
 logger = logging.getLogger(__name__)
 
 MOST_DELAY = 16  # frames that a picture can be decoded before it is shown
+REORDERED = 4  # frames that encoders really use of these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +98,9 @@ def index_video(path: str | Path) -> VideoIndex:
     stamps, is_shown = _presentation_stamps(scan)
     origin = _origin(first, scan, stamps) if is_shown else int(stamps[0])
     kept = stamps[: scan.broken_from]
-    if scan.broken_from is not None and scan.broken_from < len(stamps):
+    if scan.broken_from is not None and not is_shown and scan.delays:
+        kept = kept[: max(1, len(kept) - REORDERED)]  # it is not known which of them lack others
+    elif scan.broken_from is not None and scan.broken_from < len(stamps):
         kept = kept[kept < stamps[scan.broken_from :].min()]  # frames that are shown later lack others
     kept = np.unique(np.append(kept[kept >= origin], origin)) if is_shown or not len(kept) else kept
     times = (kept - origin) * float(scan.time_base)
@@ -179,10 +183,13 @@ def _scan(path: str, number: int) -> _Scan:
     with open_input(path) as container:
         stream = container.streams[number]
         assert isinstance(stream, av.VideoStream) and stream.time_base is not None
+        # In a stream without time stamps only the pictures themselves can tell their rate.
+        has_stamps = not container.format.flags & Flags.no_timestamps.value
+        rate = stream.average_rate if has_stamps else stream.guessed_rate
         scan = _Scan(
             stream.codec_context.name,
             stream.time_base,
-            Fraction(stream.average_rate or stream.guessed_rate or 25),
+            Fraction(rate or stream.guessed_rate or 25),
             container.duration / av.time_base if container.duration else None,
             has_pauses(container),
             delays=bool(stream.codec_context.has_b_frames),

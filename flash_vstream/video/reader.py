@@ -78,7 +78,8 @@ def _read(index: VideoIndex, grid: Iterator[float], stop: float) -> Iterator[Tim
         return
     if index.broken_at is not None:
         raise _broken(index, index.broken_at)
-    if index.promised_s is not None and index.repaired is None and stop < index.promised_s - MISSING_S:
+    begin_s = max(0.0, float((index.origin or 0) * index.time_base))  # some containers count it
+    if index.promised_s is not None and index.repaired is None and stop < index.promised_s - begin_s - MISSING_S:
         logger.warning("%s: its header promises %.1f s, its frames end at %.1f s", index.path, index.promised_s, stop)
 
 

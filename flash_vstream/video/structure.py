@@ -223,6 +223,9 @@ def _ogg(data: mmap.mmap) -> int | None:
     return None
 
 
+SECTOR = 2048
+
+
 def _program(data: mmap.mmap) -> int | None:
     """MPEG program streams: .mpg, .vob."""
     at = 0
@@ -237,8 +240,11 @@ def _program(data: mmap.mmap) -> int | None:
             if stop > len(data):
                 return at
             at = stop
-        else:
-            return at if any(data[at : at + 4096]) else None  # zeros fill the last sector
+        else:  # zeros fill a sector
+            zeros = len(data[at : at + 2 * SECTOR]) - len(data[at : at + 2 * SECTOR].lstrip(b"\0"))
+            if at + zeros < len(data) and not 2 <= zeros < SECTOR:
+                return at
+            at += zeros - (2 if at + zeros < len(data) else 0)  # a start code begins with two
     return None
 
 
