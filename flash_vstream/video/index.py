@@ -16,7 +16,6 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.format import Flags
 from numpy.typing import NDArray
 
 from .opening import open_input, packets_of, picture_stream
@@ -26,6 +25,7 @@ from .timestamps import JUMP_S, LONGEST_PAUSE_S, has_pauses, offsets
 
 logger = logging.getLogger(__name__)
 
+NO_TIMESTAMPS = 0x0080  # FFmpeg's AVFMT_NOTIMESTAMPS
 MOST_DELAY = 16  # frames that a picture can be decoded before it is shown
 REORDERED = 4  # frames that encoders really use of these
 
@@ -103,7 +103,7 @@ def index_video(path: str | Path) -> VideoIndex:
     elif scan.broken_from is not None and scan.broken_from < len(stamps):
         kept = kept[kept < stamps[scan.broken_from :].min()]  # frames that are shown later lack others
     kept = np.unique(np.append(kept[kept >= origin], origin)) if is_shown or not len(kept) else kept
-    times = (kept - origin) * float(scan.time_base)
+    times = (kept - origin).astype(np.float64) * float(scan.time_base)
     is_repaired = is_shown and any(stamp != pts for stamp, pts in zip(stamps.tolist(), scan.pts, strict=True))
     if is_repaired:
         logger.warning("%s: its time stamps jump; they are repaired, it has %.1f s now", full_path, times[-1])
@@ -184,7 +184,7 @@ def _scan(path: str, number: int) -> _Scan:
         stream = container.streams[number]
         assert isinstance(stream, av.VideoStream) and stream.time_base is not None
         # In a stream without time stamps only the pictures themselves can tell their rate.
-        has_stamps = not container.format.flags & Flags.no_timestamps.value
+        has_stamps = not container.format.flags & NO_TIMESTAMPS
         rate = stream.average_rate if has_stamps else stream.guessed_rate
         scan = _Scan(
             stream.codec_context.name,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideData
 from numpy.typing import NDArray
 
 RGBFrame = NDArray[np.uint8]  # [H, W, 3]
@@ -36,8 +36,8 @@ UPRIGHT = Orientation()
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
     """The orientation that the display matrix of a frame demands. An angle other than 0, 90, 180, 270 is left out."""
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-    if matrix is None:
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(matrix, SideData):
         return UPRIGHT
     # x' = a x + c y, y' = b x + d y: stored as a, b, u, c, d, v, x, y, w
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
@@ -57,4 +57,5 @@ def upright_rgb(frame: av.VideoFrame, orientation: Orientation, size: tuple[int,
     width, height = size or (frame.width, frame.height)
     if size and orientation.swaps_axes:
         width, height = height, width
-    return orientation.upright(frame.reformat(width=width, height=height, format="rgb24").to_ndarray())
+    stored = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+    return orientation.upright(np.asarray(stored, np.uint8))

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 
 from av.container import InputContainer
-from av.format import Flags
 
+TS_DISCONT = 0x0200  # FFmpeg's AVFMT_TS_DISCONT
 JUMP_S = 10.0  # a longer step forwards is a restart or a wild stamp, unless the format has long pauses
 BACK_S = 0.5  # a longer step back is a restart; a shorter one is jitter
 LONGEST_PAUSE_S = 6 * 3600.0  # in any format: a longer one is a wild stamp
@@ -20,7 +20,7 @@ MOST_STEPS = 4  # the two limits are never below so many frames, so that slow st
 
 def has_pauses(container: InputContainer) -> bool:
     """Whether a long step forwards is a frame that is shown for long: not where the format has discontinuities."""
-    return not container.format.flags & Flags.ts_discont.value
+    return not container.format.flags & TS_DISCONT
 
 
 class StampRepair:

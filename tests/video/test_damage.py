@@ -53,7 +53,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         path = folder / kind.replace(" ", "-") / name
         if not path.exists():
             path.parent.mkdir()
-            options = {"rate": 10, "key_every": 10, "size": (192, 128)} | settings
+            options: dict[str, Any] = {"rate": 10, "key_every": 10, "size": (192, 128)} | settings
             write_clip(path, range(80), Fraction(1, rate_of(kind)), **options)
         return path
 
