@@ -250,9 +250,9 @@ def _presentation_stamps(scan: _Scan) -> tuple[NDArray[np.int64], bool]:
     if not is_shown:
         return np.sort(np.array(basis, np.int64) + shifts), False
     shown, base = np.array(pts, np.int64), np.array(basis, np.int64)
-    delays = shown - base
-    usual = int(np.median(delays))
-    is_wild = np.abs(delays - usual) > max(JUMP_S, MOST_DELAY * step) / unit
+    usual, most = int(np.median(shown - base)), max(JUMP_S, MOST_DELAY * step) / unit
+    later = base[np.minimum(np.arange(len(base)) + MOST_DELAY, len(base) - 1)]  # a picture before a pause has its end
+    is_wild = (shown - base < usual - most) | (shown - np.maximum(base, later) > usual + most)
     shown[is_wild] = base[is_wild] + usual
     return _joined(shown, shifts, round(step / unit)), True
 

@@ -184,6 +184,9 @@ def _flv(data: mmap.mmap) -> int | None:
     return len(data) if is_short else None
 
 
+MEDIA_BOXES = {b"moov", b"mdat", b"free"}
+
+
 def _boxes(data: mmap.mmap) -> int | None:
     """MP4 and MOV. Of a file that is not fragmented only the length is checked: its samples are found by offset.
 
@@ -203,7 +206,8 @@ def _boxes(data: mmap.mmap) -> int | None:
         if length == 0:  # to the end of the file
             return None
         if length < 8 or at + length > len(data):
-            return len(data) if at + length > len(data) or is_fragmented else None
+            is_cut = at + length > len(data) and name in MEDIA_BOXES  # not something that a camera has added
+            return len(data) if is_cut or is_fragmented else None
         at += length
     return None
 

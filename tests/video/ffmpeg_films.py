@@ -33,7 +33,8 @@ PAIRS = {
     "mov": [H264, H264_B, HEVC, MPEG4_B, MJPEG, "-c:v prores_ks", "-c:v qtrle", "-c:v png"],
     "mkv": [H264, H264_B, HEVC, MPEG4, MPEG4_B, VP8, VP9, AV1, MJPEG, MPEG2_B, "-c:v ffv1", "-c:v libtheora", OPEN],
     "webm": [VP8, VP9, AV1],
-    "avi": [H264, H264_B, MPEG4, MPEG4_B, MJPEG, "-c:v huffyuv", "-c:v msmpeg4v2", "-c:v rawvideo", "-c:v ffv1"],
+    "avi": [H264, H264_B, MPEG4, MPEG4_B, MJPEG, "-c:v huffyuv", "-c:v msmpeg4v2", "-c:v ffv1",
+            "-c:v rawvideo -pix_fmt yuv420p"],
     "ts": [H264, H264_B, HEVC, MPEG2, MPEG2_B, MPEG4, OPEN],
     "m2ts": [H264_B, MPEG2],
     "flv": [H264, H264_B, "-c:v flv -q:v 2 -g 8"],
@@ -51,14 +52,16 @@ PAIRS = {
     "ivf": [VP8, VP9],
 }  # fmt: skip
 FRAGMENTED = "-movflags frag_keyframe+empty_moov"
-VARIABLE = "-vf setpts='(N*1.7+mod(N*7\\,5))/10/TB' -vsync passthrough -enc_time_base 1/1000"
+TICKS = "-vsync passthrough -enc_time_base 1/1000 -vf settb=1/1000,setpts="
+VARIABLE = f"{TICKS}N*170+mod(N*7\\,5)*20"  # steps of 0.11 s and 0.21 s
 LATE = "-output_ts_offset 7.3"
-PAUSE = "-vf setpts='(N+120*gte(N\\,12))/10/TB' -vsync passthrough -enc_time_base 1/1000"  # from 1.1 s to 13.2 s
+PAUSE = f"{TICKS}(N+120*gte(N\\,12))*100"  # from 1.1 s to 13.2 s
 SPECIAL = {
     **{f"variable {end} {number}": (end, f"{codec} {VARIABLE}")
-       for number, codec in enumerate([H264, H264_B]) for end in ("mp4", "mov", "mkv", "ts", "flv")},
+       for number, codec in enumerate([H264, H264_B]) for end in ("mp4", "mov", "mkv", "flv")},
     **{f"variable {end}": (end, f"{codec} {VARIABLE}")
-       for end, codec in [("webm", VP9), ("wmv", "-c:v wmv2 -q:v 2"), ("nut", H264_B), ("mp4", HEVC), ("mkv", MPEG4)]},
+       for end, codec in [("ts", H264), ("webm", VP9), ("wmv", "-c:v wmv2 -q:v 2"), ("nut", H264_B), ("mp4", HEVC),
+                          ("mkv", MPEG4)]},
     **{f"late {end} {number}": (end, f"{codec} {LATE}")
        for number, codec in enumerate([H264, H264_B]) for end in ("mp4", "mov", "mkv", "ts", "flv")},
     "late webm": ("webm", f"{VP8} {LATE}"),
@@ -90,6 +93,7 @@ MATRICES = {
     "mirrored 270": (0, -1, -1, 0),
 }  # fmt: skip
 
+BEGIN_BETWEEN_KEYS = ["ts 0", "ts 1", "ts 6", "m2ts 0", "interlaced"]
 # Two recordings, the second with the numbers from 100 on, one behind the other.
 JOINED = {
     "ts": [H264, H264_B, HEVC, MPEG4], "m2ts": [H264_B], "mkv": [H264, H264_B, HEVC, MPEG4], "webm": [VP8, VP9],
@@ -134,6 +138,7 @@ def make_films(folder: Path) -> dict[str, Film]:
     }
     _encode(folder, 0, {singles[name]: options for name, (_, options) in (plain | SPECIAL).items()})
     films = {name: Film(path) for name, path in singles.items()}
+    films["pause ts"] = Film(singles["pause ts"], list(range(FRAMES)))  # FFmpeg closes it with a step of 1 ms
     for end, codecs in ORIENTED.items():
         for codec in codecs:
             source = films[f"{end} {PAIRS[end].index(codec)}"].path
@@ -141,6 +146,12 @@ def make_films(folder: Path) -> dict[str, Film]:
                 film = folder / f"{source.stem}-{name.replace(' ', '-')}.{end}"
                 film.write_bytes(with_matrix(source.read_bytes(), matrix))
                 films[f"{source.stem} turned {name}"] = Film(film)
+    for name in BEGIN_BETWEEN_KEYS:
+        source = singles[name]
+        data, packet = source.read_bytes(), 192 if source.suffix == ".m2ts" else 188
+        film = source.with_name(f"late-{source.name}")
+        film.write_bytes(data[len(data) // 3 // packet * packet :])
+        films[f"{name} begins between key frames"] = Film(film)
     return films | _joined_films(folder) | _films_of_several_streams(folder, singles)
 
 
@@ -208,7 +219,7 @@ def _encode(folder: Path, first: int, outputs: dict[Path, str]) -> None:
     raw.write_bytes(b"".join(numbered(first + k).tobytes() for k in range(FRAMES)))
     arguments = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(RATE), "-i", str(raw)]
     for path, options in outputs.items():
-        arguments += ["-map", "0:v", "-threads", "1", *options.replace("'", "").split(), str(path)]
+        arguments += ["-map", "0:v", "-threads", "1", *options.split(), str(path)]
     _run(*arguments)
 
 
