@@ -10,10 +10,24 @@ import mmap
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .transport import transport_fault
 
 Walk = Callable[[mmap.mmap], int | None]
+READS_A_RELEASE = 4096
+
+
+class _Pages(mmap.mmap):
+    """A mapped file of which few pages stay in memory."""
+
+    n_reads = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        self.n_reads += 1
+        if self.n_reads % READS_A_RELEASE == 0:
+            self.madvise(mmap.MADV_DONTNEED)
+        return super().__getitem__(key)
 
 
 def first_fault(path: str | Path, format_name: str, stream_id: int) -> int | None:
@@ -25,7 +39,7 @@ def first_fault(path: str | Path, format_name: str, stream_id: int) -> int | Non
         stream_id: The id of the video stream, which in a transport stream is its PID.
     """
     name = format_name.split(",")[0]
-    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with Path(path).open("rb") as file, _Pages(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if name == "mpegts":
             return transport_fault(data, stream_id)
         walk = WALKS.get(name)

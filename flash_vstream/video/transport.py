@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 SYNC, PACKET = 0x47, 188
 STRIDES = (188, 192, 204)  # bytes from packet to packet: plain, with a time before each, with a checksum after each
+BLOCK = 1 << 16  # packets that are read at once
 TABLE_PID = 0  # of the table that begins each file
 UNCOUNTED = 0.1  # where more than this share of the numbers is wrong, the sender does not number its packets
 
@@ -22,16 +23,28 @@ def transport_fault(data: mmap.mmap, pid: int) -> int | None:
     if stride == 0:
         return None
     n_packets = (len(data) - begin) // stride
-    packets = np.frombuffer(data, np.uint8, n_packets * stride, begin).reshape(n_packets, stride)
-    try:
-        end = len(data) - begin - n_packets * stride
-        faults = [begin + n_packets * stride] if 0 < end < PACKET else []
-        lost_sync = np.flatnonzero(packets[:, 0] != SYNC)[:1]
-        n_whole = int(lost_sync[0]) if len(lost_sync) else n_packets
-        lost = _lost(packets[:n_whole], pid)
-        return min([begin + stride * int(place) for place in [*lost_sync, *lost]] + faults, default=None)
-    finally:
-        del packets  # it holds the map open
+    heads, n_whole = _heads(data, begin, stride, n_packets)
+    places = [n_whole] if n_whole < n_packets else []
+    if 0 < (len(data) - begin) % stride < PACKET:
+        places.append(n_packets)
+    places += _lost(heads, pid).tolist()
+    return min((begin + stride * place for place in places), default=None)
+
+
+def _heads(data: mmap.mmap, begin: int, stride: int, n_packets: int) -> tuple[NDArray[np.uint8], int]:
+    """Bytes 1 to 3 of the packets up to the first without a sync byte, uint8 `[n, 3]`, and n."""
+    parts = [np.empty((0, 3), np.uint8)]
+    for first in range(0, n_packets, BLOCK):  # a copy of a block at a time: a mapped page counts as memory in use
+        count = min(BLOCK, n_packets - first)
+        at = begin + first * stride
+        packets = np.frombuffer(data[at : at + count * stride], np.uint8).reshape(count, stride)
+        lost_sync = np.flatnonzero(packets[:, 0] != SYNC)
+        parts.append(packets[: lost_sync[0] if len(lost_sync) else count, 1:4].copy())
+        data.madvise(mmap.MADV_DONTNEED)
+        if len(lost_sync):
+            break
+    heads = np.concatenate(parts)
+    return heads, len(heads)
 
 
 def _grid(data: mmap.mmap) -> tuple[int, int]:
@@ -43,16 +56,16 @@ def _grid(data: mmap.mmap) -> tuple[int, int]:
     return 0, 0
 
 
-def _lost(packets: NDArray[np.uint8], pid: int) -> NDArray[np.intp]:
+def _lost(heads: NDArray[np.uint8], pid: int) -> NDArray[np.intp]:
     """The first packet of a stream whose number does not follow; none where a file was joined to another."""
-    pids = (packets[:, 1].astype(np.int32) & 0x1F) << 8 | packets[:, 2]
-    own = np.flatnonzero((pids == pid) & (packets[:, 3] & 0x10 > 0))  # with a payload: only these are numbered
-    steps = np.diff(packets[own, 3].astype(np.int32) & 0xF) % 16
+    pids = (heads[:, 0].astype(np.uint16) & 0x1F) << 8 | heads[:, 1]
+    own = np.flatnonzero((pids == pid) & (heads[:, 2] & 0x10 > 0))  # with a payload: only these are numbered
+    steps = np.diff(heads[own, 2].astype(np.int8) & 0xF) % 16
     wrong = np.flatnonzero(steps > 1)  # a packet may come twice
     if len(wrong) > UNCOUNTED * len(own):
         return own[:0]
     before, after = own[wrong], own[wrong + 1]
     tables = np.flatnonzero(pids == TABLE_PID)
     follows_table = np.searchsorted(tables, after) > np.searchsorted(tables, before)
-    begins_picture = packets[after, 1] & 0x40 > 0
+    begins_picture = heads[after, 0] & 0x40 > 0
     return after[~(begins_picture & follows_table)][:1]
