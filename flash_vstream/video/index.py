@@ -1,34 +1,33 @@
 """Indexes a video file: reads its packets once and decodes only the first frame.
 
-Presentation times come from the packets, not from the header, which can be wrong. Time 0 is the first frame that can be
-decoded. Every error about a file is a one-line ValueError with the path and the remedy.
+Presentation times come from the packets, not from the header, which can be wrong; stamps that jump are repaired. Time 0
+is the first frame that can be decoded. Every error about a file is a one-line ValueError with the path and the remedy.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.stream import Disposition
 from numpy.typing import NDArray
 
-# FFmpeg renders files of these formats as moving pictures of their text.
-TEXT_FORMATS = {"tty", "bin", "xbin", "idf", "adf", "microdvd", "lrc"}
+from .opening import open_input, packets_of, picture_stream
+from .orientation import Orientation, orientation_of
+from .structure import first_fault
+from .timestamps import JUMP_S, LONGEST_PAUSE_S, has_pauses, offsets
 
+logger = logging.getLogger(__name__)
 
-def opening_options(version: str) -> dict[str, Any]:
-    """Arguments for `av.open` of PyAV `version` that accept titles in another encoding than the file declares.
-
-    PyAV 19 and later accept them by default and have no such argument.
-    """
-    return {"metadata_errors": "replace"} if int(version.split(".")[0]) < 19 else {}
+NO_TIMESTAMPS = 0x0080  # FFmpeg's AVFMT_NOTIMESTAMPS
+MOST_DELAY = 16  # frames that a picture can be decoded before it is shown
+REORDERED = 4  # frames that encoders really use of these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,81 +35,100 @@ class VideoIndex:
     """A file and the times of its frames.
 
     Attributes:
+        stream: The index of the film among the streams of the file.
+        codec: FFmpeg's name of the decoder, as "h264".
         width, height: Upright, in pixels.
-        rotation: Degrees clockwise that turn a stored frame upright: 0, 90, 180 or 270.
+        orientation: What turns a stored frame upright.
         duration_s: Seconds from the first frame to the end of the last.
-        times: float64 `[n]`, seconds, increasing, `times[0] = 0`.
+        times: float64 `[n]`, seconds, increasing, `times[0] = 0`; in the order in which the decoder gives the frames.
         keys: float64 `[m, 2]`, the presentation time of each key frame, increasing, and the time stamp to seek it with
-            (dts, in seconds on the same axis); empty if the stream has no time stamps.
-        origin: The pts of time 0 in units of `time_base`; None without time stamps: a frame lasts `1 / rate` then.
+            (dts, in seconds on the same axis); empty if the stamps are repaired, or are no presentation times.
+        origin: The pts of time 0 in units of `time_base`; None if the stamps are no presentation times: the frames
+            have `times` in their order then.
+        repaired: int64 `[packets]`, the pts of each packet in units of `time_base`; None if the file's own are valid.
         rate: Frames a second that the header declares.
+        begins_with_key: Whether the first packet is a key frame; if not, frames before the first may be incomplete.
         broken_at: The second where a truncated or damaged file ends.
         promised_s: The duration that the header declares.
     """
 
     path: str
+    stream: int
+    codec: str
     width: int
     height: int
-    rotation: int
+    orientation: Orientation
     duration_s: float
     times: NDArray[np.float64]
     keys: NDArray[np.float64]
     origin: int | None
+    repaired: NDArray[np.int64] | None
     time_base: Fraction
     rate: Fraction
+    begins_with_key: bool
     broken_at: float | None
     promised_s: float | None
 
 
+@dataclasses.dataclass
+class _Scan:
+    """The packets of the film in the order of the file, and what their container says."""
+
+    codec: str
+    time_base: Fraction
+    rate: Fraction
+    promised_s: float | None
+    has_pauses: bool
+    delays: bool  # whether the decoder gives frames in another order than it takes them
+    pts: list[int | None] = dataclasses.field(default_factory=list)
+    dts: list[int | None] = dataclasses.field(default_factory=list)
+    is_key: list[bool] = dataclasses.field(default_factory=list)
+    others: list[tuple[int, float]] = dataclasses.field(default_factory=list)  # see `offsets`
+    broken_from: int | None = None  # the first packet that is damaged, or the number of packets if the end is
+    last_duration: int = 0
+
+
 def index_video(path: str | Path) -> VideoIndex:
-    """Index a file. Raises ValueError if it is missing, empty or no video, or no frame of it can be decoded."""
+    """Index a file. Raises ValueError if it is missing, empty or no video, or its first frame cannot be decoded."""
     full_path = _checked_path(path)
-    first, rotation = _first_frame(full_path)
-    with open_input(full_path) as container:
-        stream = picture_stream(container, full_path)
-        assert stream.time_base is not None
-        time_base, rate = stream.time_base, Fraction(stream.average_rate or stream.guessed_rate or 25)
-        promised_s = container.duration / av.time_base if container.duration else None
-        stamps: list[int | None] = []
-        key_stamps: list[tuple[int, int]] = []
-        last_is_corrupt, last_duration, failed = False, 0, False
-        try:
-            for packet in packets_of(container, stream):
-                if packet.size and not packet.is_discard:
-                    stamps.append(packet.pts)
-                    if packet.is_keyframe and packet.pts is not None and packet.dts is not None:
-                        key_stamps.append((packet.pts, packet.dts))
-                    last_is_corrupt, last_duration = packet.is_corrupt, packet.duration or last_duration
-        except av.FFmpegError:
-            failed = True  # the packets before the error are valid; the reader reports where they end
-    if last_is_corrupt and len(stamps) > 1:
-        stamps.pop()  # an incomplete frame
-    origin = first.pts
-    keys: NDArray[np.float64]
-    if origin is None or None in stamps:
-        origin, frame_s = None, 1 / float(rate)
-        times, keys = np.arange(max(1, len(stamps))) / float(rate), np.empty((0, 2))
-    else:
-        ticks = np.unique(np.array([stamp for stamp in stamps if stamp is not None and stamp >= origin] + [origin]))
-        times = (ticks - origin) * float(time_base)
-        ticks_of_keys = np.array(sorted(key_stamps), np.int64).reshape(-1, 2) - origin
-        keys = ticks_of_keys.astype(np.float64) * float(time_base)
-        frame_s = last_duration * float(time_base) or 1 / float(rate)
-    height, width = (first.width, first.height) if rotation % 180 else (first.height, first.width)
-    duration_s = float(times[-1]) + frame_s
+    number, first = _first_frame(full_path)
+    scan = _scan(full_path, number)
+    if scan.broken_from == 0:
+        raise ValueError(f"{full_path} is damaged before its first frame ends: get it again")
+    stamps, is_shown = _presentation_stamps(scan)
+    origin = _origin(first, scan, stamps) if is_shown else int(stamps[0])
+    kept = stamps[: scan.broken_from]
+    if scan.broken_from is not None and not is_shown and scan.delays:
+        kept = kept[: max(1, len(kept) - REORDERED)]  # it is not known which of them lack others
+    elif scan.broken_from is not None and scan.broken_from < len(stamps):
+        kept = kept[kept < stamps[scan.broken_from :].min()]  # frames that are shown later lack others
+    kept = np.unique(np.append(kept[kept >= origin], origin)) if is_shown or not len(kept) else kept
+    times = (kept - origin).astype(np.float64) * float(scan.time_base)
+    is_repaired = is_shown and any(stamp != pts for stamp, pts in zip(stamps.tolist(), scan.pts, strict=True))
+    if is_repaired:
+        logger.warning("%s: its time stamps jump; they are repaired, it has %.1f s now", full_path, times[-1])
+    keys = [] if is_repaired or not is_shown else _seek_points(scan)
+    orientation = orientation_of(first)
+    height, width = (first.width, first.height) if orientation.swaps_axes else (first.height, first.width)
+    last_s = scan.last_duration * float(scan.time_base) or 1 / float(scan.rate)
+    duration_s = float(times[-1]) + (_step(scan) if is_repaired or last_s > LONGEST_PAUSE_S else last_s)
     return VideoIndex(
         path=full_path,
+        stream=number,
+        codec=scan.codec,
         width=width,
         height=height,
-        rotation=rotation,
+        orientation=orientation,
         duration_s=duration_s,
         times=times,
-        keys=keys,
-        origin=origin,
-        time_base=time_base,
-        rate=rate,
-        broken_at=duration_s if last_is_corrupt or failed else None,
-        promised_s=promised_s,
+        keys=(np.array(sorted(keys), np.int64).reshape(-1, 2) - origin).astype(np.float64) * float(scan.time_base),
+        origin=origin if is_shown else None,
+        repaired=stamps if is_repaired else None,
+        time_base=scan.time_base,
+        rate=scan.rate,
+        begins_with_key=not scan.is_key or scan.is_key[0],
+        broken_at=duration_s if scan.broken_from is not None else None,
+        promised_s=scan.promised_s,
     )
 
 
@@ -133,39 +151,15 @@ def _checked_path(path: str | Path) -> str:
     return os.path.abspath(path)
 
 
-def picture_stream(container: InputContainer, path: str) -> av.VideoStream:
-    """The first video stream that is not a cover picture. Raises ValueError if there is none."""
-    if container.format.name in TEXT_FORMATS:
-        raise ValueError(f"{path} is text, not a video: give a video file")
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            return stream
-    raise ValueError(f"{path} holds no pictures, only sound or data: give a file with a video stream")
-
-
-def open_input(source: Any, **options: Any) -> InputContainer:
-    """Open a path, an address or a pipe with PyAV; the caller closes it. `options` go to `av.open`."""
-    return av.open(source, "r", **opening_options(av.__version__), **options)
-
-
-def packets_of(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of one stream, even if other streams begin later in the file."""
-    while True:
-        try:
-            yield from container.demux(stream)
-            return
-        except IndexError:  # PyAV raises it for a packet of a stream that began after opening; skip that packet
-            continue
-
-
-def _first_frame(path: str) -> tuple[av.VideoFrame, int]:
-    """The first frame that can be decoded, and its rotation in degrees clockwise."""
+def _first_frame(path: str) -> tuple[int, av.VideoFrame]:
+    """The index of the film among the streams, and its first frame that can be decoded."""
     try:
+        number = _film(path)
         with open_input(path) as container:
-            stream = picture_stream(container, path)
-            for packet in packets_of(container, stream):
+            for packet in packets_of(container, container.streams[number]):
                 for frame in packet.decode():
-                    return frame, rotation_of(frame)
+                    assert isinstance(frame, av.VideoFrame)
+                    return number, frame
     except av.FFmpegError as error:
         is_undecodable = isinstance(error, av.error.InvalidDataError) and error.filename is None
         reason = "no frame of it can be decoded" if is_undecodable else error.strerror
@@ -174,6 +168,131 @@ def _first_frame(path: str) -> tuple[av.VideoFrame, int]:
     raise ValueError(f"{path} holds no frame that can be decoded: it is damaged or cut off, get it again")
 
 
-def rotation_of(frame: av.VideoFrame) -> int:
-    """Degrees clockwise that turn a frame upright, from its display matrix; 0 if not a multiple of 90."""
-    return -frame.rotation % 360 if frame.rotation % 90 == 0 else 0
+def _film(path: str) -> int:
+    """The index of the film among the streams; of several their packets are counted."""
+    with open_input(path) as container:
+        film = picture_stream(container, path)
+        if len(container.streams.video) > 1:
+            packets = packets_of(container, *container.streams.video)
+            film = picture_stream(container, path, Counter(packet.stream_index for packet in packets if packet.size))
+        return film.index
+
+
+def _scan(path: str, number: int) -> _Scan:
+    """Read all packets of the film, and find the first that is damaged or behind damage."""
+    with open_input(path) as container:
+        stream = container.streams[number]
+        assert isinstance(stream, av.VideoStream) and stream.time_base is not None
+        # In a stream without time stamps only the pictures themselves can tell their rate.
+        has_stamps = not container.format.flags & NO_TIMESTAMPS
+        rate = stream.average_rate if has_stamps else stream.guessed_rate
+        scan = _Scan(
+            stream.codec_context.name,
+            stream.time_base,
+            Fraction(rate or stream.guessed_rate or 25),
+            container.duration / av.time_base if container.duration else None,
+            has_pauses(container),
+            delays=bool(stream.codec_context.has_b_frames),
+        )
+        fault = first_fault(path, container.format.name, stream.id)
+        # Joined transport streams mark the packet at the joint as corrupt; `first_fault` tells it from loss.
+        trusts_marks = container.format.name != "mpegts"
+        try:
+            _collect(container, number, scan, fault, trusts_marks)
+        except av.FFmpegError:  # the packets before the error are valid; the reader reports where they end
+            scan.broken_from = len(scan.pts) if scan.broken_from is None else scan.broken_from
+    if scan.broken_from is None and fault is not None:
+        scan.broken_from = max(0, len(scan.pts) - 1)
+    return scan
+
+
+def _collect(container: InputContainer, number: int, scan: _Scan, fault: int | None, trusts_marks: bool) -> None:
+    others = [] if scan.has_pauses else [stream for stream in container.streams if stream.type == "audio"]
+    is_corrupt = False
+    for packet in packets_of(container, container.streams[number], *others):
+        if packet.stream_index != number:
+            if packet.dts is not None:
+                scan.others.append((len(scan.pts), float(packet.dts * packet.time_base)))
+            continue
+        if not packet.size or packet.is_discard:
+            continue
+        is_corrupt = packet.is_corrupt
+        is_behind = fault is not None and packet.pos is not None and packet.pos + packet.size > fault
+        if scan.broken_from is None and is_behind:
+            scan.broken_from = max(0, len(scan.pts) - 1)  # the damage can begin inside the packet before
+        if scan.broken_from is None and is_corrupt and trusts_marks:
+            scan.broken_from = len(scan.pts)
+        scan.pts.append(packet.pts)
+        scan.dts.append(packet.dts)
+        scan.is_key.append(packet.is_keyframe)
+        scan.last_duration = packet.duration or scan.last_duration
+    if is_corrupt and scan.broken_from is None:
+        scan.broken_from = len(scan.pts) - 1  # an incomplete frame
+
+
+def _presentation_stamps(scan: _Scan) -> tuple[NDArray[np.int64], bool]:
+    """The repaired stamp of each packet, and whether these are presentation times; if not, they are sorted.
+
+    They are not where a container, such as AVI, has only the order of decoding.
+    """
+    pts = [stamp for stamp in scan.pts if stamp is not None]
+    dts = [stamp for stamp in scan.dts if stamp is not None]
+    is_shown = len(pts) == len(scan.pts) > 0
+    if is_shown and scan.delays and len(pts) > 1:
+        is_shown = bool((np.diff(pts) <= 0).any())
+    basis = _decoding_stamps(scan) if is_shown else pts if len(pts) == len(scan.pts) else dts
+    if len(basis) < max(1, len(scan.pts)):
+        ticks = np.arange(max(1, len(scan.pts))) / float(scan.rate * scan.time_base)
+        return np.round(ticks).astype(np.int64), False
+    unit, step = float(scan.time_base), _step(scan)
+    seconds = [stamp * unit for stamp in basis]
+    shifts = np.round(np.array(offsets(seconds, step, scan.has_pauses, scan.others)) / unit).astype(np.int64)
+    if not is_shown:
+        return np.sort(np.array(basis, np.int64) + shifts), False
+    shown, base = np.array(pts, np.int64), np.array(basis, np.int64)
+    usual, most = int(np.median(shown - base)), max(JUMP_S, MOST_DELAY * step) / unit
+    later = base[np.minimum(np.arange(len(base)) + MOST_DELAY, len(base) - 1)]  # a picture before a pause has its end
+    is_wild = (shown - base < usual - most) | (shown - np.maximum(base, later) > usual + most)
+    shown[is_wild] = base[is_wild] + usual
+    return _joined(shown, shifts, round(step / unit)), True
+
+
+def _joined(shown: NDArray[np.int64], shifts: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+    """The stamps with their shifts, in ticks, so that a recording begins one step after the last picture before it.
+
+    The shifts alone let it begin one step after the last packet, which other pictures may follow.
+    """
+    begins = np.flatnonzero(np.diff(shifts, prepend=shifts[0] - 1))
+    more = {int(shifts[0]): 0}  # for each shift
+    for begin, end, before in zip(begins[1:], [*begins[2:], len(shifts)], begins, strict=False):
+        shift, last = int(shifts[begin]), int(shifts[before])
+        if shift not in more:
+            more[shift] = more[last]
+            if end - begin >= MOST_DELAY:  # not of a few wild stamps
+                due = int(shown[before:begin].max()) + last + more[last] + step
+                more[shift] = due - int(shown[begin : begin + MOST_DELAY].min()) - shift
+    return shown + shifts + np.array([more[int(shift)] for shift in shifts], np.int64)
+
+
+def _decoding_stamps(scan: _Scan) -> list[int]:
+    """The dts, or the pts, of each packet that has one."""
+    stamps = [dts if dts is not None else pts for dts, pts in zip(scan.dts, scan.pts, strict=True)]
+    return [stamp for stamp in stamps if stamp is not None]
+
+
+def _step(scan: _Scan) -> float:
+    """Seconds between frames, as most packets say; without their stamps, as the header says."""
+    steps = np.diff(np.array(_decoding_stamps(scan), np.float64))
+    steps = steps[steps > 0]
+    return float(np.median(steps)) * float(scan.time_base) if len(steps) else 1 / float(scan.rate)
+
+
+def _origin(first: av.VideoFrame, scan: _Scan, stamps: NDArray[np.int64]) -> int:
+    """The stamp of the first frame that can be decoded."""
+    return int(stamps[scan.pts.index(first.pts)]) if first.pts in scan.pts else int(stamps.min())
+
+
+def _seek_points(scan: _Scan) -> list[tuple[int, int]]:
+    """(pts, dts) of each key frame that has both."""
+    packets = zip(scan.pts, scan.dts, scan.is_key, strict=True)
+    return [(pts, dts) for pts, dts, is_key in packets if is_key and pts is not None and dts is not None]

@@ -17,9 +17,10 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from .animation import is_animation, read_animation, starts_of
-from .index import VideoIndex, index_video, open_input, packets_of, picture_stream
+from .index import VideoIndex, index_video
+from .opening import open_input, packets_of
+from .orientation import UPRIGHT, Orientation, RGBFrame, upright_rgb
 
-RGBFrame = NDArray[np.uint8]  # [H, W, 3]
 TimedFrame = tuple[RGBFrame, float]  # and its time in seconds
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,13 @@ logger = logging.getLogger(__name__)
 EPSILON_S = 1e-6  # a frame due at 1/3 s is not missed because 1/3 has no exact binary form
 SKIP_S = 2.0  # a seek costs as much as decoding about this many seconds
 MISSING_S = 1.0  # seconds of announced frames that the decoder does not give, before the file counts as broken
+LOSES_SILENTLY = {
+    "h264",
+    "hevc",
+}  # in which the decoder leaves out frames without an error
 # What decord, with the FFmpeg of 2021, was tested on. Of other files it may give wrong frames or colours, silently.
 DECORD_CODECS, DECORD_PIXELS = {"h264", "hevc", "mpeg4", "vp9"}, {"yuv420p", "yuvj420p"}
+DECORD_TURNS = {UPRIGHT, Orientation(True, True, False), Orientation(False, True, True), Orientation(True, False, True)}
 DECORD_CONTAINERS = {"mov", "matroska", "avi"}
 
 
@@ -42,7 +48,7 @@ def read_frames(
     gives the same frames, of the kinds of file that decord reads reliably.
 
     Raises ValueError, at the call, if the file is missing, empty, no video or without a frame that can be decoded, or
-    an argument is out of range; and after the frames before it where decoding fails.
+    an argument is out of range; and after the frames before it where the file is damaged or cut off.
     """
     for name, value in {"fps": fps, "start": start, "end": start if end is None else end}.items():
         if not isinstance(value, numbers.Real) or not math.isfinite(value):
@@ -57,6 +63,8 @@ def read_frames(
         return _read_animation(Path(path), fps, start, end)
     index = index_video(path)
     if start >= index.duration_s:
+        if index.broken_at is not None:
+            raise _broken(index, index.broken_at)
         raise ValueError(f"start is {start:g} s but {path} ends at {index.duration_s:.3f} s: start earlier")
     stop = index.duration_s if end is None else min(end, index.duration_s)
     grid = time_grid(fps, start, stop)
@@ -81,7 +89,8 @@ def _read(index: VideoIndex, grid: Iterator[float], stop: float) -> Iterator[Tim
         return
     if index.broken_at is not None:
         raise _broken(index, index.broken_at)
-    if index.promised_s is not None and stop < index.promised_s - MISSING_S:
+    begin_s = max(0.0, float((index.origin or 0) * index.time_base))  # some containers count it
+    if index.promised_s is not None and index.repaired is None and stop < index.promised_s - begin_s - MISSING_S:
         logger.warning("%s: its header promises %.1f s, its frames end at %.1f s", index.path, index.promised_s, stop)
 
 
@@ -96,35 +105,41 @@ def _read_at(index: VideoIndex, grid: Iterator[float]) -> Iterator[TimedFrame]:
     due = next(grid, None)
     shown: tuple[av.VideoFrame, float] | None = None
     upcoming = _decode(index, due) if due is not None else iter(())
+    has_skipped = True
     while due is not None:
         try:
-            following = next(upcoming, None)
-        except av.FFmpegError:
+            following, is_broken = next(upcoming, None), False
+        except (av.FFmpegError, _DamagedFrame):
             following, is_broken = None, True
-        else:  # frames that packets announced but the decoder did not give are lost, too
-            is_broken = following is None and (shown is None or shown[1] < index.times[-1] - MISSING_S)
+        if shown is not None and not has_skipped:
+            is_broken = is_broken or _has_lost(index, shown[1], following[1] if following else None)
+        has_skipped = False
         if shown is None and following is None:
             raise _broken(index, due)
         if shown is not None:
-            until = following[1] if following else shown[1] + 1 / float(index.rate) if is_broken else math.inf
+            until = shown[1] + 1 / float(index.rate) if is_broken else following[1] if following else math.inf
             picture = None
             while due is not None and due + EPSILON_S < until:
                 if picture is None:  # in the size of the first frame, even if the stream changes its size
-                    picture = upright_rgb(shown[0], index.rotation, (index.width, index.height))
+                    picture = upright_rgb(shown[0], index.orientation, (index.width, index.height))
                 yield picture, due
                 due = next(grid, None)
             if is_broken and due is not None:
                 raise _broken(index, shown[1])
             if picture is not None and due is not None and following is not None:
-                upcoming = _skip(index, following[1], due) or upcoming
+                skipped = _skip(index, following[1], due)
+                upcoming, has_skipped = skipped or upcoming, skipped is not None
         shown = following or shown
 
 
-def upright_rgb(frame: av.VideoFrame, rotation: int, size: tuple[int, int] | None = None) -> RGBFrame:
-    """A frame as uint8 RGB `[H, W, 3]`, turned by `rotation` degrees clockwise, of `size` (width, height) if given."""
-    width, height = (size[::-1] if rotation % 180 else size) if size else (frame.width, frame.height)
-    picture = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
-    return np.ascontiguousarray(np.rot90(picture, -rotation // 90))
+def _has_lost(index: VideoIndex, shown: float, following: float | None) -> bool:
+    """Whether the decoder has left out announced frames after `shown`, before the next or (None) the end."""
+    if following is None:
+        return shown < index.times[-1] - MISSING_S
+    if following - shown <= MISSING_S or index.codec not in LOSES_SILENTLY:
+        return False
+    first, after = np.searchsorted(index.times, [shown + EPSILON_S, following - EPSILON_S])
+    return bool(after - first > 1)
 
 
 def _broken(index: VideoIndex, time: float) -> ValueError:
@@ -161,32 +176,54 @@ def _seek(index: VideoIndex, due: float) -> Iterator[tuple[av.VideoFrame, float]
     return itertools.chain((head,), frames)
 
 
+class _DamagedFrame(Exception):
+    """A frame that the decoder has made up in part."""
+
+
 def _decode_from(index: VideoIndex, seek_to: float | None) -> Generator[tuple[av.VideoFrame, float]]:
     """Decode from the key frame that is stored at `seek_to` (dts in seconds), or from the start.
 
-    Raises av.FFmpegError where decoding fails, after the frames that the decoder still holds.
+    Raises av.FFmpegError or _DamagedFrame where decoding fails, after the frames that the decoder still holds.
     """
     with open_input(index.path) as container:
-        stream = picture_stream(container, index.path)
+        stream = container.streams[index.stream]
+        assert isinstance(stream, av.VideoStream)
         if seek_to is not None:
             assert index.origin is not None
             container.seek(index.origin + round(seek_to / index.time_base), stream=stream)
-        last = -math.inf
-        for count, frame in enumerate(_all_frames(container, stream)):
-            if index.origin is None or frame.pts is None:
+        first_key = float(index.keys[0, 0]) if len(index.keys) else 0.0
+        last, has_begun = -math.inf, False
+        for count, frame in enumerate(_all_frames(container, stream, index.repaired)):
+            if index.origin is None:
+                time = float(index.times[count]) if count < len(index.times) else math.inf
+            elif frame.pts is None:
                 time = count / float(index.rate)
             else:
                 time = float((frame.pts - index.origin) * index.time_base)
-            if max(last, -EPSILON_S) < time <= index.times[-1] + EPSILON_S:  # without an incomplete last frame
-                yield frame, time
-                last = time
+            if not max(last, -EPSILON_S) < time <= index.times[-1] + EPSILON_S:  # an incomplete last frame
+                continue
+            if frame.is_corrupt:
+                # Frames before the first key frame lack others; at the start they are shown, after a seek they are not.
+                if has_begun or (seek_to is None and index.begins_with_key and time >= first_key):
+                    raise _DamagedFrame
+                if seek_to is not None:
+                    continue
+            has_begun = has_begun or not frame.is_corrupt
+            yield frame, time
+            last = time
 
 
-def _all_frames(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """All frames that can be decoded, then the error that ended decoding, if any."""
+def _all_frames(
+    container: InputContainer, stream: av.VideoStream, stamps: NDArray[np.int64] | None
+) -> Iterator[av.VideoFrame]:
+    """All frames that can be decoded, then the error that ended decoding, if any. `stamps` replace those of packets."""
+    number = 0
     try:
         for packet in packets_of(container, stream):
-            yield from packet.decode()
+            if stamps is not None and packet.size and not packet.is_discard:
+                packet.pts, packet.dts = int(stamps[number]), None
+                number += 1
+            yield from (frame for frame in packet.decode() if isinstance(frame, av.VideoFrame))
     except av.FFmpegError:
         with contextlib.suppress(av.FFmpegError):
             yield from stream.decode(None)
@@ -213,10 +250,12 @@ def _open_decord(index: VideoIndex) -> Any:
 def _suits_decord(index: VideoIndex) -> bool:
     """Whether a file is of a tested kind, undamaged, and without open groups, in which decord seeks wrongly."""
     with open_input(index.path) as container:
-        stream = picture_stream(container, index.path)
-        codec, formats = stream.codec_context, container.format.name.split(",")
-        is_tested = codec.name in DECORD_CODECS and codec.pix_fmt in DECORD_PIXELS
+        stream, formats = container.streams[index.stream], container.format.name.split(",")
+        assert isinstance(stream, av.VideoStream)
+        is_tested = index.codec in DECORD_CODECS and stream.codec_context.pix_fmt in DECORD_PIXELS
         if not is_tested or index.width % 2 or index.height % 2 or DECORD_CONTAINERS.isdisjoint(formats):
+            return False
+        if index.orientation not in DECORD_TURNS or index.origin is None or len(container.streams.video) > 1:
             return False
         key_pts = -math.inf
         for packet in packets_of(container, stream):

@@ -21,9 +21,10 @@ import av
 from av.container import InputContainer
 
 from .clock import StreamClock, on_grid, pace
-from .index import open_input, packets_of, picture_stream, rotation_of
+from .opening import open_input, packets_of, picture_stream
+from .orientation import orientation_of, upright_rgb
 from .pictures import read_pictures
-from .reader import TimedFrame, read_frames, upright_rgb
+from .reader import TimedFrame, read_frames
 
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "tcp", "srt")  # the sender keeps the time
 PACED_SCHEMES = ("http", "https")  # usually a file, which would arrive all at once
@@ -116,7 +117,7 @@ def _decode_live(
             clock = StreamClock(1 / float(stream.average_rate or 25), is_live=keeps_time)
             for frame in _decodable(container, stream):
                 at, n_frames = clock.seconds(frame.time), n_frames + 1
-                yield upright_rgb(frame, rotation_of(frame)), at
+                yield upright_rgb(frame, orientation_of(frame)), at
     except (av.FFmpegError, OSError) as error:
         if closing.is_set():
             return

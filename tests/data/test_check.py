@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import signal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,6 +102,22 @@ def test_every_fault_is_found_and_counted(
     assert "no supervision: 1, namely text (record silent)" in out
     assert str(report) in out
     assert "files: 100%" in progress and "12/12" in progress  # 3 are at fault themselves, 1 is good text
+
+
+@pytest.mark.parametrize("end", ["mkv", "webm", "wmv", "avi", "ts"])
+def test_cut_and_overwritten_videos_of_every_container_are_corrupt(end: str, tmp_path: Path) -> None:
+    """P04, P05: a header that says 8 s, or a grey picture, do not make them whole."""
+    codec = {"webm": "libvpx-vp9", "wmv": "wmv2"}.get(end, "libx264")
+    good = write_clip(tmp_path / f"good.{end}", range(80), Fraction(1, 10), rate=10, codec=codec).read_bytes()
+    (tmp_path / f"cut.{end}").write_bytes(good[: len(good) * 6 // 10 + 7])
+    begin, length = len(good) * 7 // 10, len(good) // 20
+    noise = np.random.default_rng(0).bytes(length)
+    (tmp_path / f"noise.{end}").write_bytes(good[:begin] + noise + good[begin + length :])
+    records = [record(id=name, video=f"{name}.{end}") for name in ("good", "cut", "noise")]
+    write_records(tmp_path / "data.json", records)
+    check(arguments(tmp_path, "--num_workers=0", f"--report={tmp_path / 'report.json'}"))
+    faults = json.loads((tmp_path / "report.json").read_text())["faults"]
+    assert {fault["id"]: fault["fault"] for fault in faults} == {"cut": "corrupt", "noise": "corrupt"}
 
 
 def test_without_faults_all_is_well(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

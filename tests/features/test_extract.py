@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from flash_vstream.synthetic.render import write_mp4
 from flash_vstream.synthetic.world import make_stream
 from flash_vstream.video import read_frames
 from tests.full_disk import full_disk
+from tests.video.clips import write_clip
 
 VIDEOS = ("a.mp4", "sub/b.mp4", "sub/deeper/c.d.mp4")
 IMAGES = ("i.png", "sub/j.jpg")
@@ -141,11 +143,14 @@ def test_files_that_cannot_be_read_are_reported_and_the_others_encoded(
     middle = len(broken) // 2
     broken[middle : middle + 3000] = bytes(3000)
     (folder / "broken.mp4").write_bytes(broken)
+    for end in ("mkv", "ts"):  # P05: cut downloads
+        clip = write_clip(tmp_path / f"whole.{end}", range(60), Fraction(1, 10), rate=10).read_bytes()
+        (folder / f"cut-{end}.{end}").write_bytes(clip[: len(clip) * 6 // 10 + 7])
     assert cli.main(command(folder, output)) == 1
     errors = capsys.readouterr().err
-    assert "failed: 2 files, the first noise" in errors and "error: 6 files failed" in errors
+    assert "failed: 2 files, the first noise" in errors and "error: 8 files failed" in errors
     report = json.loads((output / "extraction-rank-0-of-1.json").read_text())
-    names = {"empty.png", "gone.mp4", "noise.mp4", "noise2.mp4", "strip.png", "broken.mp4"}
+    names = {"empty.png", "gone.mp4", "noise.mp4", "noise2.mp4", "strip.png", "broken.mp4", "cut-mkv.mkv", "cut-ts.ts"}
     assert {entry["file"] for entry in report["faults"]} == names
     assert report["written"] == 1
     assert list(files(output)) == ["good.safetensors"]  # nothing is left of the video that breaks off

@@ -103,6 +103,18 @@ def test_a_video_on_standard_input_is_not_read_for_questions(checkpoint: str, tm
         assert output.endswith(b"10 frames watched up to 1.8 s, 0 dropped, 0 questions answered\n")
 
 
+def test_a_damaged_file_is_told(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """P05: the questions before the break are answered."""
+    video = write_clip(tmp_path / "a.mkv", range(80), Fraction(1, 10), rate=10)
+    video.write_bytes(video.read_bytes()[: video.stat().st_size * 6 // 10 + 7])
+    code = run("--model_path", checkpoint, "--video_file", str(video), "--play_speed", "inf", "--ask", "2: What?",
+               "--ask", "7: And now?")  # fmt: skip
+    output = capsys.readouterr()
+    assert code == 2
+    assert "[    2.0 s] question: What?" in output.out
+    assert str(video) in output.err and "breaks off at 4." in output.err
+
+
 def test_play_speed_paces_the_stream(
     checkpoint: str, pictures: str, capsys: pytest.CaptureFixture[str], silent_stdin: None
 ) -> None:

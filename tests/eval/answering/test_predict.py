@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from flash_vstream.process import Process
 from flash_vstream.video import read_frames
 from tests.conftest import TinyModel, byte_tokenizer, make_tiny_model
 from tests.eval.worlds import MEMORY, MOMENTS, N_FRAMES, RUN, SETTINGS, make_samples, tiny, write_videos
+from tests.video.clips import write_clip
 
 Media = dict[str, Path]
 Rows = dict[str, dict[str, Any]]
@@ -272,7 +274,9 @@ def test_the_embedded_model_looks_at_the_video(media: Media) -> None:
 
 
 def test_failures_are_rows_with_their_reason(model: TinyModel, media: Media, tmp_path: Path) -> None:
-    broken, cut = tmp_path / "broken.mp4", tmp_path / "cut.safetensors"
+    broken, cut, film = tmp_path / "broken.mp4", tmp_path / "cut.safetensors", tmp_path / "film.mkv"
+    whole = write_clip(tmp_path / "whole.mkv", range(80), Fraction(1, 10), rate=10).read_bytes()
+    film.write_bytes(whole[: len(whole) * 6 // 10 + 7])  # P05: a cut download, whose header says 8 s
     broken.write_bytes(b"no video")
     cut.write_bytes(b"no features")
     base = Sample("synthetic", "good", "v0", "Why?", "so", end_time=7.5)
@@ -283,19 +287,22 @@ def test_failures_are_rows_with_their_reason(model: TinyModel, media: Media, tmp
         replace(base, id="broken", video_id="broken"),
         replace(base, id="cut", video_id="cut"),
         replace(base, id="long", question="Why? " * 300),
+        replace(base, id="before the break", video_id="film", end_time=2.0),
+        replace(base, id="after the break", video_id="film"),
     ]
-    rows = run(model, samples, {**media, "broken": broken, "cut": cut}, tmp_path / "results")
+    rows = run(model, samples, {**media, "broken": broken, "cut": cut, "film": film}, tmp_path / "results")
     reasons = {
         "gone": "video gone is missing",
         "broken": "broken.mp4",
         "cut": "cut.safetensors is damaged",
         "marked": "the question holds <image>",
         "long": "and the language model holds 1024",
+        "after the break": "film.mkv breaks off at 4",
     }
     for name, reason in reasons.items():
         assert rows[name]["prediction"] is None
         assert reason in rows[name]["error"] and "\n" not in rows[name]["error"]
-    assert rows["good"]["error"] is None
+    assert rows["good"]["error"] is None and rows["before the break"]["error"] is None
     assert rows["good"]["prediction"] == session_answers(model, media["v0"], [base])["good"]
     assert len(merge(tmp_path / "results", samples)) == len(samples)
 
