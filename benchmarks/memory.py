@@ -12,6 +12,7 @@ own number of threads, on a quiet machine and with a loop on every core.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import platform
@@ -131,7 +132,7 @@ def frame_times(features: Tensor, rounds: int) -> dict[str, list[float]]:
     """Milliseconds of each single-frame update, with one thread and with torch's own, in turns of 20 frames."""
     memory = build_memory(MemoryConfig(), features.shape[-1])
     start = memory.update(memory.init_state(), features)
-    settings = {"one thread": _Fold.add_all, f"{torch.get_num_threads()} threads": _Fold.add_all.__wrapped__}
+    settings = {"one thread": _Fold.add_all, f"{torch.get_num_threads()} threads": inspect.unwrap(_Fold.add_all)}
     times: dict[str, list[float]] = {name: [] for name in settings}
     for round_, (name, add_all) in product(range(rounds), settings.items()):
         with patch.object(_Fold, "add_all", add_all):
