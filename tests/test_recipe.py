@@ -134,9 +134,9 @@ def test_processes_that_do_not_divide_the_batch() -> None:
 
 @pytest.mark.slow
 def test_from_raw_files_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps of the real recipe, in two processes, on a tower and a language model of the same classes."""
+    """The steps of the real recipe, on a tower and a language model of the same classes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GPUS", "2")
+    monkeypatch.setenv("GPUS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     tiny, processor = make_tiny_model(MemoryConfig(spatial_size=4, temporal_size=2))
     tiny.language_model.save_pretrained("text")

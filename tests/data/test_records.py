@@ -55,11 +55,11 @@ def test_a_record_costs_two_numbers_beside_its_bytes(tmp_path: Path) -> None:
 
 
 def test_workers_share_the_bytes_though_they_are_not_forked(tmp_path: Path) -> None:
-    path = write_records(tmp_path / "r.json", many(5000))
+    path = write_records(tmp_path / "r.json", many(500))
     records = Records(path)
     loader: Any = DataLoader(records, batch_size=None, num_workers=2, multiprocessing_context="spawn")  # type: ignore[arg-type]
     assert list(loader) == list(records)
-    assert len(ForkingPickler.dumps(records)) < 16 * 5000 + 2000  # what each of them is sent: no bytes of the file
+    assert len(ForkingPickler.dumps(records)) < 16 * 500 + 2000  # what each of them is sent: no bytes of the file
 
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.ndjson", "r.json"])
