@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import re
 import socket
@@ -34,6 +35,12 @@ def scheme_of(spec: str) -> str:
         known = ", ".join(schemes())
         raise ValueError(f"{masked(spec)} cannot be opened: give a file, a directory or an address of {known}")
     return scheme
+
+
+def is_camera(spec: str) -> bool:
+    """Whether a source certainly keeps its own time, whatever the play speed. Of HTTP it is known later."""
+    scheme = spec.split("://", 1)[0].lower()
+    return scheme in LIVE_SCHEMES + OPTIONAL_SCHEMES or spec.startswith(("webcam:", "/dev/video"))
 
 
 @functools.cache
@@ -80,10 +87,10 @@ def reason_of(error: Exception, spec: str, timeout_s: float) -> str:
         return f"nothing came for {timeout_s:g} s"
     if isinstance(error, ValueError) and not isinstance(error, av.FFmpegError):
         return masked(str(error))
-    errno = getattr(error, "errno", None)
-    if errno == 5 and "://" in spec and (host := _unknown_host(spec)):
+    number = getattr(error, "errno", None)
+    if number == errno.EIO and "://" in spec and (host := _unknown_host(spec)):
         return f"the host name {host} is not known"
-    if errno == 93 and spec.startswith("rtsp"):
+    if number == errno.EPROTONOSUPPORT and spec.startswith("rtsp"):
         return "the camera does not offer this transport, try --rtsp_transport udp or tcp"
     if isinstance(error, av.error.InvalidDataError) and spec.startswith("rtp:"):
         return "rtp:// carries MPEG-TS only, give the sender's .sdp file for others"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import math
 import threading
 import time
@@ -23,6 +24,7 @@ from .events import SourceEvent, SourceLost
 from .index import packets_of, picture_stream, rotation_of
 from .reader import EPSILON_S, TimedFrame, upright_rgb
 
+TIMEOUT_S = 10.0  # silence after which a connection counts as lost
 TICK_S = 0.1  # how often a waiting reader looks at the clock
 SLACK_S = 0.5  # how late a frame may come before the one before it counts as still shown
 STALL_S = 3.0  # silence before a source counts as stalled
@@ -42,7 +44,7 @@ class Patience:
         for_start: Whether to wait for a sender that is not there at the start, too.
     """
 
-    timeout_s: float = 10.0
+    timeout_s: float = TIMEOUT_S
     reconnect_s: float = math.inf
     for_start: bool = False
 
@@ -188,8 +190,10 @@ class LiveReader:
             if self._closing.is_set():
                 return None
             reason = "the sender ended it" if error is None else reason_of(error, self._spec, self._timeout_s)
-            if self._is_file_like and self._is_end_of_file(error):
-                return None
+            if self._is_file_like and self._came_too_fast():
+                # HTTP without a length and without "Connection: close" ends in an "Input/output error".
+                is_end = error is None or getattr(error, "errno", None) == errno.EIO
+                return None if is_end else self._unreadable(reason)
             if (failure := self._failure(error, reason)) is not None:
                 return failure
             self._timeout_s = next_timeout_s(
@@ -217,13 +221,15 @@ class LiveReader:
             return SourceLost(f"{self._name} was lost at {self._clock.last:.3f} s ({reason}{after})")
         if error is None:
             return ValueError(f"{self._name} ended before its first frame: check that it sends a video")
-        return ValueError(f"{self._name} cannot be read at 0.000 s ({reason}): check that it is there and sends")
+        return self._unreadable(reason)
 
-    def _is_end_of_file(self, error: Exception | None) -> bool:
-        """Whether a stream of unknown length ended in order, after it came faster than it plays."""
-        # HTTP without a length and without "Connection: close" ends in an "Input/output error".
-        in_order = error is None or getattr(error, "errno", None) == 5
-        return in_order and self._n_frames > 0 and self._clock.last > 1 + 1.5 * (self._last_arrival - self._began)
+    def _came_too_fast(self) -> bool:
+        """Whether frames came much faster than they play: as from a file, which must not be played again."""
+        return self._n_frames > 0 and self._clock.last > 1 + 1.5 * (self._last_arrival - self._began)
+
+    def _unreadable(self, reason: str) -> ValueError:
+        at = self._clock.last
+        return ValueError(f"{self._name} cannot be read at {at:.3f} s ({reason}): check that it is there and sends")
 
     def _connection(self) -> Exception | None:
         """Read one connection to its end; the error that ended it."""
@@ -240,7 +246,10 @@ class LiveReader:
     def _read(self, container: InputContainer, opening_s: float) -> None:
         stream = picture_stream(container, self._name)
         has_stamps = not container.format.flags & av.format.Flags.no_timestamps.value
-        self._clock.connect(1 / float(stream.average_rate or 25), has_stamps=has_stamps, opening_s=opening_s)
+        may_jump = not self._is_file_like or bool(container.format.flags & av.format.Flags.ts_discont.value)
+        self._clock.connect(
+            1 / float(stream.average_rate or 25), has_stamps=has_stamps, may_jump=may_jump, opening_s=opening_s
+        )
         self._grid.tolerance_s = EPSILON_S if has_stamps else ARRIVAL_TOLERANCE_S
         is_first = True
         for frame in decodable(container, stream):

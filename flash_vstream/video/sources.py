@@ -23,7 +23,7 @@ from .clock import StreamClock, on_grid, pace
 from .events import SourceEvent
 from .folder import read_pictures
 from .index import open_input, picture_stream, rotation_of
-from .live import LiveReader, Patience, decodable
+from .live import TIMEOUT_S, LiveReader, Patience, decodable
 from .pipe import TICK_S, Pipe
 from .reader import TimedFrame, read_frames, upright_rgb
 
@@ -76,7 +76,7 @@ def open_source(
     spec: str | Path,
     fps: float = 1.0,
     play_speed: float = 1.0,
-    timeout_s: float = 10.0,
+    timeout_s: float = TIMEOUT_S,
     *,
     reconnect_s: float | None = None,
     wait_for_start: bool = False,
