@@ -16,6 +16,7 @@ from .reader import EPSILON_S
 JUMP_S = 10.0  # a larger step forwards, of stamps that may jump, needs the wall clock as a witness to be a pause
 AGREES_S = 2.0  # how far ahead of the wall clock a pause may end
 DRIFT = 1e-4  # how much slower than this machine's clock a sender's may go
+AT_ONCE_S = 0.01  # frames that come closer together were buffered
 BACK_S = 1.0  # a smaller step back is an error of single stamps, not a restart
 
 Frame = TypeVar("Frame")
@@ -127,9 +128,11 @@ class StreamClock:
             step: Seconds between frames, for restarts and for frames without a time stamp.
             has_stamps: Whether the format has time stamps. Without them the arrival is the time.
             may_jump: Whether the format allows stamps that jump; without it a long step is a frame shown for long.
-            opening_s: Seconds that opening took; without stamps, the second frame came then and the first before.
+            opening_s: Seconds that opening took. Without stamps it matters if the second frame comes with the first:
+                then opening took until the second arrived.
         """
         self._step, self._has_stamps, self._opening_s = step, has_stamps, min(opening_s, 1.0)
+        self._is_second = False
         self._longest_step_s = JUMP_S if may_jump else math.inf
         self._is_new = True
 
@@ -142,6 +145,8 @@ class StreamClock:
             time_s = self._continued(arrival - self._first_arrival)
             self._offset = (stamp or 0.0) - time_s
         elif not self._has_stamps:
+            if self._is_second and arrival - self._last_arrival > AT_ONCE_S:
+                self._opening_s = 0.0
             time_s = max(self.last, arrival - self._first_arrival + self._opening_s)
         elif stamp is None:
             time_s = self.last + self._step
@@ -149,7 +154,7 @@ class StreamClock:
             time_s = self._from_stamp(stamp, arrival)
         lead = time_s - arrival
         self.lead = lead if self._is_new else max(lead, self.lead - DRIFT * (arrival - self._last_arrival))
-        self._is_new, self._last_arrival = False, arrival
+        self._is_second, self._is_new, self._last_arrival = self._is_new, False, arrival
         self.last = time_s
         return time_s
 

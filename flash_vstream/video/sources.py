@@ -242,7 +242,9 @@ class _Opening:
                     arriving, is_camera = _from_camera(arriving, self._pipe.began)
                 clock = StreamClock(is_camera)
                 may_jump = bool(container.format.flags & av.format.Flags.ts_discont.value)
-                clock.connect(1 / float(stream.average_rate or 25), has_stamps=not is_camera, may_jump=may_jump)
+                opening_s = time.monotonic() - self._pipe.began if is_camera and self._pipe is not None else 0.0
+                step = 1 / float(stream.average_rate or 25)
+                clock.connect(step, has_stamps=not is_camera, may_jump=may_jump, opening_s=opening_s)
                 timed = on_grid(((frame, clock.seconds(frame.time, at)) for frame, at in arriving), self._fps)
                 for frame, at in timed if is_camera else self._paced(timed):
                     n_frames += 1

@@ -68,10 +68,10 @@ class TcpSender:
 HTTP_HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
 
 
-def http_picture(number: int) -> bytes:
+def http_picture(number: int, size: tuple[int, int] = (96, 64)) -> bytes:
     """A picture with its number, as a part of the answer of an HTTP camera."""
     jpeg = io.BytesIO()
-    Image.fromarray(numbered(number)).save(jpeg, "JPEG", quality=90)
+    Image.fromarray(numbered(number, *size)).save(jpeg, "JPEG", quality=90)
     data = jpeg.getvalue()
     return b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(data), data)
 

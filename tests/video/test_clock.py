@@ -147,10 +147,13 @@ def test_a_pause_of_a_file_that_may_jump_needs_the_wall_clock() -> None:
     np.testing.assert_allclose(times_of(frames, is_live=False, step=0.1), [0.0, 0.1, 0.2])
 
 
-def test_without_time_stamps_the_arrival_is_the_time() -> None:
-    """F1, P13: FFmpeg invents 25 frames a second for a camera that sends 5. Frames 0 and 1 come together, as opening
-    the connection took until frame 1."""
-    arrivals = [90.2, 90.2, *(90 + 0.2 * k for k in range(2, 20))]
+@pytest.mark.parametrize("n_at_once", [2, 1])
+def test_without_time_stamps_the_arrival_is_the_time(n_at_once: int) -> None:
+    """F1, P13: FFmpeg invents 25 frames a second for a camera that sends 5. Small frames 0 and 1 come together, when
+    opening is done; of larger ones frame 0 comes then."""
+    arrivals = (
+        [90.2, 90.2, *(90 + 0.2 * k for k in range(2, 20))] if n_at_once == 2 else [90 + k / 5 for k in range(20)]
+    )
     frames: list[tuple[float | None, float]] = [(k / 25, arrival) for k, arrival in enumerate(arrivals)]
     times = times_of(frames, has_stamps=False, opening_s=0.2)
     np.testing.assert_allclose(times, [0.2 * k for k in range(20)], atol=1e-9)

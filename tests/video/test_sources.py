@@ -144,7 +144,7 @@ def gap(tmp_path: Path) -> Path:
 
 
 # In a transport stream that comes at once, a step of more than 10 s is a jump of the stamps (F18).
-GAP_AS_JUMP = [(k, float(k)) for k in range(7)]
+GAP_AS_JUMP = [(k, float(k)) for k in range(6)]
 GAP_AS_FILE = [(max(k for k, at in enumerate(GAP) if at <= second), float(second)) for second in range(21)]
 
 
