@@ -26,7 +26,7 @@ from .reader import EPSILON_S, TimedFrame, upright_rgb
 
 TIMEOUT_S = 10.0  # silence after which a connection counts as lost
 TICK_S = 0.1  # how often a waiting reader looks at the clock
-SLACK_S = 0.5  # how late a frame may come before the one before it counts as still shown
+SLACK_S = 1.0  # how late a frame may come before the one before it counts as still shown
 STALL_S = 3.0  # silence before a source counts as stalled
 LONGEST_WAIT_S = 30.0  # between two attempts
 LONGEST_PATIENCE_S = 180.0  # for a sender that was silent, but there
@@ -204,7 +204,9 @@ class LiveReader:
                 attempt = 0
                 self._tell(SourceEvent("lost", self._clock.last, reason=reason))
             self.state, attempt = "reconnecting", attempt + 1
-            wait_s = min(retry_wait_s(attempt), self._last_arrival + self._patience.reconnect_s - time.monotonic())
+            # After a silent connection, the time-out was the wait.
+            wait_s = retry_wait_s(1 if error is not None and is_silence(error) else attempt)
+            wait_s = min(wait_s, self._last_arrival + self._patience.reconnect_s - time.monotonic())
             self._tell(SourceEvent("reconnecting", self._clock.last, max(0.0, wait_s), attempt, reason))
             if self._closing.wait(max(0.0, wait_s)):
                 return None

@@ -239,7 +239,7 @@ class _Opening:
                 arriving = ((frame, time.monotonic()) for frame in decodable(container, stream))
                 is_camera = False
                 if self._pipe is not None and _has_no_stamps(container):
-                    arriving, is_camera = _from_camera(arriving, self._pipe.began)
+                    arriving, is_camera = _from_camera(arriving, self._pipe)
                 clock = StreamClock(is_camera)
                 may_jump = bool(container.format.flags & av.format.Flags.ts_discont.value)
                 opening_s = time.monotonic() - self._pipe.began if is_camera and self._pipe is not None else 0.0
@@ -266,13 +266,13 @@ def _has_no_stamps(container: InputContainer) -> bool:
 
 
 def _from_camera(
-    arriving: Iterator[tuple[av.VideoFrame, float]], began: float
+    arriving: Iterator[tuple[av.VideoFrame, float]], pipe: Pipe
 ) -> tuple[Iterator[tuple[av.VideoFrame, float]], bool]:
-    """The same frames, and whether a camera sends them: a file comes much faster than FFmpeg's 25 frames a second."""
+    """The same frames, and whether a camera sends them: a file, of 25 frames a second, need not be waited for."""
     head: list[tuple[av.VideoFrame, float]] = []
     while len(head) < PEEKED and (item := next(arriving, None)) is not None:
         head.append(item)
-        if item[1] - began > PEEKED / 25 / 2:
+        if pipe.waited_s > PEEKED / 25 / 2:
             return itertools.chain(head, arriving), True
     return itertools.chain(head, arriving), False
 

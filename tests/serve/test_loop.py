@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flash_vstream.serve.loop import MAX_WAITING, Answerer, AnswerError, EventLog, watch_stream
+from flash_vstream.serve.event_log import EventLog
+from flash_vstream.serve.loop import MAX_WAITING, Answerer, AnswerError, watch_stream
 from flash_vstream.serve.plain import PlainScreen
 from flash_vstream.serve.questions import Schedule, TimedQuestion
 from flash_vstream.serve.session import Answer, StreamSession
@@ -172,6 +173,9 @@ def test_frames_dropped_before_a_reset_do_not_come_back(tiny_model: TinyModel) -
         """Drops one frame before each that it gives, and two before the last."""
 
         dropped = 0
+
+        def lag_s(self) -> float:
+            return 0.0
 
         def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
             for number, (frame, time_s) in enumerate(FRAMES):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from flash_vstream.serve import plain
-from flash_vstream.serve.loop import AnswerError, EventLog
+from flash_vstream.serve.event_log import EventLog
+from flash_vstream.serve.loop import AnswerError
 from flash_vstream.serve.questions import Schedule, TimedQuestion
 from flash_vstream.serve.session import StreamSession
 from tests.conftest import TinyModel
@@ -29,6 +30,7 @@ class GivenSource:
         self, frames: Frames = FRAMES, fail_at: int | None = None, before: Callable[[int], None] | None = None
     ) -> None:
         self.dropped = 0
+        self.when_idle: Callable[[float], bool] = lambda time_s: False
         self.n_taken = 0
         self.is_closed = False
         self._frames, self._fail_at, self._before = frames, fail_at, before
@@ -38,6 +40,12 @@ class GivenSource:
 
     def __exit__(self, *error: Any) -> None:
         self.is_closed = True
+
+    def lag_s(self) -> float:
+        return 0.25
+
+    def silence_s(self) -> float | None:
+        return None
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
         for frame, time_s in self._frames:

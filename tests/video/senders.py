@@ -77,9 +77,15 @@ def http_picture(number: int, size: tuple[int, int] = (96, 64)) -> bytes:
 
 
 @contextmanager
-def http_camera(n_pictures: int, every_s: float, first_after_s: float = 0.0, hangs_up: bool = False) -> Iterator[str]:
+def http_camera(
+    n_pictures: int,
+    every_s: float,
+    first_after_s: float = 0.0,
+    hangs_up: bool = False,
+    size: tuple[int, int] = (96, 64),
+) -> Iterator[str]:
     """The address of a camera that sends pictures 0, 1, ... to each client, then nothing more, or hangs up."""
-    pictures = [http_picture(number) for number in range(n_pictures)]
+    pictures = [http_picture(number, size) for number in range(n_pictures)]
 
     def serve(number: int, send: Send, stopped: threading.Event) -> None:
         send(HTTP_HEAD)
