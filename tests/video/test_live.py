@@ -31,15 +31,15 @@ def clip(tmp_path: Path) -> bytes:
 
 
 def test_a_camera_without_time_stamps_is_timed_by_its_arrival() -> None:
-    """F1, P13: 16 pictures at 10 a second last 1.5 s; by FFmpeg's invented stamps 0.6 s, at any play speed."""
-    with http_camera(16, every_s=0.1, hangs_up=True) as address:
+    """F1, P13: 10 pictures at 10 a second last 0.9 s; by FFmpeg's invented stamps 0.36 s, at any play speed."""
+    with http_camera(10, every_s=0.1, hangs_up=True) as address:
         for speed in (1.0, math.inf):
             source, times = open_source(address, fps=10, play_speed=speed, reconnect_s=0), []
             began = time.monotonic()
             with pytest.raises(SourceLost):
                 times.extend(time_s for _, time_s in source)
             # Never sooner than it is sent, and when it is sent, not later by FFmpeg's pace.
-            assert 1.3 <= times[-1] <= time.monotonic() - began + 0.1
+            assert 0.7 <= times[-1] <= time.monotonic() - began + 0.1
             assert not source.waits
 
 
@@ -116,6 +116,7 @@ def test_a_camera_slower_than_the_time_out_is_found_out() -> None:
     assert "reconnecting" in [event.kind for event in events]
 
 
+@pytest.mark.slow
 def test_a_silent_camera_is_stalled_then_lost() -> None:
     """F2, F9: its picture is repeated while the connection stands."""
     events: list[SourceEvent] = []
