@@ -3,7 +3,7 @@
 from .addresses import is_camera, masked
 from .buffer import FrameBuffer
 from .events import SourceEvent, SourceLost
-from .live import TIMEOUT_S
+from .patience import TIMEOUT_S
 from .reader import read_frames
 from .sources import FrameSource, open_source
 

@@ -119,7 +119,7 @@ class StreamClock:
         self._is_live = is_live
         self._first_arrival: float | None = None
         self._offset = 0.0  # stamp - time
-        self._held_s = 0.0
+        self._held_s = self._last_arrival = 0.0
 
     def connect(self, step: float, *, has_stamps: bool = True, may_jump: bool = True, opening_s: float = 0.0) -> None:
         """Begin a connection; the next frame is its first.

@@ -13,7 +13,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import av
 from av.container import InputContainer
@@ -22,55 +21,16 @@ from .addresses import is_silence, masked, reason_of
 from .clock import Grid, StreamClock
 from .events import SourceEvent, SourceLost
 from .index import packets_of, picture_stream, rotation_of
+from .patience import Patience, next_timeout_s, retry_wait_s
 from .reader import EPSILON_S, TimedFrame, upright_rgb
 
-TIMEOUT_S = 10.0  # silence after which a connection counts as lost
+NO_TIMESTAMPS, MAY_JUMP = 0x80, 0x200  # FFmpeg's AVFMT_NOTIMESTAMPS and AVFMT_TS_DISCONT
 TICK_S = 0.1  # how often a waiting reader looks at the clock
 SLACK_S = 1.0  # how late a frame may come before the one before it counts as still shown
+CONFIRM_S = 0.3  # what a connection outlasts a frame that ends a stall
 STALL_S = 3.0  # silence before a source counts as stalled
-LONGEST_WAIT_S = 30.0  # between two attempts
-LONGEST_PATIENCE_S = 180.0  # for a sender that was silent, but there
 ARRIVAL_TOLERANCE_S = 0.02  # how late a picture may arrive and still count for its second
 WAITING_S = 10.0  # frames that nobody took, of a live sender; then the oldest is dropped
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait for a sender.
-
-    Attributes:
-        timeout_s: A connection that is silent for so many seconds counts as lost.
-        reconnect_s: A source that has no picture for so many seconds has failed; 0: with its connection.
-        for_start: Whether to wait for a sender that is not there at the start, too.
-    """
-
-    timeout_s: float = TIMEOUT_S
-    reconnect_s: float = math.inf
-    for_start: bool = False
-
-
-def retry_wait_s(attempt: int) -> float:
-    """Seconds to wait before an attempt to reconnect, from 1: 0.5, 1, 2, ... 30."""
-    return min(LONGEST_WAIT_S, 2.0 ** min(attempt - 2, 10))
-
-
-def next_timeout_s(timeout_s: float, last_s: float, was_silent: bool, n_frames: int, interval_s: float) -> float:
-    """The time-out of the next connection.
-
-    A sender that was silent but there may send less than a picture in each time-out: the time-out is doubled. One
-    that sent pictures gets four of its intervals.
-
-    Args:
-        timeout_s: What the user gave, the least.
-        last_s: The time-out of the last connection.
-        was_silent: Whether it ended the connection.
-        n_frames: Frames that the connection brought.
-        interval_s: The longest time between two of them, lately.
-    """
-    most = max(timeout_s, LONGEST_PATIENCE_S)
-    if was_silent and (n_frames < 2 or 4 * interval_s > last_s):
-        return min(2 * last_s, most)
-    return max(timeout_s, min(4 * interval_s, most)) if n_frames >= 2 else last_s
 
 
 class LiveReader:
@@ -112,6 +72,7 @@ class LiveReader:
         self._waiting: collections.deque[tuple[av.VideoFrame, float]] = collections.deque()
         self._n_frames = 0
         self._began = self._last_arrival = time.monotonic()
+        self._revived: tuple[float, float] | None = None  # when a stall seems to be over, and how long it was
         self._interval_s = 0.0  # the longest between two frames, lately
         self._behind = -math.inf  # arrival - time of the frame that was delayed the most, lately
         self._error: Exception | None = None
@@ -162,10 +123,19 @@ class LiveReader:
         """Repeat a picture that stands still; the event if this is a stall."""
         self._queue(self._grid.advance(now - self._behind - SLACK_S))
         silent_s = now - self._last_arrival
-        if self.state == "stalled" or silent_s <= max(STALL_S, 3 * self._interval_s):
+        if self.state == "stalled":
+            return self._resumed(now)
+        if silent_s <= max(STALL_S, 3 * self._interval_s):
             return None
         self.state = "stalled"
         return SourceEvent("stalled", self._clock.last, seconds=silent_s)
+
+    def _resumed(self, now: float) -> SourceEvent | None:
+        """The event if a stall is over for a moment: the last frames come when FFmpeg gives up, too."""
+        if self._revived is None or now - self._revived[0] <= CONFIRM_S:
+            return None
+        self.state, seconds, self._revived = "playing", self._revived[1], None
+        return SourceEvent("resumed", self._clock.last, seconds=seconds)
 
     # In the thread that connects and decodes
 
@@ -247,8 +217,8 @@ class LiveReader:
 
     def _read(self, container: InputContainer, opening_s: float) -> None:
         stream = picture_stream(container, self._name)
-        has_stamps = not container.format.flags & av.format.Flags.no_timestamps.value
-        may_jump = not self._is_file_like or bool(container.format.flags & av.format.Flags.ts_discont.value)
+        has_stamps = not has_flag(container, NO_TIMESTAMPS)
+        may_jump = not self._is_file_like or has_flag(container, MAY_JUMP)
         self._clock.connect(
             1 / float(stream.average_rate or 25), has_stamps=has_stamps, may_jump=may_jump, opening_s=opening_s
         )
@@ -266,9 +236,12 @@ class LiveReader:
         with self._changed:
             silent_s, last_s = arrival - self._last_arrival, self._clock.last
             time_s = self._clock.seconds(frame.time, arrival)
-            events = []
-            if self.state == "stalled":
-                events.append(SourceEvent("resumed", time_s, seconds=silent_s))
+            events: list[SourceEvent] = []
+            if self.state == "stalled" and not is_first:
+                self._revived = self._revived or (arrival, silent_s)
+                events.extend(filter(None, [self._resumed(arrival)]))
+            else:
+                self.state, self._revived = "playing", None
             if is_first:
                 events.append(SourceEvent("connected", time_s))
                 self._interval_s, self._behind = 0.0, -math.inf
@@ -280,7 +253,7 @@ class LiveReader:
             else:
                 self._interval_s = max(silent_s, 0.9 * self._interval_s)
             self._behind = max(arrival - time_s, self._behind - 0.1 * silent_s)
-            self.state, self._last_arrival, self._n_frames = "playing", arrival, self._n_frames + 1
+            self._last_arrival, self._n_frames = arrival, self._n_frames + 1
             self._queue(self._grid.add(frame, time_s))
         return events
 
@@ -293,6 +266,11 @@ class LiveReader:
             self._waiting.popleft()
             self.dropped += 1
         self._changed.notify_all()
+
+
+def has_flag(container: InputContainer, flag: int) -> bool:
+    """Whether the format of a container has a flag of FFmpeg."""
+    return bool(int(container.format.flags) & flag)
 
 
 def decodable(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:

@@ -23,13 +23,15 @@ from .clock import StreamClock, on_grid, pace
 from .events import SourceEvent
 from .folder import read_pictures
 from .index import open_input, picture_stream, rotation_of
-from .live import TIMEOUT_S, LiveReader, Patience, decodable
+from .live import MAY_JUMP, NO_TIMESTAMPS, LiveReader, decodable, has_flag
+from .patience import TIMEOUT_S, Patience
 from .pipe import TICK_S, Pipe
 from .reader import TimedFrame, read_frames, upright_rgb
 
 PEEKED = 25  # frames of a pipe without time stamps that tell a camera from a file
 HEAD_START_S = 5.0  # what a sender of unknown length may send at once; more is a file, which is paced
 
+Arriving = Iterator[tuple[av.VideoFrame, float]]  # decoded frames with their arrival
 T = TypeVar("T")
 
 
@@ -174,7 +176,7 @@ class _Opening:
             raise ValueError(f"{path} cannot be watched: give a file, a folder of pictures, a named pipe or an address")
         return self._paced(read_pictures(path, self._fps) if path.is_dir() else read_frames(path, self._fps))
 
-    def _paced(self, frames: Iterator[TimedFrame], head_start_s: float = 0.0) -> Iterator[TimedFrame]:
+    def _paced(self, frames: Iterator[tuple[T, float]], head_start_s: float = 0.0) -> Iterator[tuple[T, float]]:
         if self._speed == math.inf:
             return frames
         return pace(frames, self._speed, self._closing, head_start_s=head_start_s)
@@ -227,7 +229,7 @@ class _Opening:
         if container is not None and (container.duration is not None if is_playlist else container.size > 0):
             yield from self._decoded(lambda: container)
         else:
-            is_endless = is_playlist or (container is not None and _has_no_stamps(container))
+            is_endless = is_playlist or (container is not None and has_flag(container, NO_TIMESTAMPS))
             yield from self._live(connect, first, is_endless)
 
     def _decoded(self, opened: Callable[[], InputContainer]) -> Iterator[TimedFrame]:
@@ -236,12 +238,12 @@ class _Opening:
         try:
             with opened() as container:
                 stream = picture_stream(container, self._name)
-                arriving = ((frame, time.monotonic()) for frame in decodable(container, stream))
+                arriving: Arriving = ((frame, time.monotonic()) for frame in decodable(container, stream))
                 is_camera = False
-                if self._pipe is not None and _has_no_stamps(container):
+                if self._pipe is not None and has_flag(container, NO_TIMESTAMPS):
                     arriving, is_camera = _from_camera(arriving, self._pipe)
                 clock = StreamClock(is_camera)
-                may_jump = bool(container.format.flags & av.format.Flags.ts_discont.value)
+                may_jump = has_flag(container, MAY_JUMP)
                 opening_s = time.monotonic() - self._pipe.began if is_camera and self._pipe is not None else 0.0
                 step = 1 / float(stream.average_rate or 25)
                 clock.connect(step, has_stamps=not is_camera, may_jump=may_jump, opening_s=opening_s)
@@ -261,13 +263,7 @@ class _Opening:
         return ValueError(f"{self._name} cannot be read at {at:.3f} s ({reason}): check that it is there and sends")
 
 
-def _has_no_stamps(container: InputContainer) -> bool:
-    return bool(container.format.flags & av.format.Flags.no_timestamps.value)
-
-
-def _from_camera(
-    arriving: Iterator[tuple[av.VideoFrame, float]], pipe: Pipe
-) -> tuple[Iterator[tuple[av.VideoFrame, float]], bool]:
+def _from_camera(arriving: Arriving, pipe: Pipe) -> tuple[Arriving, bool]:
     """The same frames, and whether a camera sends them: a file, of 25 frames a second, need not be waited for."""
     head: list[tuple[av.VideoFrame, float]] = []
     while len(head) < PEEKED and (item := next(arriving, None)) is not None:

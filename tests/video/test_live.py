@@ -13,7 +13,7 @@ import pytest
 
 from flash_vstream.video import SourceEvent, SourceLost, open_source
 from flash_vstream.video.addresses import masked, schemes
-from flash_vstream.video.live import next_timeout_s, retry_wait_s
+from flash_vstream.video.patience import next_timeout_s, retry_wait_s
 
 from .clips import number_of, write_clip
 from .senders import HTTP_HEAD, Send, TcpSender, http_camera, http_picture
@@ -34,7 +34,8 @@ def test_a_camera_without_time_stamps_is_timed_by_its_arrival() -> None:
     """F1, P13: 10 pictures at 10 a second last 0.9 s; by FFmpeg's invented stamps 0.36 s, at any play speed."""
     with http_camera(10, every_s=0.1, hangs_up=True) as address:
         for speed in (1.0, math.inf):
-            source, times = open_source(address, fps=10, play_speed=speed, reconnect_s=0), []
+            source = open_source(address, fps=10, play_speed=speed, reconnect_s=0)
+            times: list[float] = []
             began = time.monotonic()
             with pytest.raises(SourceLost):
                 times.extend(time_s for _, time_s in source)

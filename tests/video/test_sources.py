@@ -90,7 +90,7 @@ def test_directories_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         ("a.mp4", {"play_speed": math.nan}, "play_speed is nan"),
     ],
 )
-def test_what_cannot_be_opened_is_named(spec: str, settings: dict[str, float], message: str) -> None:
+def test_what_cannot_be_opened_is_named(spec: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_source(spec, **settings)
 
