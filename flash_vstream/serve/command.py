@@ -4,8 +4,11 @@
     flash-vstream live --video_file FILE --ask "30: What is in the room?"
 
 In a terminal it takes questions at any moment. Elsewhere it asks those of --ask, or the lines of standard input: a
-plain line when it arrives, "SECONDS: question" at that stream time. The exit code is 1 if an answer could not be
-generated.
+plain line when it arrives, "SECONDS: question" at that stream time; "/save FILE" saves the session. The exit code is 1
+if an answer could not be generated, 3 if a camera was lost for good.
+
+A camera that goes away is connected again: the memory is kept, the stream time goes on with the clock, and the time
+without a picture is told.
 """
 
 from __future__ import annotations
@@ -21,18 +24,28 @@ import torch
 import transformers
 
 from flash_vstream.model import load
-from flash_vstream.options import CommandParser, add_device, add_fps, add_memory, add_model, positive_int
+from flash_vstream.options import (
+    CommandParser,
+    add_device,
+    add_fps,
+    add_memory,
+    add_model,
+    positive_float,
+    positive_int,
+)
 from flash_vstream.process import Process
 from flash_vstream.serve import plain
-from flash_vstream.serve.loop import AnswerError, EventLog
+from flash_vstream.serve.event_log import EventLog
+from flash_vstream.serve.loop import AnswerError
 from flash_vstream.serve.questions import Schedule, parse, read_file
 from flash_vstream.serve.session import DEFAULT_MAX_NEW_TOKENS, StreamSession
-from flash_vstream.video import FrameBuffer, open_source
+from flash_vstream.video import TIMEOUT_S, FrameBuffer, SourceEvent, SourceLost, is_camera, masked, open_source
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 CLIP = ASSETS / "clip.mp4"
 CLIP_QUESTIONS = ASSETS / "clip.json"
 NO_ANSWER = 1
+CAMERA_LOST = 3
 TINY_MODEL_NOTE = (
     "The shipped tiny model knows only its own synthetic world; its answers about this video mean nothing. "
     "For real video give a trained model: --model_path."
@@ -46,17 +59,41 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--video_file",
         metavar="SOURCE",
-        help="a video file, a directory of frames, an rtsp/http/udp address, - for a pipe, or a webcam (/dev/video0, "
-        "webcam:0); default: the shipped clip",
+        help="a video file, a directory of frames, an rtsp/http/udp address, an .sdp file, - for a pipe, or a webcam "
+        "(/dev/video0, webcam:0); default: the shipped clip",
     )
     add_model(options)
     add_fps(options)
     add(
         "--play_speed",
-        type=float,
+        type=_speed,
         default=1.0,
         metavar="X",
-        help="stream seconds for each second of the clock; inf: as fast as possible, drops nothing (%(default)s)",
+        help="stream seconds for each second of the clock; inf: as fast as possible, drops nothing; cameras keep their "
+        "own time (%(default)s)",
+    )
+    add(
+        "--reconnect",
+        type=_reconnect,
+        metavar="SECONDS|never|forever",
+        help="how long a camera may be away before the stream counts as lost (cameras: forever; named pipes: never)",
+    )
+    add(
+        "--timeout",
+        type=positive_float,
+        default=TIMEOUT_S,
+        metavar="SECONDS",
+        help="silence after which a connection counts as lost; give more for a camera that sends a picture a minute "
+        "(%(default)s)",
+    )
+    add("--rtsp_transport", choices=("tcp", "udp"), default="tcp", help="how RTSP cameras send (%(default)s)")
+    add(
+        "--ffmpeg_option",
+        action="append",
+        type=_ffmpeg_option,
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of FFmpeg for an address, as live_start_index=-1; repeatable",
     )
     add(
         "--ask",
@@ -88,16 +125,32 @@ def run(options: argparse.Namespace) -> int:
     video = str(CLIP) if options.video_file is None else options.video_file
     is_clip = Path(video).is_file() and CLIP.samefile(video)
     schedule = Schedule([parse(line, need_time=True) for line in options.ask])
-    source = open_source(video, fps=options.fps, play_speed=options.play_speed)
+    source = open_source(
+        video,
+        fps=options.fps,
+        play_speed=options.play_speed,
+        timeout_s=options.timeout,
+        reconnect_s=options.reconnect,
+        rtsp_transport=options.rtsp_transport,
+        ffmpeg_options=dict(options.ffmpeg_option),
+    )
     session = _open_session(options)
     seen_s = session.snapshot.time_s
-    buffer = FrameBuffer(source, start_s=0.0 if seen_s is None else seen_s + 1 / options.fps)
     # Opened last: a command that is refused leaves no file behind.
     with contextlib.closing(EventLog(options.log_file)) as log:
+        # Each of the two is None if it was closed.
+        terminals = [stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)]
+        is_interactive = all(terminals) and not options.ask
+
+        def on_event(event: SourceEvent) -> None:
+            log.source(event)
+            plain.show_event(event)
+
+        buffer = FrameBuffer(source, start_s=0.0 if seen_s is None else seen_s + 1 / options.fps, on_event=on_event)
         _introduce(options, session, is_clip)
         log.write(
             "start",
-            video=video,
+            video=masked(video),
             model=options.model_path,
             memory=session.model.config.memory.to_dict(),
             video_fps=options.fps,
@@ -105,22 +158,42 @@ def run(options: argparse.Namespace) -> int:
             resume=options.resume,
         )
         demo = read_file(CLIP_QUESTIONS) if is_clip else []
-        # Each of the two is None if it was closed.
-        terminals = [stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)]
-        if all(terminals) and not options.ask:
+        if is_interactive:
             # Only here: nothing else needs prompt_toolkit.
             from flash_vstream.serve.terminal import Terminal
 
             Terminal(buffer, session, log, options.max_new_tokens, [question.text for question in demo[:3]]).run()
             return 0
-        takes_lines = not (options.ask or sys.stdin is None or terminals[0] or _is_standard_input(video))
+        takes_lines = not (options.ask or sys.stdin is None or _is_standard_input(video))
+        if takes_lines and terminals[0]:
+            print("The output is no terminal, so there is no prompt: type a question and press Enter.", file=sys.stderr)
         pipe = sys.stdin.fileno() if takes_lines else None
         try:
             plain.run(buffer, session, schedule, log, options.max_new_tokens, pipe, demo)
         except AnswerError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return NO_ANSWER
+        except SourceLost as error:
+            print(f"error: {error}", file=sys.stderr)
+            return CAMERA_LOST
     return 0
+
+
+def _speed(text: str) -> float:
+    return math.inf if text == "inf" else positive_float(text)
+
+
+def _reconnect(text: str) -> float:
+    """Seconds, "never" or "forever"."""
+    words = {"never": 0.0, "forever": math.inf}
+    return words[text] if text in words else positive_float(text)
+
+
+def _ffmpeg_option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE")
+    return name, value
 
 
 def _open_session(options: argparse.Namespace) -> StreamSession:
@@ -138,7 +211,9 @@ def _introduce(options: argparse.Namespace, session: StreamSession, is_clip: boo
     memory = session.model.config.memory
     print(f"model: {options.model_path or 'the shipped tiny model'} on {session.model.device}, memory: {memory.mode}")
     speed = "as fast as possible" if options.play_speed == math.inf else f"at {options.play_speed:g} times its own pace"
-    video = "the shipped clip" if is_clip else options.video_file
+    if options.video_file and is_camera(options.video_file):
+        speed = "at its own pace"
+    video = "the shipped clip" if is_clip else masked(options.video_file)
     print(f"stream: {video}, {options.fps:g} frames a second, {speed}")
     if options.resume is not None:
         seen = session.snapshot

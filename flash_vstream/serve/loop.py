@@ -7,18 +7,17 @@ each on the snapshot of the moment it was asked at.
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol
 
+from flash_vstream.serve.event_log import EventLog
 from flash_vstream.serve.questions import Schedule, TimedQuestion
 from flash_vstream.serve.session import Answer, StreamSession
-from flash_vstream.video import FrameBuffer
+from flash_vstream.serve.source_events import silence_note
+from flash_vstream.video import FrameBuffer, SourceLost
 
 # Answers in progress or waiting. Each holds the memory state it was asked on: some 160 MiB with a 7B model.
 MAX_WAITING = 8
@@ -45,35 +44,6 @@ class Screen(Protocol):
 
     def fail(self, error: AnswerError) -> None:
         """The answer could not be generated."""
-
-
-class EventLog:
-    """A JSON-lines file of events, each with the wall-clock time; without a path nothing is written.
-
-    Events are appended to an existing file. Raises ValueError if the file cannot be written.
-    """
-
-    def __init__(self, path: str | None) -> None:
-        self._lock = threading.Lock()
-        try:
-            # Line-buffered, so that the log is complete up to the moment a run was killed.
-            self._file = None if path is None else Path(path).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115
-        except OSError as error:
-            raise ValueError(f"cannot write the log file {path} ({error.strerror}); give another --log_file") from error
-
-    def write(self, event: str, **fields: Any) -> None:
-        """Append one event; does nothing after `close`."""
-        line = json.dumps({"event": event, "at": datetime.now(UTC).isoformat(), **fields}, ensure_ascii=False)
-        with self._lock:
-            if self._file is not None:
-                self._file.write(line + "\n")
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-            self._file = None
 
 
 class Answerer:
@@ -112,7 +82,10 @@ class Answerer:
         if not self._room.acquire(blocking=wait):
             raise ValueError(f"{MAX_WAITING} answers are still to come; ask again when one of them is complete")
         self.has_asked = True
-        self.log.write("question", question=question.text, asked_for_s=question.time_s, **_moment(answer))
+        lag_s, note = self.session.stats().lag_s, question.note or None
+        self.log.write(
+            "question", question=question.text, asked_for_s=question.time_s, lag_s=lag_s, note=note, **_moment(answer)
+        )
         self._waiting.put((question, answer))
 
     def raise_error(self) -> None:
@@ -186,8 +159,15 @@ def watch_stream(
 ) -> Exception | None:
     """Watch a source to its end, or until `is_over`, and ask each question of the schedule when it is due.
 
-    A question for time t is asked on the frames with time <= t. Returns the error that ended the source, if any.
+    A question for time t is asked on the frames with time <= t; while a live source has no picture to give, at its
+    time on the wall clock. Returns the error that ended the source, if any.
     """
+
+    def idle(time_s: float) -> bool:
+        ask_all(schedule.take_at(time_s), session, ask, note=silence_note(source))
+        return is_over()
+
+    source.when_idle = idle
     frames, n_dropped = iter(source), 0
     while True:
         try:
@@ -203,23 +183,28 @@ def watch_stream(
         # The increase of the source's count, not the count itself: a reset of the session starts a new one.
         n_dropped_before, n_dropped = n_dropped, source.dropped
         session.count_dropped(n_dropped - n_dropped_before)
+        session.note_lag(source.lag_s())
         ask_all(schedule.take_at(time_s), session, ask)
         if is_over():
             return None
 
 
 def ask_all(
-    questions: list[TimedQuestion], session: StreamSession, ask: Callable[[TimedQuestion], None], end: str = ""
+    questions: list[TimedQuestion],
+    session: StreamSession,
+    ask: Callable[[TimedQuestion], None],
+    end: str = "",
+    note: str = "",
 ) -> None:
-    """Ask questions; the note of each that comes late, or whose time the stream did not reach (it `end`), says so."""
+    """Ask questions, each with a note if it comes late or the stream did not reach its time (it `end`), or `note`."""
     for question in questions:
-        now, note = session.snapshot.time_s, ""
-        if question.time_s is not None and now is not None:
+        now, why = session.snapshot.time_s, note
+        if question.time_s is not None and now is not None and not note:
             if end and question.time_s > now:
-                note = f"the stream {end} at {now:.1f} s, before the {question.time_s:.1f} s asked for"
+                why = f"the stream {end} at {now:.1f} s, before the {question.time_s:.1f} s asked for"
             elif question.time_s < now:
-                note = f"the question came late: it was for {question.time_s:.1f} s"
-        ask(replace(question, note=note))
+                why = f"the question came late: it was for {question.time_s:.1f} s"
+        ask(replace(question, note=why))
 
 
 def times_line(answer: Answer) -> str:
@@ -239,10 +224,13 @@ def report_end(answerer: Answerer) -> Iterator[None]:
     except KeyboardInterrupt:
         reason = "interrupted"
         raise
+    except SourceLost:
+        reason = "lost"
+        raise
     finally:
         stats, n_answered = answerer.session.stats(), answerer.n_answered
         answerer.log.write("end", reason=reason, **asdict(stats))
-        if reason != "error":
+        if reason not in ("error", "lost"):
             print(
                 f"{stats.n_frames} frames watched up to {stats.stream_time_s or 0.0:.1f} s, {stats.n_dropped} dropped, "
                 f"{n_answered} question{'' if n_answered == 1 else 's'} answered",

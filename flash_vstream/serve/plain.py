@@ -9,10 +9,13 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from flash_vstream.serve.loop import Answerer, AnswerError, EventLog, ask_all, report_end, times_line, watch_stream
+from flash_vstream.serve.event_log import EventLog
+from flash_vstream.serve.loop import Answerer, AnswerError, ask_all, report_end, times_line, watch_stream
 from flash_vstream.serve.questions import Schedule, TimedQuestion, parse
+from flash_vstream.serve.saving import save
 from flash_vstream.serve.session import Answer, StreamSession
-from flash_vstream.video import FrameBuffer
+from flash_vstream.serve.source_events import line_of, silence_note
+from flash_vstream.video import FrameBuffer, SourceEvent
 
 READ_AHEAD_S = 1.0  # what a pipe that stays open delays the stream by
 
@@ -20,12 +23,13 @@ READ_AHEAD_S = 1.0  # what a pipe that stays open delays the stream by
 class PipedQuestions:
     """Reads question lines from a file descriptor in its own thread.
 
-    A plain line is asked when it arrives, `SECONDS: question` at that stream time. A line that cannot be asked is named
-    in one line on stderr, and the others are asked nevertheless.
+    A plain line is asked when it arrives, `SECONDS: question` at that stream time; `/save [FILE]` saves the session. A
+    line that cannot be asked is named in one line on stderr, and the others are asked nevertheless.
     """
 
-    def __init__(self, descriptor: int, schedule: Schedule, answerer: Answerer) -> None:
+    def __init__(self, descriptor: int, source: FrameBuffer, schedule: Schedule, answerer: Answerer) -> None:
         self._descriptor = descriptor
+        self._source = source
         self._schedule = schedule
         self._answerer = answerer
         # Daemon: a pipe may stay open forever, and nothing else can interrupt the read.
@@ -62,16 +66,31 @@ class PipedQuestions:
         if not text:
             return
         try:
-            self._schedule.add(parse(text, need_time=False))
+            if text.startswith("/"):
+                self._command(text)
+            else:
+                self._schedule.add(parse(text, need_time=False))
         except ValueError as error:
             _refuse(text, error)
-        if self._answerer.session.snapshot.n_frames:  # else the watching thread asks at the first frame
-            for question in self._schedule.take_now():
-                self.ask(question)
+        session = self._answerer.session
+        if session.snapshot.n_frames:  # else the watching thread asks at the first frame
+            ask_all(self._schedule.take_now(), session, self.ask, note=silence_note(self._source))
+
+    def _command(self, text: str) -> None:
+        command, _, rest = text.partition(" ")
+        if command != "/save":
+            raise ValueError("the only command outside a terminal is /save [FILE]")
+        print(f"Saved to {save(self._answerer.session, self._answerer.log, rest.strip())}", flush=True)
 
 
 def _refuse(text: str, error: ValueError) -> None:
     print(f'error: not asked: "{text}" ({error})', file=sys.stderr, flush=True)
+
+
+def show_event(event: SourceEvent) -> None:
+    """Print an event of a live source on stderr, apart from the answers."""
+    if line := line_of(event):
+        print(line, file=sys.stderr, flush=True)
 
 
 class PlainScreen:
@@ -120,7 +139,7 @@ def run(
     answerer = Answerer(session, PlainScreen(), log, max_new_tokens)
     with report_end(answerer):
         try:
-            piped = None if pipe is None else PipedQuestions(pipe, schedule, answerer)
+            piped = None if pipe is None else PipedQuestions(pipe, source, schedule, answerer)
             if len(schedule) == 0:
                 for question in demo:
                     schedule.add(question)

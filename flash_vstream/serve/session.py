@@ -44,6 +44,7 @@ class SessionStats:
 
     Attributes:
         n_dropped: Frames that the source dropped, by `count_dropped`.
+        lag_s: How old the newest frame was when it had been watched, by `note_lag`.
         stream_time_s: The stream time of the newest frame.
         n_memory_tokens: Tokens that the memory gives the language model.
         watch_ms_mean: Mean time of preprocessing, encoder and memory update for a frame, in milliseconds.
@@ -57,6 +58,7 @@ class SessionStats:
     memory_nbytes: int
     watch_ms_mean: float | None
     last_time_to_first_token_s: float | None
+    lag_s: float | None = None
 
 
 class Answer(Iterator[str]):
@@ -127,6 +129,7 @@ class StreamSession:
     def _start(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._n_dropped = 0
+        self._lag_s: float | None = None
         self._watched = (0.0, 0)  # seconds and frames of `watch`, replaced together: stats() takes no lock
         self._last_time_to_first_token_s: float | None = None
 
@@ -139,6 +142,10 @@ class StreamSession:
         """Add frames that the source dropped; the reader of the source calls this."""
         with self._watch_lock:  # reset() may run beside this, and the count before it must not come back
             self._n_dropped += n_frames
+
+    def note_lag(self, lag_s: float) -> None:
+        """Keep how old the newest frame is; the reader of the source calls this."""
+        self._lag_s = lag_s
 
     @property
     def snapshot(self) -> Snapshot:
@@ -214,6 +221,7 @@ class StreamSession:
             memory_nbytes=snapshot.memory.nbytes,
             watch_ms_mean=1000 * seconds / count if count else None,
             last_time_to_first_token_s=self._last_time_to_first_token_s,
+            lag_s=self._lag_s,
         )
 
     def save(self, path: str | PathLike[str]) -> None:

@@ -6,17 +6,24 @@ above the prompt, not into the line that is being typed; the status line at the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
+from collections.abc import Iterable
+from pathlib import Path
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.history import FileHistory
 from prompt_toolkit.patch_stdout import patch_stdout
 
 from flash_vstream.serve import memory_chart
-from flash_vstream.serve.loop import Answerer, AnswerError, EventLog, report_end, times_line, watch_stream
+from flash_vstream.serve.event_log import EventLog
+from flash_vstream.serve.loop import Answerer, AnswerError, report_end, times_line, watch_stream
 from flash_vstream.serve.questions import Schedule, TimedQuestion
+from flash_vstream.serve.saving import save
 from flash_vstream.serve.session import Answer, StreamSession
+from flash_vstream.serve.source_events import silence_note
 from flash_vstream.video import FrameBuffer
 
 REFRESH_S = 0.25
@@ -27,6 +34,32 @@ Type a question and press Enter; it is answered from what was seen up to then. O
   /reset         forget what was seen; the stream plays on
   /help          this text
   /quit          end (also Ctrl-D)"""
+WORDS = {"quit": "/quit", "exit": "/quit", "/exit": "/quit", "help": "/help", "?": "/help"}  # nobody asks these
+COMMANDS = ("/memory", "/save", "/reset", "/help", "/quit")
+
+
+class QuestionHistory(FileHistory):
+    """The lines typed in earlier runs. A file that cannot be read or written leaves those of this run."""
+
+    def load_history_strings(self) -> Iterable[str]:
+        """The lines, newest first."""
+        with contextlib.suppress(OSError):
+            return list(super().load_history_strings())
+        return []
+
+    def store_string(self, string: str) -> None:
+        """Append a line, to a file that only its owner reads."""
+        with contextlib.suppress(OSError):
+            path = history_path()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            super().store_string(string)
+
+
+def history_path() -> Path:
+    """Where the lines typed are kept."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state) / "flash-vstream" / "history"
 
 
 class PromptScreen:
@@ -36,8 +69,11 @@ class PromptScreen:
         self.unfinished = ""
 
     def begin(self, question: TimedQuestion, answer: Answer) -> None:
-        """Show the time of the question."""
-        self.unfinished = f"[{answer.stream_time_s:.1f} s] "
+        """Print the question, its time and its note."""
+        print(f"[{answer.stream_time_s:.1f} s] {question.text}")
+        if question.note:
+            print(f"  ({question.note})")
+        self.unfinished = "  "
 
     def piece(self, text: str) -> None:
         """Print the lines that are complete, broken at the width of the terminal."""
@@ -76,10 +112,16 @@ class Terminal:
         self._answerer = Answerer(session, self._screen, log, max_new_tokens)
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._quit = threading.Event()
-        self._stream_state = "playing"
+        self._end_state: str | None = None
         self._error: Exception | None = None
         self._prompt: PromptSession[str] = PromptSession(
-            message=self._message, bottom_toolbar=self._status, refresh_interval=REFRESH_S
+            message=self._message,
+            bottom_toolbar=self._status,
+            refresh_interval=REFRESH_S,
+            history=QuestionHistory(str(history_path())),
+            enable_suspend=True,
+            # The line is printed again without the unfinished answer over it.
+            erase_when_done=True,
         )
 
     def run(self) -> None:
@@ -105,7 +147,7 @@ class Terminal:
                 error = watch_stream(self._source, self._session, Schedule(), self._answerer.ask, self._quit.is_set)
         except Exception as raised:
             error = raised
-        self._stream_state = "ended" if error is None else "failed"
+        self._end_state = "ended" if error is None else "failed"
         self._error = error
         loop = self._prompt.app.loop
         if error is not None and self._session.snapshot.n_frames:
@@ -125,9 +167,11 @@ class Terminal:
                 line = self._prompt.prompt(pre_run=self._leave_if_failed).strip()
             except EOFError:
                 return
+            line = WORDS.get(line.lower(), line)
             if line == "/quit":
                 return
             if line:
+                print(f"? {line}")
                 try:
                     self._take(line)
                 except ValueError as error:
@@ -136,39 +180,45 @@ class Terminal:
     def _take(self, line: str) -> None:
         """Act on a line that was typed: a command or a question."""
         command, _, rest = line.partition(" ")
+        rest = rest.strip()
         if not command.startswith("/"):
-            self._answerer.ask(TimedQuestion(line), wait=False)
+            self._answerer.ask(TimedQuestion(line, note=silence_note(self._source)), wait=False)
+        elif command not in COMMANDS:
+            print(f"There is no command {command}.\n{HELP}")
+        elif rest and command != "/save":
+            raise ValueError(f"{command} takes no words after it; type {command} alone")
         elif command == "/memory":
             memory, config = self._session.snapshot.memory, self._session.model.config.memory
-            n_frames = memory.n_frames
-            print(memory_chart.draw(memory, config.num_tokens(n_frames)) if n_frames else "Nothing has been seen yet.")
+            n_frames, width = memory.n_frames, shutil.get_terminal_size().columns - 1
+            chart = memory_chart.draw(memory, config.num_tokens(n_frames), width) if n_frames else None
+            print(chart or "Nothing has been seen yet.")
         elif command == "/save":
-            self._save(rest.strip())
+            print(f"Saved to {save(self._session, self._log, rest)}; --resume continues it.")
         elif command == "/reset":
             self._session.reset()
             self._log.write("reset")
             print("The memory is empty; the stream plays on.")
         else:
-            if command != "/help":
-                print(f"There is no command {command}.")
             print(HELP)
-
-    def _save(self, name: str) -> None:
-        seconds = self._session.snapshot.time_s
-        # os.path, because Path raises RuntimeError for a user that does not exist.
-        path = os.path.realpath(os.path.expanduser(name or f"session-{seconds or 0:.0f}s.safetensors"))
-        self._session.save(path)
-        self._log.write("save", path=path, stream_time_s=seconds)
-        print(f"Saved to {path}; --resume continues it.")
 
     def _message(self) -> str:
         unfinished = self._screen.unfinished
         return f"{unfinished}\n? " if unfinished else "? "
 
     def _status(self) -> str:
-        stats = self._session.stats()
+        """The status line; on a narrow terminal what matters less is left out."""
+        stats, silent_s = self._session.stats(), self._source.silence_s()
         seconds = "--" if stats.stream_time_s is None else f"{stats.stream_time_s:.1f} s"
         waiting = self._answerer.n_waiting
-        answering = "" if not waiting else " | answering" if waiting == 1 else f" | answering, {waiting - 1} more asked"
-        figures = f"{stats.n_frames} frames | {stats.n_dropped} dropped | {stats.n_memory_tokens} memory tokens"
-        return f" {self._stream_state} {seconds} | {figures}{answering}"
+        parts = [f"{self._end_state or self._source.state} {seconds}"]
+        if silent_s is not None and self._end_state is None:
+            parts.append(f"no picture for {silent_s:.0f} s")
+        if waiting:
+            parts.append("answering" if waiting == 1 else f"answering, {waiting - 1} more asked")
+        lag = [] if stats.lag_s is None or self._end_state else [f"lag {stats.lag_s:.1f} s"]
+        figures = [f"{stats.n_frames} frames", f"{stats.n_dropped} dropped", f"{stats.n_memory_tokens} memory tokens"]
+        width = shutil.get_terminal_size().columns
+        for part in [*lag, *figures]:
+            if sum(len(kept) + 3 for kept in parts) + len(part) < width:
+                parts.append(part)
+        return " " + " | ".join(parts)

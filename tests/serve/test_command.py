@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -20,6 +22,7 @@ from tests.conftest import TinyModel
 from tests.serve.conftest import FRAMES, start
 from tests.serve.test_session import QUESTION, answer_of, watched
 from tests.video.clips import write_clip
+from tests.video.senders import Send, TcpSender
 
 
 @pytest.fixture
@@ -172,7 +175,11 @@ def test_a_session_that_cannot_be_resumed_is_named(
         (["--fps", "nan"], "--fps"),
         (["--fps", "fast"], "fast"),
         (["--video_fps", "2"], "--fps"),
-        (["--play_speed", "0"], "play_speed is 0"),
+        (["--play_speed", "0"], "--play_speed"),
+        (["--reconnect", "soon"], "--reconnect"),
+        (["--timeout", "0"], "--timeout"),
+        (["--ffmpeg_option", "nobuffer"], "nobuffer"),
+        (["--video_file", "rtsp://cam:s3cret@127.0.0.1:1/a"], "cam:***@127.0.0.1"),
         (["--memory", "elephant"], "elephant"),
         (["--memory", "published"], "offline"),
         (["--device", "abacus"], "abacus"),
@@ -285,3 +292,29 @@ def test_frames_are_the_pictures(pictures: str) -> None:
     read = list(open_source(pictures, fps=1, play_speed=float("inf")))
     assert [time_s for _, time_s in read] == [time_s for _, time_s in FRAMES]
     assert all(np.array_equal(frame, given) for (frame, _), (given, _) in zip(read, FRAMES, strict=True))
+
+
+def test_a_camera_that_is_lost_is_code_3_and_no_password_is_shown(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], silent_stdin: None
+) -> None:
+    """F2, F5, F8, F14: the question that waits is answered, the log holds the break."""
+    clip = write_clip(tmp_path / "a.ts", [3600 * k for k in range(50)], Fraction(1, 90000)).read_bytes()
+    log = tmp_path / "log.jsonl"
+
+    def serve(number: int, send: Send, stopped: threading.Event) -> None:
+        send(clip)
+
+    with TcpSender(serve) as sender:
+        code = run(
+            "--model_path", checkpoint, "--video_file", f"tcp://cam:s3cret@127.0.0.1:{sender.port}",
+            "--reconnect", "never", "--log_file", str(log), "--ask", "60: Late?",
+        )  # fmt: skip
+    output = capsys.readouterr()
+    assert code == 3
+    assert "the stream broke at" in output.out and "Late?" in output.out
+    assert "cam:***@127.0.0.1" in output.err
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["what"] for row in rows if row["event"] == "source"] == ["connected", "failed"]
+    assert rows[-1]["event"] == "end" and rows[-1]["reason"] == "lost"
+    for text in (output.out, output.err, log.read_text()):
+        assert "s3cret" not in text

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flash_vstream.serve.loop import MAX_WAITING, Answerer, AnswerError, EventLog, watch_stream
+from flash_vstream.serve.event_log import EventLog
+from flash_vstream.serve.loop import MAX_WAITING, Answerer, AnswerError, watch_stream
 from flash_vstream.serve.plain import PlainScreen
 from flash_vstream.serve.questions import Schedule, TimedQuestion
 from flash_vstream.serve.session import Answer, StreamSession
@@ -173,6 +174,9 @@ def test_frames_dropped_before_a_reset_do_not_come_back(tiny_model: TinyModel) -
 
         dropped = 0
 
+        def lag_s(self) -> float:
+            return 0.0
+
         def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
             for number, (frame, time_s) in enumerate(FRAMES):
                 self.dropped += 2 if number == len(FRAMES) - 1 else 1
@@ -190,3 +194,20 @@ def test_frames_dropped_before_a_reset_do_not_come_back(tiny_model: TinyModel) -
 
     watch_stream(DroppingSource(), session, Schedule(), lambda question: None, note_and_reset)  # type: ignore[arg-type]
     assert counts == [0, 1, 1, 2, 2, 3, 3, 4, 0, 1, 1, 3]
+
+
+def test_in_a_terminal_each_answer_names_its_question(
+    tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F12: three quick questions; what is above the prompt while one is generated is printed once."""
+    session = watched(tiny_model, FRAMES)
+    answerer = Answerer(session, PromptScreen(), EventLog(None), max_new_tokens=8)
+    questions = ["Which room?", "What colour?", "Who is there?"]
+    for question in questions:
+        answerer.ask(TimedQuestion(question, note="no picture for 8 s"))
+    answerer.finish()
+    answerer.stop()
+    output = capsys.readouterr().out
+    for question in questions:
+        right = answer_of(session, question, max_new_tokens=8)
+        assert f"[10.0 s] {question}\n  (no picture for 8 s)\n  {right}\n" in output

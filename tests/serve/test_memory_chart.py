@@ -38,6 +38,9 @@ def test_drawing_of_a_known_state() -> None:
 @pytest.mark.parametrize("n_frames", [1, 2, 30])
 def test_every_memory_can_be_drawn(mode: str, n_frames: int) -> None:
     session = watched(make_tiny_model(MemoryConfig(spatial_size=4, temporal_size=2, mode=mode)), make_frames(n_frames))
+    for width in (45, 60, 100):  # F16: a narrow terminal
+        lines = memory_chart.draw(session.snapshot.memory, session.stats().n_memory_tokens, width).splitlines()
+        assert max(map(len, lines)) <= width
     text = memory_chart.draw(session.snapshot.memory, session.stats().n_memory_tokens)
     assert text.startswith(f"memory of {n_frames} frames: {session.stats().n_memory_tokens} tokens")
     assert all(len(line) < 80 for line in text.splitlines() if not line.startswith(("retrieved", "spatial")))

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from flash_vstream.serve import plain
-from flash_vstream.serve.loop import AnswerError, EventLog
+from flash_vstream.serve.event_log import EventLog
+from flash_vstream.serve.loop import AnswerError
 from flash_vstream.serve.questions import Schedule, TimedQuestion
 from flash_vstream.serve.session import StreamSession
+from flash_vstream.video import SourceEvent
 from tests.conftest import TinyModel
 from tests.serve.test_session import QUESTION, Frames, answer_of, make_frames, watched
 
@@ -29,6 +31,7 @@ class GivenSource:
         self, frames: Frames = FRAMES, fail_at: int | None = None, before: Callable[[int], None] | None = None
     ) -> None:
         self.dropped = 0
+        self.when_idle: Callable[[float], bool] = lambda time_s: False
         self.n_taken = 0
         self.is_closed = False
         self._frames, self._fail_at, self._before = frames, fail_at, before
@@ -38,6 +41,12 @@ class GivenSource:
 
     def __exit__(self, *error: Any) -> None:
         self.is_closed = True
+
+    def lag_s(self) -> float:
+        return 0.25
+
+    def silence_s(self) -> float | None:
+        return None
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
         for frame, time_s in self._frames:
@@ -177,11 +186,6 @@ def test_the_log_holds_questions_answers_and_times(tiny_model: TinyModel, tmp_pa
     assert (end["reason"], end["n_frames"], end["n_dropped"]) == ("done", 3, 3)
 
 
-def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="missing"):
-        EventLog(str(tmp_path / "missing" / "log.jsonl"))
-
-
 class Pipe:
     """A pipe whose lines are sent before given frames; before the frame after a line, the line is asked or refused."""
 
@@ -254,3 +258,62 @@ def test_a_pipe_that_stays_open_holds_nobody(tiny_model: TinyModel, capsys: pyte
         if thread.name == "questions":
             thread.join()
     os.close(reading)
+
+
+class SilentSource(GivenSource):
+    """Two frames, at 0 and 2 s, and then none until 60 s; the camera is away."""
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
+        yield FRAMES[0]
+        yield FRAMES[1]
+        for second in range(3, 60):
+            if self.when_idle(float(second)):
+                return
+        yield FRAMES[2][0], 60.0
+
+    def silence_s(self) -> float | None:
+        return 12.3
+
+
+def test_a_question_that_falls_into_an_outage_is_asked_at_its_time(
+    tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F2, F8: on what was seen before, with a note that says so."""
+    play(tiny_model, [TimedQuestion(QUESTION, 20.0)], SilentSource())
+    output = capsys.readouterr().out
+    assert answered(tiny_model, 2, QUESTION, "no picture for 12 s; answered from what was seen before") in output
+    assert "2 frames watched" in output
+
+
+def test_a_session_can_be_saved_by_a_line(
+    tiny_model: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F3: without a terminal. Another command is refused, not asked."""
+    path = tmp_path / "session.safetensors"
+    (tmp_path / "lines.txt").write_text(f"/save {path}\n/memory\n2: {QUESTION}\n")
+    with (tmp_path / "lines.txt").open() as file:
+        play(tiny_model, [], pipe=file.fileno())
+    output = capsys.readouterr()
+    assert f"Saved to {path}" in output.out
+    assert output.err.count("\n") == 1 and '"/memory"' in output.err
+    assert StreamSession.load(*tiny_model, path).stats().n_frames == 0  # a file is read before the stream begins
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (SourceEvent("gap", 18.0, seconds=12.0), ["no picture for 12.0 s", "from 6.0 s"]),
+        (SourceEvent("reconnecting", 6.0, 0.5, 2, "Connection refused"), ["attempt 2", "Connection refused"]),
+        (SourceEvent("reconnecting", 6.0, 0.5, 3, "Connection refused"), []),  # not every attempt
+        (SourceEvent("stalled", 6.0, seconds=3.0), ["no picture for 3 s"]),
+        (SourceEvent("connected", 0.0), []),
+    ],
+)
+def test_events_of_a_source_are_told_on_stderr(
+    event: SourceEvent, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F2."""
+    plain.show_event(event)
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == bool(words)
+    assert all(word in output.err for word in words)

@@ -37,23 +37,48 @@ def no_thread_is_left() -> Iterator[None]:
         assert not thread.is_alive()
 
 
-def test_the_oldest_frame_is_dropped_and_counted() -> None:
-    """The consumer takes one frame, and the next when the source has ended."""
-    ended, taken = threading.Event(), threading.Event()
+def drain(queue_size: int, max_wait_s: float, take_at_s: float) -> tuple[list[float], int]:
+    """Times and drops of a consumer that takes a first frame, and the next when 21 frames came, one each second."""
+    ended, taken, clock = threading.Event(), threading.Event(), [0.0]
 
     def frames() -> Iterator[TimedFrame]:
-        given = counted(21, ended=ended)
+        given = counted(21)
         yield next(given)
         assert taken.wait(HANG_S)
-        yield from given
+        for item in given:
+            clock[0] = item[1]
+            yield item
+        ended.set()
 
-    with FrameBuffer(source_of(frames(), waits=False), queue_size=4) as buffer:
+    buffer = FrameBuffer(
+        source_of(frames(), waits=False), queue_size=queue_size, max_wait_s=max_wait_s, now=lambda: clock[0]
+    )
+    with buffer:
         iterator = iter(buffer)
         assert next(iterator)[1] == 0.0
         taken.set()
         assert ended.wait(HANG_S)
-        assert [time_s for _, time_s in iterator] == [17.0, 18.0, 19.0, 20.0]
-    assert buffer.dropped == 16
+        clock[0] = take_at_s
+        return [time_s for _, time_s in iterator], buffer.dropped
+
+
+def test_the_oldest_frame_is_dropped_and_counted() -> None:
+    assert drain(queue_size=4, max_wait_s=100.0, take_at_s=20.0) == ([17.0, 18.0, 19.0, 20.0], 16)
+
+
+@pytest.mark.parametrize(("take_at_s", "right"), [(20.0, [19.0, 20.0]), (20.5, [20.0]), (90.0, [20.0])])
+def test_now_is_now(take_at_s: float, right: list[float]) -> None:
+    """F6: no frame that waited for more than a second is given if there is a newer one; the newest always is."""
+    assert drain(queue_size=32, max_wait_s=1.0, take_at_s=take_at_s) == (right, 20 - len(right))
+
+
+def test_the_lag_is_how_old_the_taken_frame_is() -> None:
+    """F19."""
+    clock = [5.0]
+    with FrameBuffer(source_of(counted(1), waits=False), now=lambda: clock[0]) as buffer:
+        next(iter(buffer))
+        clock[0] = 7.5
+        assert buffer.lag_s() == 2.5
 
 
 def test_a_source_that_can_wait_loses_nothing_and_is_held_up() -> None:
