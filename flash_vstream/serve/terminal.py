@@ -50,7 +50,7 @@ class QuestionHistory(FileHistory):
     def store_string(self, string: str) -> None:
         """Append a line, to a file that only its owner reads."""
         with contextlib.suppress(OSError):
-            path = history_path()
+            path = Path(os.fsdecode(self.filename))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
             super().store_string(string)

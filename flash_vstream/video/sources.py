@@ -48,6 +48,7 @@ class FrameSource:
         self._frames, self._closing, self.waits = frames, closing, waits
         self.on_event: Callable[[SourceEvent], None] = lambda event: None
         self._reader: LiveReader | None = None
+        self._is_opening = False
 
     def __iter__(self) -> FrameSource:
         return self
@@ -55,12 +56,16 @@ class FrameSource:
     def __next__(self) -> TimedFrame:
         if self._closing.is_set():
             raise StopIteration
-        return next(self._frames)
+        item = next(self._frames)
+        self._is_opening = False
+        return item
 
     @property
     def state(self) -> str:
         """`connecting`, `playing`, `stalled`, `reconnecting`, `ended` or `failed`; a file is always `playing`."""
-        return "playing" if self._reader is None else self._reader.state
+        if self._reader is not None:
+            return self._reader.state
+        return "connecting" if self._is_opening else "playing"
 
     def stream_now(self) -> float | None:
         """The stream time of this moment by the wall clock; None for a file, or before the first frame."""
@@ -153,6 +158,7 @@ class _Opening:
         self._spec = spec if scheme == "file" else scheme + spec[len(scheme) :]  # FFmpeg takes no capitals
         self._name = masked(spec)
         self._source._frames = self._frames(scheme)
+        self._source._is_opening = scheme != "file"
         return self._source
 
     def _frames(self, scheme: str) -> Iterator[TimedFrame]:
