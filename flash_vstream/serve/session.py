@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 
 import numpy as np
 import torch
 
+from flash_vstream.engine.batcher import Batcher
 from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.generation import greedy_tokens, stop_ids
-from flash_vstream.model.prompts import VISUAL_TOKEN
+from flash_vstream.model.prompts import VISUAL_TOKEN, Turn
 from flash_vstream.serve import session_file
 from flash_vstream.serve.questions import check_text
 
@@ -75,9 +76,12 @@ class Answer(Iterator[str]):
         stop_ids: frozenset[int],
         decode: Callable[[list[int]], str],
         on_first_token: Callable[[], float],
+        n_prompt_tokens: int = 0,
     ) -> None:
         self.stream_time_s = snapshot.time_s
         self.n_frames = snapshot.n_frames
+        self.n_prompt_tokens = n_prompt_tokens
+        self.evidence_times = tuple(snapshot.memory.retrieved_times.tolist())
         self.text = ""
         self.time_to_first_token_s: float | None = None
         self._tokens: Iterator[int] | None = tokens
@@ -108,10 +112,16 @@ class Answer(Iterator[str]):
         self.text = text
         return piece
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self._ids)
+
     def close(self) -> None:
         """Stop generation and free its cache; further iteration ends at once."""
+        if isinstance(self._tokens, Generator):
+            self._tokens.close()
         self._tokens = None
-        self._ids = []
 
 
 class StreamSession:
@@ -120,9 +130,12 @@ class StreamSession:
     Thread-safe: `watch` calls run one at a time; `ask`, `stats` and `save` may run beside them.
     """
 
-    def __init__(self, model: VStreamForConditionalGeneration, processor: VStreamProcessor) -> None:
+    def __init__(
+        self, model: VStreamForConditionalGeneration, processor: VStreamProcessor, engine: Batcher | None = None
+    ) -> None:
         self.model = model
         self.processor = processor
+        self.engine = engine
         self._watch_lock = threading.Lock()
         self._start(Snapshot(model.memory.init_state(), None, 0))
 
@@ -175,25 +188,28 @@ class StreamSession:
             seconds, count = self._watched
             self._watched = (seconds + time.perf_counter() - began, count + 1)
 
-    def ask(self, question: str, max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS) -> Answer:
+    def ask(self, question: str | Sequence[Turn], max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS) -> Answer:
         """Answer from what was seen up to this call; frames watched later do not change the answer.
 
-        Returns an iterator over pieces of text; together they are the answer, of at most `max_new_tokens` tokens.
+        The question may be turns of a conversation, of which the last has no answer yet. Returns an iterator over
+        pieces of text; together they are the answer, of at most `max_new_tokens` tokens.
         Decoding is greedy, so it is deterministic. Raises ValueError if no frame was watched yet, or the question is
         empty, not valid text, holds prompt markup or is too long for the language model.
         """
         asked = time.perf_counter()
         snapshot = self._snapshot
-        if not question.strip():
-            raise ValueError("the question is empty; write one")
-        check_text(question)
-        if VISUAL_TOKEN in question:
-            raise ValueError(f"the question holds {VISUAL_TOKEN}, the placeholder of the video; leave it out")
+        turns = [(question.strip(), None)] if isinstance(question, str) else question
+        for text in (text for turn in turns for text in turn if text is not None):
+            if not text.strip():
+                raise ValueError("the question is empty; write one")
+            check_text(text)
+            if VISUAL_TOKEN in text:
+                raise ValueError(f"the question holds {VISUAL_TOKEN}, the placeholder of the video; leave it out")
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}, give at least 1")
         if snapshot.n_frames == 0:
             raise ValueError("the question came before the first frame; ask again when a frame was watched")
-        prompt = self.processor.prompt(question.strip())
+        prompt = self.processor.prompt(turns)
         prompt_ids = self.processor(text=prompt, n_frames=[snapshot.n_frames])["input_ids"]  # [1, L]
         limit = self.model.config.text_config.max_position_embeddings
         room = limit - prompt_ids.shape[1]
@@ -205,9 +221,10 @@ class StreamSession:
             self._last_time_to_first_token_s = time.perf_counter() - asked
             return self._last_time_to_first_token_s
 
-        tokens = greedy_tokens(self.model, prompt_ids, snapshot.memory, min(max_new_tokens, room))
+        asked_tokens = (prompt_ids, snapshot.memory, min(max_new_tokens, room))
+        tokens = greedy_tokens(self.model, *asked_tokens) if self.engine is None else self.engine.tokens(*asked_tokens)
         stop = stop_ids(self.model, self.processor.tokenizer)
-        return Answer(snapshot, tokens, stop, self.processor.decode, on_first_token)
+        return Answer(snapshot, tokens, stop, self.processor.decode, on_first_token, prompt_ids.shape[1])
 
     def stats(self) -> SessionStats:
         """Figures at this moment."""
@@ -234,13 +251,17 @@ class StreamSession:
 
     @classmethod
     def load(
-        cls, model: VStreamForConditionalGeneration, processor: VStreamProcessor, path: str | PathLike[str]
+        cls,
+        model: VStreamForConditionalGeneration,
+        processor: VStreamProcessor,
+        path: str | PathLike[str],
+        engine: Batcher | None = None,
     ) -> StreamSession:
         """Open a saved session; it continues bit for bit like the one that was saved.
 
         Raises ValueError if the file is missing, damaged, no session, or of another model or memory configuration.
         """
-        session = cls(model, processor)
+        session = cls(model, processor, engine)
         memory, time_s = session_file.read(path, model)
         session._start(Snapshot(memory, time_s, memory.n_frames))
         return session

@@ -1,0 +1,1 @@
+"""Engines: what turns a prompt and a memory into an answer."""

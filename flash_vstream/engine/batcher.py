@@ -1,0 +1,330 @@
+"""A continuous batcher: greedy answers to many questions at once, in one thread.
+
+A question joins the running batch at the next step and leaves when its answer ends; it waits for no other answer. Each
+has the tokens that it has alone. A prompt is computed in two parts: its prefix, up to the last token of the memory, and
+the question behind it. The prefixes of the newest snapshots are kept, so a second question on one costs its own tokens.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from flash_vstream.engine.cache import Layers, empty_cache, join_rows, layers_of, nbytes, new_cache, select_rows
+from flash_vstream.memory.state import State
+from flash_vstream.model.generation import NotFiniteError, stop_ids
+from flash_vstream.model.modeling import CACHE, VStreamForConditionalGeneration
+
+MAX_ROWS = 32
+PREFIX_BYTES = 2**30
+
+
+class EngineClosed(RuntimeError):
+    """The engine was closed before the answer ended."""
+
+
+@dataclass(eq=False)
+class Request:
+    """A question: what the batcher needs, and where its tokens go."""
+
+    prefix_ids: Tensor  # [P]
+    question_ids: Tensor  # [Q]
+    memory: State
+    max_new_tokens: int
+    tokens: queue.SimpleQueue[int | Exception | None] = field(default_factory=queue.SimpleQueue)
+    is_cancelled: bool = False
+    n_tokens: int = 0
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """What decides the prefix: the snapshot, and the ids."""
+        return (id(self.memory), *self.prefix_ids.tolist())
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The keys and values [1, heads, P, width] of a prefix. `memory` is held so that its id stays its own."""
+
+    memory: State
+    layers: Layers
+
+
+@dataclass
+class Batch:
+    """The rows in progress, right-aligned."""
+
+    requests: list[Request]
+    cache: Cache
+    mask: Tensor  # bool [B, T]
+    positions: Tensor  # [B], of the next token
+    ids: Tensor  # [B, 1], the newest token of each row
+
+
+class Batcher:
+    """Answers to many questions at once on one model, which is only read.
+
+    Args:
+        model: Its language model must have full attention in every layer.
+        max_rows: Answers that run at the same time; more wait.
+        prefix_bytes: Bound of the prefixes that are kept.
+
+    Raises:
+        ValueError: The language model has other kinds of attention.
+    """
+
+    def __init__(
+        self, model: VStreamForConditionalGeneration, max_rows: int = MAX_ROWS, prefix_bytes: int = PREFIX_BYTES
+    ) -> None:
+        kinds = set(getattr(model.config.text_config, "layer_types", None) or ()) - {"full_attention"}
+        if kinds:
+            raise ValueError(f"the language model has layers of type {', '.join(sorted(kinds))}; only full attention")
+        self.model = model
+        self._max_rows, self._prefix_bytes = max_rows, prefix_bytes
+        self._stop_ids = stop_ids(model)
+        self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._batch: Batch | None = None
+        self._is_closed = False
+        self._lock = threading.Lock()  # no request may be put in after the last one was taken out
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._thread.start()
+
+    def tokens(self, prompt_ids: Tensor, memory: State, max_new_tokens: int) -> Iterator[int]:
+        """Greedy decoding; the same ids as `greedy_tokens`, the stop token included.
+
+        Generation begins with the first `next` and ends when the iterator is closed or dropped. `prompt_ids` [1, L]
+        have as many visual placeholders as the memory has tokens. An error of the model is raised here.
+        """
+        request = self._submit(prompt_ids, memory, max_new_tokens)
+        try:
+            while (token := request.tokens.get()) is not None:
+                if isinstance(token, Exception):
+                    raise token
+                yield token
+        finally:
+            request.is_cancelled = True
+
+    def prefill(self, prompt_ids: Tensor, memory: State) -> None:
+        """Compute and keep the prefix of a prompt before anyone asks; returns at once."""
+        self._submit(prompt_ids, memory, max_new_tokens=0)
+
+    def load(self) -> dict[str, int]:
+        """How many questions are "running" and "waiting"."""
+        batch = self._batch
+        return {"running": 0 if batch is None else len(batch.requests), "waiting": self._waiting.qsize()}
+
+    def close(self) -> None:
+        """End all answers with `EngineClosed`, and the thread."""
+        with self._lock:
+            self._is_closed = True
+            self._waiting.put(None)
+        self._thread.join()
+
+    def _submit(self, prompt_ids: Tensor, memory: State, max_new_tokens: int) -> Request:
+        ids = prompt_ids[0].to(self.model.device)
+        placeholders = (ids == self.model.config.visual_token_id).nonzero()
+        split = int(placeholders[-1]) + 1 if len(placeholders) else 1
+        request = Request(ids[:split], ids[split:], memory, max_new_tokens)
+        with self._lock:
+            if self._is_closed:
+                raise EngineClosed("the engine is closed")
+            self._waiting.put(request)
+        return request
+
+    def _work(self) -> None:
+        while not self._is_closed:
+            new = self._take()
+            with torch.inference_mode():
+                self._join_all(new)
+                running = [] if self._batch is None else self._batch.requests
+                self._guarded(running, lambda _: self._step())
+        batch = [] if self._batch is None else self._batch.requests
+        for request in [*batch, *self._take_waiting(len(batch) + self._waiting.qsize())]:
+            request.tokens.put(EngineClosed("the engine was closed before the answer ended"))
+
+    def _take(self) -> list[Request]:
+        """The requests that join now; waits for one where nothing runs."""
+        running = 0 if self._batch is None else len(self._batch.requests)
+        new: list[Request] = []
+        if not running and (first := self._waiting.get()) is not None:
+            new.append(first)
+        return new + self._take_waiting(self._max_rows - running - len(new))
+
+    def _take_waiting(self, most: int) -> list[Request]:
+        new: list[Request] = []
+        while len(new) < most and not self._waiting.empty():
+            request = self._waiting.get()
+            if request is not None:
+                new.append(request)
+        return new
+
+    def _guarded(self, requests: list[Request], work: Callable[[list[Request]], None]) -> None:
+        """Run a part of a step; its error ends the requests concerned, and no other."""
+        if not requests:
+            return
+        try:
+            work(requests)
+        except Exception as error:
+            for request in requests:
+                request.tokens.put(error)
+            self._remove(set(requests))
+
+    def _join_all(self, requests: list[Request]) -> None:
+        """Add new requests together; after an error one by one, so that it ends only those that cause it."""
+        if len(requests) > 1:
+            try:
+                self._join(requests)
+                return
+            except Exception:
+                self._remove(set(requests))
+        for request in requests:
+            self._guarded([request], self._join)
+
+    def _join(self, requests: list[Request]) -> None:
+        """Compute the prompts of new requests together, give each its first token, and add the rows to the batch."""
+        requests = [request for request in requests if not request.is_cancelled]
+        if not requests:
+            return
+        prefixes = self._find_prefixes(requests)
+        asked = [n for n, request in enumerate(requests) if request.max_new_tokens]
+        if not asked:
+            return
+        requests = [requests[n] for n in asked]
+        parts = [prefixes[n].layers for n in asked]
+        device = self.model.device
+        lengths = torch.tensor([len(request.prefix_ids) for request in requests], device=device)
+        masks = [torch.ones(1, len(request.prefix_ids), dtype=torch.bool, device=device) for request in requests]
+        layers, mask = join_rows(parts, masks)
+        ids, own = left_padded([request.question_ids for request in requests])
+        mask = torch.cat((mask, own), dim=1)
+        positions = (lengths[:, None] + own.cumsum(1) - 1).clamp(min=0)
+        cache = new_cache(layers)
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            **{CACHE: cache},
+        )
+        self._merge(Batch(requests, cache, mask, positions[:, -1] + 1, ids[:, -1:]))
+        self._give(requests, out.logits[:, -1])
+
+    def _find_prefixes(self, requests: list[Request]) -> list[Prefix]:
+        """The prefix of each request; those that are not kept are computed together."""
+        wanted = {request.prefix: request for request in requests}
+        found = {key: self._prefixes[key] for key in wanted if key in self._prefixes}
+        missing = {key: request for key, request in wanted.items() if key not in found}
+        if missing:
+            found |= dict(zip(missing, self._compute_prefixes(list(missing.values())), strict=True))
+        for key in wanted:
+            self._prefixes[key] = found[key]
+            self._prefixes.move_to_end(key)
+        total = sum(nbytes(prefix.layers) for prefix in self._prefixes.values())
+        while total > self._prefix_bytes and len(self._prefixes) > 1:
+            total -= nbytes(self._prefixes.popitem(last=False)[1].layers)
+        return [found[request.prefix] for request in requests]
+
+    def _compute_prefixes(self, requests: list[Request]) -> list[Prefix]:
+        ids, mask = left_padded([request.prefix_ids for request in requests])
+        has_memory = [bool((request.prefix_ids == self.model.config.visual_token_id).any()) for request in requests]
+        memories = [request.memory for request, has in zip(requests, has_memory, strict=True) if has]
+        cache = empty_cache(self.model.config.text_config.num_hidden_layers)
+        self.model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            memory_tokens=[self.model.memory.read(memory) for memory in memories],
+            use_cache=True,
+            logits_to_keep=1,
+            **{CACHE: cache},
+        )
+        layers, columns = layers_of(cache), ids.shape[1]
+        prefixes = []
+        for n, request in enumerate(requests):
+            row = torch.tensor([n], device=ids.device)
+            prefixes.append(Prefix(request.memory, select_rows(layers, row, columns - len(request.prefix_ids))))
+        return prefixes
+
+    def _merge(self, new: Batch) -> None:
+        old = self._batch
+        if old is None:
+            self._batch = new
+            return
+        layers, mask = join_rows([layers_of(old.cache), layers_of(new.cache)], [old.mask, new.mask])
+        self._batch = Batch(
+            old.requests + new.requests,
+            new_cache(layers),
+            mask,
+            torch.cat((old.positions, new.positions)),
+            torch.cat((old.ids, new.ids)),
+        )
+
+    def _step(self) -> None:
+        """One token for every row."""
+        batch = self._batch
+        assert batch is not None
+        self._remove({request for request in batch.requests if request.is_cancelled})
+        batch = self._batch
+        if batch is None:
+            return
+        batch.mask = torch.nn.functional.pad(batch.mask, (0, 1), value=True)
+        out = self.model(
+            input_ids=batch.ids,
+            attention_mask=batch.mask.long(),
+            position_ids=batch.positions[:, None],
+            use_cache=True,
+            logits_to_keep=1,
+            **{CACHE: batch.cache},
+        )
+        batch.positions = batch.positions + 1
+        self._give(batch.requests, out.logits[:, -1])
+
+    def _give(self, requests: list[Request], logits: Tensor) -> None:
+        """Hand out the likeliest token of each of the last rows of the batch, `requests`; remove those that ended."""
+        assert self._batch is not None
+        best, ids = logits.max(dim=-1, keepdim=True)  # [B, 1]; NaN wins every comparison
+        ended = set()
+        for request, token, finite in zip(requests, ids[:, 0].tolist(), best.isfinite()[:, 0].tolist(), strict=True):
+            request.n_tokens += 1
+            request.tokens.put(token if finite else NotFiniteError())
+            if not finite or token in self._stop_ids or request.n_tokens >= request.max_new_tokens:
+                request.tokens.put(None)
+                ended.add(request)
+        self._batch.ids = torch.cat((self._batch.ids[: -len(requests)], ids))
+        self._remove(ended)
+
+    def _remove(self, ended: set[Request]) -> None:
+        """Take rows out of the batch, and the columns that no other row uses."""
+        batch = self._batch
+        if batch is None or not ended.intersection(batch.requests):
+            return
+        kept = [n for n, request in enumerate(batch.requests) if request not in ended]
+        if not kept:
+            self._batch = None
+            return
+        rows = torch.tensor(kept, device=batch.mask.device)
+        mask = batch.mask[rows]
+        first = int(mask.any(0).int().argmax())
+        self._batch = Batch(
+            [batch.requests[n] for n in kept],
+            new_cache(select_rows(layers_of(batch.cache), rows, first)),
+            mask[:, first:],
+            batch.positions[rows],
+            batch.ids[rows],
+        )
+
+
+def left_padded(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Token ids [B, L] of sequences of differing lengths, zeros in front, and a bool mask [B, L] of what is a token."""
+    length = max(len(ids) for ids in sequences)
+    ids = torch.stack([torch.nn.functional.pad(ids, (length - len(ids), 0)) for ids in sequences])
+    mask = torch.stack([torch.arange(length, device=ids.device) >= length - len(ids) for ids in sequences])
+    return ids, mask

@@ -1,0 +1,130 @@
+"""Many questions at once have the tokens that each has alone, whoever joins, leaves or fails beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor
+
+from flash_vstream.engine.batcher import Batcher, EngineClosed
+from flash_vstream.memory.state import State
+from flash_vstream.model.generation import greedy_tokens
+from tests.conftest import TinyModel
+
+Question = tuple[Tensor, State, int]  # prompt ids, memory, tokens at most
+
+
+@pytest.fixture
+def batcher(tiny_model: TinyModel) -> Iterator[Batcher]:
+    engine = Batcher(tiny_model[0])
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def questions(tiny_model: TinyModel) -> list[Question]:
+    """24 questions on 8 memories of 1 to 15 frames, with answers of 1 to 20 tokens."""
+    model, processor = tiny_model
+    generator = torch.Generator().manual_seed(0)
+    found: list[Question] = []
+    for number in range(8):
+        n_frames = 1 + 2 * number
+        features = torch.randn(n_frames, 16, 32, generator=generator)
+        with torch.no_grad():
+            memory = model.memory.update(model.memory.init_state(), features)
+        for text in ("Where?", "What is shown now?", "Is it, or was it ever before, a red ring?"):
+            ids = processor(text=processor.prompt(f"{number} {text}"), n_frames=[n_frames])["input_ids"]
+            found.append((ids, memory, 1 + (7 * len(found)) % 20))
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_model: TinyModel, questions: list[Question]) -> list[list[int]]:
+    return [list(greedy_tokens(tiny_model[0], *question)) for question in questions]
+
+
+def test_questions_at_once(batcher: Batcher, questions: list[Question], alone: list[list[int]]) -> None:
+    with ThreadPoolExecutor(len(questions)) as pool:
+        assert list(pool.map(lambda question: list(batcher.tokens(*question)), questions)) == alone
+
+
+def test_questions_that_join_while_others_run(
+    batcher: Batcher, questions: list[Question], alone: list[list[int]]
+) -> None:
+    """Each begins when the one before it has given its first token."""
+    streams, first = [], []
+    for question in questions:
+        streams.append(batcher.tokens(*question))
+        first.append(next(streams[-1]))
+    assert [[token, *stream] for token, stream in zip(first, streams, strict=True)] == alone
+
+
+def test_more_questions_than_rows(tiny_model: TinyModel, questions: list[Question], alone: list[list[int]]) -> None:
+    batcher = Batcher(tiny_model[0], max_rows=3, prefix_bytes=1)
+    with ThreadPoolExecutor(len(questions)) as pool:
+        assert list(pool.map(lambda question: list(batcher.tokens(*question)), questions)) == alone
+    batcher.close()
+
+
+def test_a_second_question_on_a_snapshot_computes_its_own_tokens_only(
+    tiny_model: TinyModel, batcher: Batcher, questions: list[Question]
+) -> None:
+    model = tiny_model[0]
+    lengths: list[int] = []
+    hook = model.language_model.register_forward_pre_hook(
+        lambda _, __, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    (ids, memory, _), (other, same, _) = questions[-3:-1]
+    assert memory is same
+    for prompt in (ids, other):
+        list(batcher.tokens(prompt, memory, 1))
+    hook.remove()
+    split = int((ids[0] == model.config.visual_token_id).nonzero()[-1]) + 1
+    assert lengths == [split, ids.shape[1] - split, other.shape[1] - split]
+
+
+def test_a_prefix_can_be_computed_before_anyone_asks(
+    tiny_model: TinyModel, batcher: Batcher, questions: list[Question], alone: list[list[int]]
+) -> None:
+    batcher.prefill(*questions[0][:2])
+    assert list(batcher.tokens(*questions[0])) == alone[0]
+
+
+def test_an_answer_that_is_dropped_leaves_the_others_alone(
+    batcher: Batcher, questions: list[Question], alone: list[list[int]]
+) -> None:
+    ids, memory, _ = questions[5]
+    dropped = batcher.tokens(ids, memory, 10_000)
+    next(dropped)
+    kept = batcher.tokens(*questions[6])
+    first = next(kept)
+    assert isinstance(dropped, Generator)
+    dropped.close()
+    assert [first, *kept] == alone[6]
+    assert list(batcher.tokens(*questions[7])) == alone[7]
+
+
+def test_a_question_that_fails_ends_alone(batcher: Batcher, questions: list[Question], alone: list[list[int]]) -> None:
+    """A prompt with fewer placeholders than its memory has tokens, between questions that come at the same time."""
+    wrong = (questions[0][0], questions[-1][1], 5)
+    with ThreadPoolExecutor(9) as pool:
+        results = [pool.submit(lambda asked: list(batcher.tokens(*asked)), asked) for asked in [*questions[:8], wrong]]
+    with pytest.raises(ValueError, match="placeholders"):
+        results.pop().result()
+    assert [result.result() for result in results] == alone[:8]
+
+
+def test_an_engine_that_is_closed_ends_its_answers(tiny_model: TinyModel, questions: list[Question]) -> None:
+    engine = Batcher(tiny_model[0])
+    ids, memory, _ = questions[0]
+    running = engine.tokens(ids, memory, 10_000)
+    assert len(list(islice(running, 3))) == 3
+    engine.close()
+    with pytest.raises(EngineClosed):
+        list(running)
+    with pytest.raises(EngineClosed):
+        next(engine.tokens(ids, memory, 1))
