@@ -33,6 +33,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "live": Command("flash_vstream.serve.command", "watch a video or camera as a live stream and answer questions"),
+    "serve": Command("flash_vstream.service.command", "watch many streams and answer about them over HTTP"),
     "eval": Command("flash_vstream.eval.run", "answer the questions of benchmarks, judge the answers, report", True),
     "choose": Command("flash_vstream.eval.run", "the same for multiple choice: OVO-Bench, MLVU, ...", True),
     "judge": Command("flash_vstream.eval.judging.command", "judge the predictions of a results folder"),

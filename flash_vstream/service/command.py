@@ -1,0 +1,115 @@
+"""flash-vstream serve: watches many streams and answers questions about them over HTTP.
+
+    flash-vstream serve                                      the shipped model, and its clip in a loop as stream "demo"
+    flash-vstream serve --model_path DIR --streams FILE      FILE: a YAML list of {name, url, fps, reconnect, loop}
+
+Any OpenAI client can ask: the model is "flash-vstream/NAME" for the stream NAME. Listens on this machine only unless
+--host says otherwise; on any other address callers must send the token of the environment variable VSTREAM_API_KEY.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+import yaml
+
+from flash_vstream.model import load
+from flash_vstream.options import CommandParser, add_device, add_memory, add_model, positive_int
+from flash_vstream.process import Process
+from flash_vstream.serve.command import CLIP
+from flash_vstream.service.app import make_app
+from flash_vstream.service.server import Server
+from flash_vstream.service.settings import KEY_VARIABLE, Settings, StreamDefinition
+
+DEMO = StreamDefinition("demo", str(CLIP), loop=True)
+END_S = 2  # seconds that open replies have when the server ends
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `flash-vstream serve`."""
+    default, options = Settings(), CommandParser("serve", __doc__)
+    add = options.add_argument
+    add("--host", default=default.host, metavar="ADDRESS", help="the address to listen on (%(default)s)")
+    add("--port", type=int, default=default.port, metavar="N", help="the port to listen on (%(default)s)")
+    add_model(options)
+    add("--streams", type=Path, metavar="FILE", help="YAML list of streams to begin with")
+    add("--state_dir", type=Path, metavar="DIR", help="save all streams there, and continue them at the next start")
+    add(
+        "--allow_source",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="regular expression of the addresses and files that callers may open as streams; repeatable",
+    )
+    add("--max_streams", type=positive_int, default=default.max_streams, metavar="N", help="at most (%(default)s)")
+    add(
+        "--max_new_tokens",
+        type=positive_int,
+        default=default.max_new_tokens,
+        metavar="N",
+        help="where a long answer is cut (%(default)s)",
+    )
+    add_memory(options)
+    add_device(options)
+    return options
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    settings = Settings(
+        host=options.host,
+        port=options.port,
+        api_key=os.environ.get(KEY_VARIABLE) or None,
+        allow_source=tuple(options.allow_source),
+        state_dir=options.state_dir,
+        max_streams=options.max_streams,
+        max_new_tokens=options.max_new_tokens,
+    )
+    definitions = read_streams(options.streams) if options.streams else []
+    device = Process().device(options.device)
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    model, processor = load(options.model_path, device=device, dtype=dtype, memory_mode=options.memory)
+    server = Server(model, processor, settings)
+    known = {stream.definition.name for stream in server.all()}
+    if not definitions and not known and options.model_path is None:
+        definitions = [DEMO]
+    for definition in definitions:
+        if definition.name not in known:
+            server.add(definition, is_trusted=True)
+    introduce(settings, server)
+    config = uvicorn.Config(
+        make_app(server), settings.host, settings.port, log_level="warning", timeout_graceful_shutdown=END_S
+    )
+    uvicorn.Server(config).run()
+    return 0
+
+
+def read_streams(path: Path) -> list[StreamDefinition]:
+    """The streams of a YAML file. Raises ValueError for a file that cannot be read, or holds anything else."""
+    try:
+        found: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"--streams {path} cannot be read ({error})") from error
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise ValueError(f"--streams {path} holds no list of streams: write '- name: cam' and '  url: rtsp://...'")
+    try:
+        return [StreamDefinition(**entry) for entry in found]
+    except TypeError as error:
+        raise ValueError(f"--streams {path}: {error}") from error
+
+
+def introduce(settings: Settings, server: Server) -> None:
+    """Print where the server is, and a question to try."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{settings.port}"
+    names = [stream.definition.name for stream in server.all()]
+    print(f"serving {address} with {len(names)} streams; API: {address}/docs", flush=True)
+    key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if settings.api_key else ""
+    body = f'{{"model": "flash-vstream/{names[0] if names else "NAME"}", "messages": [{{"role": "user", "content": '
+    body += '"Which room is shown now?"}]}'
+    print(f"try: curl {address}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'", flush=True)

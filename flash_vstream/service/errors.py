@@ -1,0 +1,53 @@
+"""Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+
+class ApiError(Exception):
+    """An error of a request; `code` is for programs, `param` names the field."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param, self.headers = status, message, code, param, headers
+
+
+def body_of(status: int, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
+    """The body of an error."""
+    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+    kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def on_api_error(_: Request, error: Exception) -> JSONResponse:
+    """The reply to an `ApiError`."""
+    assert isinstance(error, ApiError)
+    body = body_of(error.status, error.message, error.code, error.param)
+    return JSONResponse(body, error.status, headers=error.headers)
+
+
+def on_http_error(_: Request, error: Exception) -> JSONResponse:
+    """The reply to an unknown path or a wrong method."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse(body_of(error.status_code, str(error.detail)), error.status_code, headers=error.headers)
+
+
+def on_invalid(_: Request, error: Exception) -> JSONResponse:
+    """The reply to a body or a parameter of the wrong form: 422 with the first fault's place."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    return JSONResponse(body_of(422, f"{place or 'the body'}: {first['msg']}", "invalid_value", place or None), 422)

@@ -1,0 +1,67 @@
+"""The pictures of the frames that a stream's memory still holds, as JPEG, for people and for evidence."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flash_vstream.memory.star import StarState
+from flash_vstream.serve.session import Snapshot
+
+LONGEST_SIDE = 640  # pixels
+QUALITY = 80
+SLACK = 64  # frames between two clean-ups
+
+
+def to_jpeg(frame: NDArray[np.uint8], longest_side: int = LONGEST_SIDE) -> bytes:
+    """A frame [H, W, 3] as JPEG, made smaller if a side is longer."""
+    image = Image.fromarray(frame)
+    image.thumbnail((longest_side, longest_side))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=QUALITY)
+    return out.getvalue()
+
+
+def remembered_times(snapshot: Snapshot) -> set[float]:
+    """The stream times of the frames that the memory holds whole: the window and the candidates."""
+    memory = snapshot.memory
+    times = {frame.time for frame in memory.window}
+    if isinstance(memory, StarState) and memory.clusters is not None:
+        times |= {frame.time for frames in memory.clusters.members for frame in frames}
+    return times
+
+
+class Gallery:
+    """Pictures by stream time. Thread-safe; its size follows the memory's, not the stream's length."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pictures: dict[float, bytes] = {}
+        self._newest: bytes | None = None
+        self._since = 0
+
+    def add(self, frame: NDArray[np.uint8], snapshot: Snapshot) -> None:
+        """Keep the picture of the newest frame of a snapshot, and drop those that the memory has forgotten."""
+        assert snapshot.time_s is not None
+        picture = to_jpeg(frame)
+        with self._lock:
+            self._newest = self._pictures[snapshot.time_s] = picture
+            self._since += 1
+            if self._since >= SLACK:
+                self._since = 0
+                kept = remembered_times(snapshot)
+                self._pictures = {time: picture for time, picture in self._pictures.items() if time in kept}
+
+    def newest(self) -> bytes | None:
+        """The picture of the newest frame."""
+        with self._lock:
+            return self._newest
+
+    def at(self, time_s: float) -> bytes | None:
+        """The picture of the frame at a stream time, to the millisecond; None if it is no longer kept."""
+        with self._lock:
+            return next((self._pictures[time] for time in self._pictures if abs(time - time_s) < 1e-3), None)

@@ -1,0 +1,65 @@
+"""What every request passes first: the token, and the bound of a body's size, also of one without a stated length."""
+
+from __future__ import annotations
+
+import hmac
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flash_vstream.service.errors import body_of
+from flash_vstream.service.settings import Settings
+
+OPEN_PATHS = ("/health",)
+
+
+class BodyTooLarge(Exception):
+    """A body has more bytes than it may."""
+
+
+class Guard:
+    """An ASGI application around another."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        if not self._is_known(scope["path"], headers):
+            body = body_of(401, "the token is missing or wrong: send it as 'Authorization: Bearer TOKEN'")
+            await JSONResponse(body, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+            return
+        most, seen, has_begun = self.settings.max_body_bytes, 0, False
+
+        async def bounded() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > most:
+                raise BodyTooLarge
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        length = headers.get(b"content-length", b"0")
+        try:
+            if length.isdigit() and int(length) > most:
+                raise BodyTooLarge
+            await self.app(scope, bounded, noted)
+        except BodyTooLarge:
+            if not has_begun:
+                body = body_of(413, f"a body has at most {most} bytes", "too_large")
+                await JSONResponse(body, 413, {"Connection": "close"})(scope, receive, send)
+
+    def _is_known(self, path: str, headers: dict[bytes, bytes]) -> bool:
+        if not self.settings.api_key or path in OPEN_PATHS:
+            return True
+        kind, _, token = headers.get(b"authorization", b"").partition(b" ")
+        return kind.lower() == b"bearer" and hmac.compare_digest(token, self.settings.api_key.encode())

@@ -1,0 +1,71 @@
+"""The bodies of requests, as OpenAI's clients send them; fields that are not listed are ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class NewStream(BaseModel):
+    """`POST /v1/streams`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(max_length=64)
+    url: str | None = Field(None, max_length=2000)
+    fps: float = Field(1.0, gt=0, le=60)
+    reconnect: bool = True
+    loop: bool = False
+
+
+class Url(BaseModel):
+    """The object around an address."""
+
+    url: str
+
+
+class TextPart(BaseModel):
+    """Text of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class VideoPart(BaseModel):
+    """A stream of the server (`stream://NAME`)."""
+
+    type: Literal["video_url"]
+    video_url: Url
+
+
+Part = Annotated[TextPart | VideoPart, Field(discriminator="type")]
+
+
+class Message(BaseModel):
+    """A turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part] | None = None
+
+
+class StreamOptions(BaseModel):
+    """Options of a streamed reply."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """`POST /v1/chat/completions`."""
+
+    model: str = Field(max_length=200)
+    messages: list[Message] = Field(min_length=1, max_length=200)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    stop: str | list[str] | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    seed: int | None = None
+    n: int | None = Field(None, ge=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    tools: list[Any] | None = None

@@ -1,0 +1,104 @@
+"""The streams of a server and the model that they share."""
+
+from __future__ import annotations
+
+import threading
+
+from flash_vstream.engine.batcher import Batcher
+from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.serve.session import StreamSession
+from flash_vstream.service.errors import ApiError
+from flash_vstream.service.settings import Settings, StreamDefinition
+from flash_vstream.service.sources import check_source
+from flash_vstream.service.state import StateFolder
+from flash_vstream.service.streams import Stream
+
+
+class Server:
+    """All streams on one model and one engine. Thread-safe."""
+
+    def __init__(self, model: VStreamForConditionalGeneration, processor: VStreamProcessor, settings: Settings) -> None:
+        self.model, self.processor, self.settings = model, processor, settings
+        self.engine = Batcher(model)
+        self._lock = threading.Lock()
+        self._streams: dict[str, Stream] = {}
+        self._closing = threading.Event()
+        self._saving = threading.Lock()  # a stream that is removed must not be saved again
+        self.state = None if settings.state_dir is None else StateFolder(settings.state_dir)
+        if self.state is not None:
+            for definition, path in self.state.saved():
+                self._start(definition, StreamSession.load(model, processor, path, engine=self.engine))
+            self._saver = threading.Thread(target=self._save_often, name="saver", daemon=True)
+            self._saver.start()
+
+    def add(self, definition: StreamDefinition, is_trusted: bool = False) -> Stream:
+        """Make and start a stream; a source of a caller who is not trusted must be allowed.
+
+        Raises ApiError: 409 for a name that is taken, 422 for a source that is not allowed, 503 at capacity.
+        """
+        if definition.url is not None and not is_trusted:
+            check_source(definition.url, self.settings.patterns)
+        with self._lock:
+            if definition.name in self._streams:
+                raise ApiError(409, f"a stream named {definition.name} exists", "name_taken", "name")
+            if len(self._streams) >= self.settings.max_streams:
+                raise ApiError(
+                    503,
+                    f"the server has {len(self._streams)} streams, its most: delete one, or try again later",
+                    "at_capacity",
+                    headers={"Retry-After": "30"},
+                )
+            return self._start(definition, StreamSession(self.model, self.processor, self.engine))
+
+    def find(self, name: str) -> Stream:
+        """The stream of a name. Raises ApiError 404."""
+        if (stream := self._streams.get(name)) is None:
+            raise ApiError(404, f"no stream is named {name[:80]!r}", "stream_not_found")
+        return stream
+
+    def all(self) -> list[Stream]:
+        """All streams, by name."""
+        with self._lock:
+            return [self._streams[name] for name in sorted(self._streams)]
+
+    def remove(self, name: str) -> None:
+        """End a stream and forget it, its saved state included. Raises ApiError 404."""
+        with self._lock:
+            stream = self.find(name)
+            del self._streams[name]
+        stream.close()
+        if self.state is not None:
+            with self._saving:
+                self.state.remove(name)
+
+    def close(self) -> None:
+        """End all streams and save them."""
+        self._closing.set()
+        streams = self.all()
+        for stream in streams:
+            stream.stop_reading()
+        for stream in streams:
+            stream.close()
+        self._save_all()
+        self.engine.close()
+
+    def _start(self, definition: StreamDefinition, session: StreamSession) -> Stream:
+        stream = self._streams[definition.name] = Stream(definition, session, self.settings.stall_s)
+        stream.start()
+        return stream
+
+    def _save_often(self) -> None:
+        while not self._closing.wait(self.settings.save_every_s):
+            self._save_all()
+
+    def _save_all(self) -> None:
+        if self.state is None:
+            return
+        for stream in self.all():
+            with self._saving:
+                if self._streams.get(stream.definition.name) is not stream:
+                    continue  # removed meanwhile
+                try:
+                    self.state.save(stream)
+                except (OSError, ValueError) as error:  # a full disk must not end watching
+                    stream.tell("not_saved", reason=str(error))

@@ -1,0 +1,84 @@
+"""The settings of the service and its limits, once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+KEY_VARIABLE = "VSTREAM_API_KEY"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server is started with.
+
+    Attributes:
+        host: The address to listen on.
+        port: The port; 0 takes a free one.
+        api_key: The token that callers must send; None lets every caller in.
+        allow_source: Patterns (regular expressions) of addresses and files that callers may open as streams.
+        state_dir: Where streams are saved; None saves nothing.
+        save_every_s: How often they are saved.
+        max_streams: More are refused with 503.
+        max_body_bytes: The largest request body.
+        max_pixels: The largest picture, width times height.
+        max_text: The longest text of a request, in characters.
+        max_new_tokens: The longest answer, and the default, in tokens.
+        stall_s: Seconds without a frame after which a stream counts as stalled.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
+    allow_source: tuple[str, ...] = ()
+    state_dir: Path | None = None
+    save_every_s: float = 30.0
+    max_streams: int = 64
+    max_body_bytes: int = 32 * 2**20
+    max_pixels: int = 50_000_000
+    max_text: int = 20_000
+    max_new_tokens: int = 256
+    stall_s: float = 3.0
+    patterns: tuple[re.Pattern[str], ...] = field(init=False, repr=False, default=())
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a public address without a key, or a pattern that is no regular expression."""
+        if self.host not in LOOPBACK and not self.api_key:
+            raise ValueError(
+                f"--host {self.host} lets other machines in: set the environment variable {KEY_VARIABLE} to a secret"
+                " token, or listen on 127.0.0.1"
+            )
+        try:
+            compiled = tuple(re.compile(pattern) for pattern in self.allow_source)
+        except re.error as error:
+            raise ValueError(f"--allow_source: {error.pattern!r} is no regular expression ({error})") from error
+        object.__setattr__(self, "patterns", compiled)
+
+
+@dataclass(frozen=True)
+class StreamDefinition:
+    """A stream as its creator described it.
+
+    Attributes:
+        name: Letters, digits and `_.-`, at most 64; unique on the server.
+        url: The source; None for frames that are pushed.
+        fps: Frames for each second of the stream.
+        reconnect: Whether a camera that is lost is connected again.
+        loop: Whether a file starts again at its end.
+    """
+
+    name: str
+    url: str | None = None
+    fps: float = 1.0
+    reconnect: bool = True
+    loop: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a name or a rate that cannot be."""
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"name {self.name!r:.80}: give letters, digits and _.- (at most 64)")
+        if not 0 < self.fps <= 60:
+            raise ValueError(f"fps is {self.fps}: give a number above 0 and up to 60")

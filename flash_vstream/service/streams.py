@@ -1,0 +1,182 @@
+"""One stream of the server: a session, a thread that reads its source, its state and its events."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flash_vstream.serve.session import StreamSession
+from flash_vstream.service.gallery import Gallery
+from flash_vstream.service.settings import StreamDefinition
+from flash_vstream.video import FrameBuffer, SourceEvent, masked, open_source
+
+KEPT_EVENTS = 200
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a stream; `number` counts from 1."""
+
+    number: int
+    at: float  # wall clock, seconds since 1970
+    kind: str
+    stream_time: float | None
+    details: dict[str, Any]
+
+
+class Stream:
+    """One stream. `start` begins to read; frames may also be pushed, if it has no source.
+
+    Thread-safe. `session` may be asked at any time.
+    """
+
+    def __init__(self, definition: StreamDefinition, session: StreamSession, stall_s: float) -> None:
+        self.definition, self.session = definition, session
+        self.gallery = Gallery()
+        self.n_reconnects = 0
+        self.last_error: str | None = None
+        self.wall_time: float | None = None  # of the newest frame
+        self._stall_s = stall_s
+        self._began = time.time()
+        self._state = "connecting"
+        self._buffer: FrameBuffer | None = None
+        self._closing = threading.Event()
+        self._lock = threading.Lock()  # guards the events
+        self._events: collections.deque[Event] = collections.deque(maxlen=KEPT_EVENTS)
+        self._n_events = 0
+        self._thread = threading.Thread(target=self._read, name=f"stream {definition.name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read the source, if there is one."""
+        if self.definition.url is not None:
+            self._thread.start()
+
+    def stop_reading(self) -> None:
+        """Begin to close; does not wait."""
+        self._closing.set()
+        if (buffer := self._buffer) is not None:
+            buffer.close()
+
+    def close(self) -> None:
+        """Stop reading, and wait for it. May be called more than once."""
+        self.stop_reading()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=3)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing.is_set()
+
+    @property
+    def state(self) -> str:
+        """`connecting`, `playing`, `stalled`, `reconnecting`, `ended` or `failed`."""
+        if self._state not in ("playing", "stalled"):
+            return self._state
+        if self.definition.url is None:
+            return "stalled" if time.time() - (self.wall_time or 0) > self._stall_s else "playing"
+        return self._state
+
+    def push(self, frame: NDArray[np.uint8], time_s: float | None) -> float:
+        """Watch a frame [H, W, 3]; returns its stream time, by default the seconds since the stream was made.
+
+        Raises ValueError if the stream has a source of its own, or the time runs back.
+        """
+        if self.definition.url is not None:
+            raise ValueError(f"stream {self.definition.name} reads {masked(self.definition.url)}: it takes no frames")
+        if time_s is None:
+            newest = self.session.snapshot.time_s
+            time_s = max(time.time() - self._began, 0.0 if newest is None else newest)
+        self._watch(frame, time_s)
+        if self._state != "playing":
+            self._state = "playing"
+            self.tell("connected")
+        return time_s
+
+    def describe(self) -> dict[str, Any]:
+        """What `GET /v1/streams/NAME` answers."""
+        stats, buffer, definition = self.session.stats(), self._buffer, asdict(self.definition)
+        definition["url"] = None if self.definition.url is None else masked(self.definition.url)
+        return {
+            **definition,
+            "state": self.state,
+            "frames_seen": stats.n_frames,
+            "frames_dropped": stats.n_dropped,
+            "reconnects": self.n_reconnects,
+            "stream_time": stats.stream_time_s,
+            "wall_time": self.wall_time,
+            "lag": None if buffer is None or stats.n_frames == 0 else round(buffer.lag_s(), 3),
+            "last_error": self.last_error,
+            "memory_tokens": stats.n_memory_tokens,
+            "memory_bytes": stats.memory_nbytes,
+        }
+
+    def tell(self, kind: str, **details: Any) -> None:
+        """Add an event."""
+        with self._lock:
+            self._n_events += 1
+            stream_time = self.session.snapshot.time_s
+            self._events.append(Event(self._n_events, time.time(), kind, stream_time, details))
+
+    def events_after(self, number: int) -> list[Event]:
+        """The kept events after a number."""
+        with self._lock:
+            return [event for event in self._events if event.number > number]
+
+    def _watch(self, frame: NDArray[np.uint8], time_s: float) -> None:
+        self.session.watch(frame, time_s)
+        self.wall_time = time.time()
+        self.gallery.add(frame, self.session.snapshot)
+
+    def _read(self) -> None:
+        """Read the source to its end, again and again if it is to loop."""
+        try:
+            while not self._closing.is_set():
+                self._read_once()
+                if not self.definition.loop:
+                    break
+            self._end("ended", None)
+        except Exception as error:  # bad sources end their stream, not the server
+            self._end("failed", masked(str(error)))
+
+    def _end(self, state: str, error: str | None) -> None:
+        if not self._closing.is_set():
+            self._state, self.last_error = state, error
+            self.tell(state, **({} if error is None else {"error": error}))
+
+    def _read_once(self) -> None:
+        assert self.definition.url is not None
+        source = open_source(
+            self.definition.url,
+            fps=self.definition.fps,
+            reconnect_s=None if self.definition.reconnect else 0.0,
+            wait_for_start=self.definition.reconnect,
+        )
+        seen = self.session.snapshot.time_s
+        start_s = 0.0 if seen is None else seen + 1 / self.definition.fps
+        with FrameBuffer(source, start_s=start_s, on_event=self._on_event) as buffer:
+            self._buffer, n_dropped = buffer, 0
+            for frame, time_s in buffer:
+                if self._state == "connecting":
+                    self._state = "playing"
+                    self.tell("playing")
+                self._watch(frame, time_s)
+                n_before, n_dropped = n_dropped, buffer.dropped
+                self.session.count_dropped(n_dropped - n_before)
+
+    def _on_event(self, event: SourceEvent) -> None:
+        states = {"connected": "playing", "resumed": "playing", "stalled": "stalled", "reconnecting": "reconnecting"}
+        self._state = states.get(event.kind, self._state)
+        if event.kind == "gap":
+            self.n_reconnects += 1
+        if event.kind == "lost":
+            self.last_error = masked(event.reason)
+        details = {"seconds": event.seconds, "attempt": event.attempt, "reason": masked(event.reason) or None}
+        if event.kind not in ("ended", "failed"):  # told by `_end`
+            self.tell(event.kind, **{key: value for key, value in details.items() if value is not None})
