@@ -1,0 +1,101 @@
+"""The command as its users run it: the demo, the examples of the documentation, its end, and its streams' file."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flash_vstream.cli import main
+from flash_vstream.service.command import read_streams
+from flash_vstream.service.settings import StreamDefinition
+from flash_vstream.synthetic.world import ROOMS
+
+ROOT = Path(__file__).parent.parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`flash-vstream serve` with the demo: the process, and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    state = tmp_path_factory.mktemp("state")
+    command = [sys.executable, "-m", "flash_vstream", "serve", "--port", str(port), "--state_dir", str(state)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        address = f"http://127.0.0.1:{port}"
+        while process.poll() is None:
+            try:
+                seen = httpx.get(f"{address}/v1/streams/demo").json()["frames_seen"]
+            except httpx.TransportError:
+                seen = 0
+            if seen >= 3:
+                break
+            time.sleep(0.1)
+        yield process, address
+        process.kill()
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_documentation(demo: tuple[subprocess.Popen[str], str]) -> None:
+    process, address = demo
+    assert process.poll() is None
+    python = BLOCKS["python"].replace("http://127.0.0.1:8000", address)
+    run = subprocess.run([sys.executable, "-c", python], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    rooms = "|".join(ROOMS)
+    assert re.match(rf"({rooms})\b.*'evidence'", run.stdout), run.stdout
+    if shutil.which("curl"):
+        _, curl = BLOCKS["bash"].split("&\n")
+        run = subprocess.run(curl.replace("http://127.0.0.1:8000", address), shell=True, capture_output=True, text=True)
+        assert re.search(rf'"content":"({rooms})"', run.stdout), run.stdout
+
+
+@pytest.mark.slow
+def test_the_end_saves_all_streams(demo: tuple[subprocess.Popen[str], str]) -> None:
+    process, _ = demo
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode in (0, -signal.SIGTERM) and "Traceback" not in output
+    state = Path(str(process.args).split("--state_dir', '")[1].split("'")[0])
+    assert {path.name for path in (state / "demo").iterdir()} == {"stream.json", "session.safetensors"}
+
+
+def test_streams_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "streams.yaml"
+    file.write_text("- name: door\n  url: rtsp://10.0.0.7/main\n  fps: 2\n- {name: pushed}\n")
+    assert read_streams(file) == [StreamDefinition("door", "rtsp://10.0.0.7/main", 2), StreamDefinition("pushed")]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [("door", "list"), ("- door", "list"), ("- {name: a, uri: b}", "uri"), ("- {name: a/b}", "a/b"), ("[", "cannot")],
+)
+def test_a_file_that_lists_no_streams(
+    tmp_path: Path, content: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "streams.yaml"
+    file.write_text(content)
+    assert main(["serve", "--streams", str(file)]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_public_address_without_a_token(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("VSTREAM_API_KEY", raising=False)
+    assert main(["serve", "--host", "0.0.0.0"]) == 2
+    assert "VSTREAM_API_KEY" in capsys.readouterr().err
