@@ -41,8 +41,7 @@ class StampRepair:
     def offset(self, stamp: float, is_pause: bool = False) -> float:
         """Seconds to add to the next time stamp. `is_pause`: a long step forwards counts as a pause."""
         if math.isnan(self._now):  # the first stamp
-            self._offset = self._offset_before = 0.0 if math.isnan(self._last) else self._last + self._step - stamp
-            self._now, self._last = stamp, stamp + self._offset
+            self._now = self._last = stamp
             return self._offset
         due, back, jump = self._last + self._step, self._limit(BACK_S), self._limit(JUMP_S)
         is_long = stamp > self._now + (LONGEST_PAUSE_S if is_pause else jump)
@@ -55,14 +54,6 @@ class StampRepair:
         self._now = stamp if fits_before or is_new_axis else max(self._now, stamp)
         self._last = max(self._last, stamp + self._offset)
         return self._offset
-
-    def time(self, stamp: float | None, is_pause: bool = False) -> float:
-        """The repaired stamp of the next frame, never before the last; one step after it if it has none (None)."""
-        if stamp is None:
-            self._last = 0.0 if math.isnan(self._last) else self._last + self._step
-        else:
-            self.offset(stamp, is_pause)
-        return self._last
 
     def witness(self, stamp: float) -> None:
         """Take note of a time stamp of another stream, in the order in which the file or the sender gives them."""
