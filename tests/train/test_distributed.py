@@ -261,7 +261,8 @@ def test_processes_wait_for_the_first_to_check_the_data_longer_than_in_training(
 
 
 ACCELERATE = "accelerate launch --num_processes 2 --use_deepspeed --deepspeed_config_file scripts/zero3.json -m"
-LAUNCHERS = {  # torchrun is the launcher of the other tests
+TORCHRUN = ["torchrun", "--standalone", "--nproc_per_node", "2", "-m"]
+LAUNCHERS = {  # beside torchrun, the launcher of the other tests
     "deepspeed": ("deepspeed --no_local_rank --num_gpus 2 --module", ["--deepspeed", "scripts/zero2.json"], 2, 2),
     "accelerate": (ACCELERATE, [], 2, 3),
     "none": (f"{sys.executable} -m", ["--deepspeed", "scripts/zero2.json"], 1, 2),
@@ -308,7 +309,7 @@ def test_data_that_cannot_be_trained_on_is_said_once_and_ends_all_processes(base
     data = save_data(tmp_path / "data", "vv")
     next((tmp_path / "data" / "video").glob("*.safetensors")).unlink()
     words = command(everything(base / "model"), data, tmp_path / "run", **STEPS)
-    line = ["torchrun", "--standalone", "--nproc_per_node", "2", "-m", "flash_vstream", "train", *words]
+    line = [*TORCHRUN, "flash_vstream", "train", *words]
     finished = subprocess.run(line, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode != 0 and finished.stderr.count("error: 1 of 2 records cannot be trained on") == 1
     assert "gloo" not in finished.stderr and not list(tmp_path.glob("run/checkpoint-*"))
