@@ -86,6 +86,11 @@ def parser() -> argparse.ArgumentParser:
         help="silence after which a connection counts as lost; give more for a camera that sends a picture a minute "
         "(%(default)s)",
     )
+    add(
+        "--follow",
+        action="store_true",
+        help="the file or directory is still being written: wait for more, until nothing came for --timeout seconds",
+    )
     add("--rtsp_transport", choices=("tcp", "udp"), default="tcp", help="how RTSP cameras send (%(default)s)")
     add(
         "--ffmpeg_option",
@@ -133,6 +138,7 @@ def run(options: argparse.Namespace) -> int:
         reconnect_s=options.reconnect,
         rtsp_transport=options.rtsp_transport,
         ffmpeg_options=dict(options.ffmpeg_option),
+        follow=options.follow,
     )
     session = _open_session(options)
     seen_s = session.snapshot.time_s

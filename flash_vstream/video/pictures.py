@@ -99,8 +99,18 @@ def read_pictures(folder: Path, fps: float) -> Iterator[tuple[RGBPicture, float]
 
     Raises ValueError, at the call, if there are none, and later for one that cannot be read.
     """
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith(".")]
+    paths = picture_files(folder)
     if not paths:
         raise ValueError(f"{folder} holds no pictures: give a directory of jpg or png files, or a video file")
-    paths.sort(key=lambda path: [(int(part), "") if part.isdigit() else (-1, part) for part in NUMBER.split(path.name)])
     return ((read_image(Path(os.path.abspath(path))), k / fps) for k, path in enumerate(paths))
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures in a folder, in natural order (2 before 10)."""
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith(".")]
+    return sorted(paths, key=natural_key)
+
+
+def natural_key(path: Path) -> list[tuple[int, str]]:
+    """What sorts names with numbers in natural order."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in NUMBER.split(path.name)]

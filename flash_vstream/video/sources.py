@@ -21,6 +21,7 @@ from av.container import InputContainer
 from .addresses import FILE_SCHEMES, TRANSPORTS, is_silence, masked, options_of, reason_of, scheme_of, webcam
 from .clock import StreamClock, on_grid, pace
 from .events import SourceEvent
+from .growing import GrowingFile, follow_pictures
 from .live import MAY_JUMP, NO_TIMESTAMPS, LiveReader, decodable, has_flag
 from .opening import open_input, picture_stream
 from .orientation import orientation_of, upright_rgb
@@ -90,6 +91,7 @@ def open_source(
     wait_for_start: bool = False,
     rtsp_transport: str = "tcp",
     ffmpeg_options: Mapping[str, str] | None = None,
+    follow: bool = False,
     on_event: Callable[[SourceEvent], None] | None = None,
 ) -> FrameSource:
     """Open a source. Files and directories are checked at the call, other sources at the first frame.
@@ -111,6 +113,7 @@ def open_source(
         wait_for_start: Whether to wait for a camera that is not there at the start, too, instead of an error.
         rtsp_transport: How RTSP cameras send: "tcp" or "udp".
         ffmpeg_options: Further options of FFmpeg for addresses.
+        follow: A file or a directory that is still being written: it has ended when nothing came for `timeout_s`.
         on_event: Called with each event of a camera, from any thread.
 
     Raises ValueError if the source cannot be opened or an argument is out of range, or, later, reading fails;
@@ -127,7 +130,7 @@ def open_source(
         raise ValueError(f"rtsp_transport is {rtsp_transport!r}: give tcp or udp")
     patience = Patience(timeout_s, math.inf if reconnect_s is None else reconnect_s, wait_for_start)
     opening = _Opening(fps, play_speed, patience, rtsp_transport, ffmpeg_options or {}, reconnect_s is not None)
-    source = opening.open(str(spec))
+    source = opening.open(str(spec), follow)
     if on_event is not None:
         source.on_event = on_event
     return source
@@ -152,9 +155,12 @@ class _Opening:
         self._pipe: Pipe | None = None
         self._spec = self._name = ""
 
-    def open(self, spec: str) -> FrameSource:
+    def open(self, spec: str, follow: bool = False) -> FrameSource:
         """The source."""
         scheme = scheme_of(spec)
+        self._follow = follow
+        if follow and not (scheme == "file" and (Path(spec).is_file() or Path(spec).is_dir())):
+            raise ValueError(f"{masked(spec)} cannot be followed: --follow is for a file or a directory")
         self._spec = spec if scheme == "file" else scheme + spec[len(scheme) :]  # FFmpeg takes no capitals
         self._name = masked(spec)
         self._source._frames = self._frames(scheme)
@@ -181,6 +187,10 @@ class _Opening:
             return self._live(lambda timeout_s: open_input(str(path), format="sdp", options=more, timeout=timeout_s))
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ValueError(f"{path} cannot be watched: give a file, a folder of pictures, a named pipe or an address")
+        if self._follow and path.is_dir():
+            return self._paced(follow_pictures(path, self._fps, self._patience.timeout_s, self._closing))
+        if self._follow:
+            return self._decoded(lambda: open_input(GrowingFile(path, self._patience.timeout_s, self._closing)))
         return self._paced(read_pictures(path, self._fps) if path.is_dir() else read_frames(path, self._fps))
 
     def _paced(self, frames: Iterator[tuple[T, float]], head_start_s: float = 0.0) -> Iterator[tuple[T, float]]:
