@@ -66,7 +66,8 @@ class Answer(Iterator[str]):
     """The pieces of one answer. They are generated in the thread that iterates, and its errors are raised there.
 
     Dropping or closing the iterator stops generation. `text` holds the pieces given so far; the answer is based on
-    `n_frames` frames up to `stream_time_s`. `time_to_first_token_s` is in seconds from the call of `ask`.
+    `n_frames` frames up to `stream_time_s`, and `evidence_times` are those of the memory's key frames.
+    `time_to_first_token_s` is in seconds from the call of `ask`.
     """
 
     def __init__(
@@ -86,11 +87,14 @@ class Answer(Iterator[str]):
         self.time_to_first_token_s: float | None = None
         self._tokens: Iterator[int] | None = tokens
         self._ids: list[int] = []
+        self._is_closed = False
         self._stop_ids = stop_ids
         self._decode = decode
         self._on_first_token = on_first_token
 
     def __next__(self) -> str:
+        if self._is_closed:
+            raise StopIteration
         for token in self._tokens or ():
             if self.time_to_first_token_s is None:
                 self.time_to_first_token_s = self._on_first_token()
@@ -121,7 +125,7 @@ class Answer(Iterator[str]):
         """Stop generation and free its cache; further iteration ends at once."""
         if isinstance(self._tokens, Generator):
             self._tokens.close()
-        self._tokens = None
+        self._tokens, self._is_closed = None, True
 
 
 class StreamSession:
