@@ -11,6 +11,7 @@ import shutil
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class World:
         return (time.monotonic() - self.began) % self.duration_s
 
 
-class Sender:
+class Sender(ABC):
     """Sends a world while `is_up` is set. `address` is what a viewer opens."""
 
     def __init__(self, world: World, address: str) -> None:
@@ -65,9 +66,9 @@ class Sender:
         """Break off, as after a power failure."""
         self.is_up.clear()
 
+    @abstractmethod
     def send(self) -> None:
         """Send in this thread until `stop`."""
-        raise NotImplementedError
 
     def play(self, output: Any, format: str, options: dict[str, str] | None = None) -> None:
         """Mux the world to a file object or an address in real time, until `stop`; time stamps begin at 0."""

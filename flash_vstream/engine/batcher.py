@@ -12,10 +12,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from flash_vstream.engine.cache import Layers, empty_cache, join_rows, layers_of, nbytes, new_cache, select_rows
 from flash_vstream.memory.state import State
@@ -42,7 +43,7 @@ class Request:
     is_cancelled: bool = False
     n_tokens: int = 0
 
-    @property
+    @cached_property
     def prefix(self) -> tuple[int, ...]:
         """What decides the prefix: the snapshot, and the ids."""
         return (id(self.memory), *self.prefix_ids.tolist())
@@ -82,11 +83,17 @@ class Batcher:
     def __init__(
         self, model: VStreamForConditionalGeneration, max_rows: int = MAX_ROWS, prefix_bytes: int = PREFIX_BYTES
     ) -> None:
-        kinds = set(getattr(model.config.text_config, "layer_types", None) or ()) - {"full_attention"}
+        # transformers decides by the configuration what each layer must keep; families name it differently.
+        layers = DynamicCache(config=model.config.text_config).layers
+        kinds = {type(layer).__name__ for layer in layers} - {DynamicLayer.__name__}
         if kinds:
-            raise ValueError(f"the language model has layers of type {', '.join(sorted(kinds))}; only full attention")
+            raise ValueError(
+                f"the language model's layers need {', '.join(sorted(kinds))}: only layers of full attention can be"
+                " batched"
+            )
         self.model = model
         self._max_rows, self._prefix_bytes = max_rows, prefix_bytes
+        self._n_layers = len(layers)
         self._stop_ids = stop_ids(model)
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
         self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
@@ -111,10 +118,6 @@ class Batcher:
         finally:
             request.is_cancelled = True
 
-    def prefill(self, prompt_ids: Tensor, memory: State) -> None:
-        """Compute and keep the prefix of a prompt before anyone asks; returns at once."""
-        self._submit(prompt_ids, memory, max_new_tokens=0)
-
     def load(self) -> dict[str, int]:
         """How many questions are "running" and "waiting"."""
         batch = self._batch
@@ -128,9 +131,8 @@ class Batcher:
         self._thread.join()
 
     def _submit(self, prompt_ids: Tensor, memory: State, max_new_tokens: int) -> Request:
+        split = int((prompt_ids[0] == self.model.config.visual_token_id).nonzero()[-1]) + 1
         ids = prompt_ids[0].to(self.model.device)
-        placeholders = (ids == self.model.config.visual_token_id).nonzero()
-        split = int(placeholders[-1]) + 1 if len(placeholders) else 1
         request = Request(ids[:split], ids[split:], memory, max_new_tokens)
         with self._lock:
             if self._is_closed:
@@ -192,12 +194,7 @@ class Batcher:
         requests = [request for request in requests if not request.is_cancelled]
         if not requests:
             return
-        prefixes = self._find_prefixes(requests)
-        asked = [n for n, request in enumerate(requests) if request.max_new_tokens]
-        if not asked:
-            return
-        requests = [requests[n] for n in asked]
-        parts = [prefixes[n].layers for n in asked]
+        parts = [prefix.layers for prefix in self._find_prefixes(requests)]
         device = self.model.device
         lengths = torch.tensor([len(request.prefix_ids) for request in requests], device=device)
         masks = [torch.ones(1, len(request.prefix_ids), dtype=torch.bool, device=device) for request in requests]
@@ -234,14 +231,12 @@ class Batcher:
 
     def _compute_prefixes(self, requests: list[Request]) -> list[Prefix]:
         ids, mask = left_padded([request.prefix_ids for request in requests])
-        has_memory = [bool((request.prefix_ids == self.model.config.visual_token_id).any()) for request in requests]
-        memories = [request.memory for request, has in zip(requests, has_memory, strict=True) if has]
-        cache = empty_cache(self.model.config.text_config.num_hidden_layers)
+        cache = empty_cache(self._n_layers)
         self.model(
             input_ids=ids,
             attention_mask=mask.long(),
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            memory_tokens=[self.model.memory.read(memory) for memory in memories],
+            memory_tokens=[self.model.memory.read(request.memory) for request in requests],
             use_cache=True,
             logits_to_keep=1,
             **{CACHE: cache},
@@ -288,7 +283,7 @@ class Batcher:
         self._give(batch.requests, out.logits[:, -1])
 
     def _give(self, requests: list[Request], logits: Tensor) -> None:
-        """Hand out the likeliest token of each of the last rows of the batch, `requests`; remove those that ended."""
+        """Give the most likely token of each of the last rows of the batch, `requests`; remove those that ended."""
         assert self._batch is not None
         best, ids = logits.max(dim=-1, keepdim=True)  # [B, 1]; NaN wins every comparison
         ended = set()

@@ -9,9 +9,12 @@ from itertools import islice
 import pytest
 import torch
 from torch import Tensor
+from transformers import CLIPVisionConfig, Gemma2Config, MistralConfig, PreTrainedConfig
 
 from flash_vstream.engine.batcher import Batcher, EngineClosed
+from flash_vstream.memory import MemoryConfig
 from flash_vstream.memory.state import State
+from flash_vstream.model import VStreamConfig, VStreamForConditionalGeneration
 from flash_vstream.model.generation import greedy_tokens
 from tests.conftest import TinyModel
 
@@ -87,11 +90,17 @@ def test_a_second_question_on_a_snapshot_computes_its_own_tokens_only(
     assert lengths == [split, ids.shape[1] - split, other.shape[1] - split]
 
 
-def test_a_prefix_can_be_computed_before_anyone_asks(
-    tiny_model: TinyModel, batcher: Batcher, questions: list[Question], alone: list[list[int]]
-) -> None:
-    batcher.prefill(*questions[0][:2])
-    assert list(batcher.tokens(*questions[0])) == alone[0]
+@pytest.mark.parametrize(
+    "text", [MistralConfig(sliding_window=8), Gemma2Config(num_hidden_layers=2)], ids=["Mistral", "Gemma2"]
+)
+def test_sliding_windows_are_refused(text: PreTrainedConfig) -> None:
+    """Mistral has no list of layer types; its window is a number."""
+    vision = CLIPVisionConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4)
+    config = VStreamConfig(vision_config=vision, text_config=text, memory=MemoryConfig(spatial_size=4))
+    with torch.device("meta"):
+        model = VStreamForConditionalGeneration(config)
+    with pytest.raises(ValueError, match="DynamicSlidingWindowLayer"):
+        Batcher(model)
 
 
 def test_an_answer_that_is_dropped_leaves_the_others_alone(
