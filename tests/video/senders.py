@@ -9,6 +9,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from PIL import Image
 
@@ -20,7 +21,8 @@ Send = Callable[[bytes], bool]  # False when nobody listens or the test is over
 class TcpSender:
     """Accepts connections on a free port; a thread of its own calls `serve(number, send, stopped)` for each.
 
-    A connection is closed when `serve` returns; if it returns True, with a reset. `is_http`: a request comes first.
+    A connection is closed when `serve` returns; if it returns True, with a reset, once the receiver has read all that
+    was sent. `is_http`: a request comes first.
     """
 
     def __init__(self, serve: Callable[[int, Send, threading.Event], bool | None], is_http: bool = False) -> None:
@@ -55,7 +57,21 @@ class TcpSender:
             if self._is_http:
                 connection.recv(65536)  # closing with a request unread would be a reset
             if self._serve(number, functools.partial(self._send, connection), self.stopped):
+                self._wait_until_read(connection)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _wait_until_read(self, connection: socket.socket) -> None:
+        """On a busy machine a reset could come while the receiver still connects, and so fail its connection."""
+        receiver = (f":{connection.getpeername()[1]:04X}", f":{self.port:04X}")
+        while not self.stopped.wait(0.01):
+            for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+                _, local, remote, _, queues, *_ = line.split()
+                if local.endswith(receiver[0]) and remote.endswith(receiver[1]):
+                    if queues.endswith(":00000000"):
+                        return
+                    break
+            else:
+                return  # the receiver has gone
 
     def _send(self, connection: socket.socket, data: bytes) -> bool:
         try:
