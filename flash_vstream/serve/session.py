@@ -67,7 +67,8 @@ class Answer(Iterator[str]):
 
     Dropping or closing the iterator stops generation. `text` holds the pieces given so far; the answer is based on
     `n_frames` frames up to `stream_time_s`, and `evidence_times` are those of the memory's key frames.
-    `time_to_first_token_s` is in seconds from the call of `ask`.
+    `time_to_first_token_s` is in seconds from the call of `ask`. `is_cut` says whether an answer that has ended reached
+    the most tokens that it may have.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Answer(Iterator[str]):
         self.n_prompt_tokens = n_prompt_tokens
         self.evidence_times = tuple(snapshot.memory.retrieved_times.tolist())
         self.text = ""
+        self.is_cut = False
         self.time_to_first_token_s: float | None = None
         self._tokens: Iterator[int] | None = tokens
         self._ids: list[int] = []
@@ -105,6 +107,8 @@ class Answer(Iterator[str]):
             # A character of several tokens decodes to the replacement character until its last token.
             if len(text) > len(self.text) and not text.endswith("\ufffd"):
                 return self._give(text)
+        else:
+            self.is_cut = self._tokens is not None
         self._tokens = None
         text = self._decode(self._ids).lstrip()
         if len(text) > len(self.text):

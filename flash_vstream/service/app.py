@@ -22,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 import flash_vstream
+from flash_vstream.memory.star import StarState
 from flash_vstream.service import errors
 from flash_vstream.service.chat import MODEL, Reply, read_request
 from flash_vstream.service.errors import ApiError
@@ -54,6 +55,7 @@ def make_app(server: Server) -> FastAPI:
     app.add_exception_handler(ApiError, errors.on_api_error)
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(RequestValidationError, errors.on_invalid)
+    app.add_exception_handler(Exception, errors.on_fault)
     app.include_router(router)
     return app
 
@@ -177,21 +179,17 @@ def memory(name: str, server: Here) -> dict[str, Any]:
 
 def describe_memory(stream: Stream) -> dict[str, Any]:
     """The memory of a stream as JSON."""
-    state, name = stream.session.snapshot.memory, stream.definition.name
-    spans = getattr(state, "temporal_spans", None)
+    state = stream.session.snapshot.memory
     rows = zip(state.temporal_weights.tolist(), state.temporal_times.tolist(), strict=True)
     centroids = [{"weight": weight, "mean_time": mean} for weight, mean in rows]
-    for centroid, span in zip(centroids, [] if spans is None else spans.tolist(), strict=False):
-        centroid |= {"first_time": span[0], "last_time": span[1]}
-
-    def pictured(times: list[float]) -> list[dict[str, Any]]:
-        return [{"time": at, "picture": f"/v1/streams/{name}/frames/{at:.3f}.jpg"} for at in times]
-
+    if isinstance(state, StarState):  # the controls keep whole frames, which have no span
+        for centroid, (first, last) in zip(centroids, state.temporal_spans.tolist(), strict=True):
+            centroid |= {"first_time": first, "last_time": last}
     return {
         "frames_seen": state.n_frames,
         "centroids": centroids,
-        "key_frames": pictured(state.retrieved_times.tolist()),
-        "newest_frames": pictured(state.spatial_times.tolist()),
+        "key_frames": stream.pictured(state.retrieved_times.tolist()),
+        "newest_frames": stream.pictured(state.spatial_times.tolist()),
     }
 
 
@@ -206,7 +204,7 @@ def memory_tokens(name: str, server: Here) -> Response:
 
 @router.get("/v1/streams/{name}/events")
 def events(name: str, server: Here, after: Annotated[int, Query(ge=0)] = 0) -> StreamingResponse:
-    """State changes, gaps and alerts as server-sent events; `after` leaves out those that were seen."""
+    """State changes and gaps as server-sent events; `after` leaves out those that were seen."""
     return StreamingResponse(event_lines(server.find(name), after), media_type="text/event-stream")
 
 
@@ -235,7 +233,7 @@ def chat(body: ChatRequest, request: Request, server: Here) -> Any:
         answer = stream.session.ask(asked.turns, asked.max_new_tokens)
     except ValueError as error:
         raise ApiError(400, str(error), "invalid_value", "messages") from error
-    reply = Reply(body.model, stream, answer, asked.stop, asked.max_new_tokens, request.app.state.metrics)
+    reply = Reply(body.model, stream, answer, asked.stop, request.app.state.metrics, stream.wall_time)
     if not body.stream:
         return reply.whole()
     options = body.stream_options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from flash_vstream.model.prompts import Turn
 from flash_vstream.serve.session import Answer
-from flash_vstream.service.errors import ApiError
+from flash_vstream.service.errors import ApiError, body_of, fault_of
 from flash_vstream.service.metrics import Metrics
 from flash_vstream.service.schemas import ChatRequest, Message, TextPart, VideoPart
 from flash_vstream.service.settings import Settings
@@ -20,6 +21,8 @@ from flash_vstream.service.streams import Stream
 MODEL = "flash-vstream"
 SCHEME = "stream://"
 MOST_STOPS = 4
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,31 +53,27 @@ def read_request(request: ChatRequest, settings: Settings) -> Chat:
 
 
 def find_name(request: ChatRequest) -> str:
-    """The stream that a request is about: the one of its newest `stream://NAME`, or of its model's name."""
-    names = []
+    """The stream that a request is about, by `stream://NAME` in its messages or by its model's name."""
+    model, _, name = request.model.partition("/")
+    if model != MODEL:
+        raise ApiError(404, f"the model {request.model!r} does not exist", "model_not_found", "model")
+    names = {name} if name else set()
     for message in request.messages:
         for part in message.content if isinstance(message.content, list) else ():
             if isinstance(part, VideoPart):
                 if not part.video_url.url.startswith(SCHEME):
                     raise ApiError(400, f"video_url {part.video_url.url[:80]!r}: give {SCHEME}NAME", param="messages")
-                names.append(part.video_url.url.removeprefix(SCHEME))
-    if len(set(names)) > 1:
-        raise ApiError(
-            400, f"the request names the streams {', '.join(sorted(set(names)))}: name one", param="messages"
-        )
-    if names:
-        return names[0]
-    model, _, name = request.model.partition("/")
-    if model != MODEL:
-        raise ApiError(404, f"the model {request.model!r} does not exist", "model_not_found", "model")
-    if not name:
+                names.add(part.video_url.url.removeprefix(SCHEME))
+    if len(names) > 1:
+        raise ApiError(400, f"the request names the streams {', '.join(sorted(names))}: name one", param="messages")
+    if not names:
         raise ApiError(
             400,
             f'the request names no stream: give the model "{MODEL}/NAME", or a part {{"type": "video_url", "video_url":'
             f' {{"url": "{SCHEME}NAME"}}}}',
             param="messages",
         )
-    return name
+    return names.pop()
 
 
 def read_turns(messages: Sequence[Message], settings: Settings) -> tuple[Turn, ...]:
@@ -122,8 +121,8 @@ class Reply:
     stream: Stream
     answer: Answer
     stop: tuple[str, ...]
-    max_new_tokens: int
     metrics: Metrics
+    wall_time: float | None  # of the newest frame that the answer is based on
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
     is_stopped: bool = False
@@ -162,7 +161,7 @@ class Reply:
     @property
     def finish_reason(self) -> str:
         """Why the answer ended."""
-        return "length" if not self.is_stopped and self.answer.n_tokens >= self.max_new_tokens else "stop"
+        return "length" if self.answer.is_cut and not self.is_stopped else "stop"
 
     def usage(self) -> dict[str, int]:
         """The tokens of prompt and answer."""
@@ -171,18 +170,20 @@ class Reply:
 
     def extension(self) -> dict[str, Any]:
         """What the answer rests on."""
-        name = self.stream.definition.name
-        times = self.answer.evidence_times
         return {
             "stream_time": self.answer.stream_time_s,
-            "wall_time": self.stream.wall_time,
+            "wall_time": self.wall_time,
             "frames_seen": self.answer.n_frames,
-            "evidence": [{"time": at, "picture": f"/v1/streams/{name}/frames/{at:.3f}.jpg"} for at in times],
+            "evidence": self.stream.pictured(self.answer.evidence_times),
         }
 
     def whole(self) -> dict[str, Any]:
         """The reply of a request that is not streamed."""
-        text = "".join(self.pieces())
+        try:
+            text = "".join(self.pieces())
+        except Exception as error:
+            logger.exception("an answer failed")
+            raise ApiError(500, fault_of(error)) from error
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": self.finish_reason, "logprobs": None}
         head = {"id": self.id, "object": "chat.completion", "created": self.created, "model": self.model}
@@ -191,8 +192,13 @@ class Reply:
     def events(self, include_usage: bool) -> Iterator[str]:
         """The server-sent events of a streamed reply."""
         yield self._chunk({"role": "assistant", "content": ""})
-        for piece in self.pieces():
-            yield self._chunk({"content": piece})
+        try:
+            for piece in self.pieces():
+                yield self._chunk({"content": piece})
+        except Exception as error:  # the reply has begun: its status says 200
+            logger.exception("an answer failed")
+            yield f"data: {json.dumps(body_of(500, fault_of(error)))}\n\n"
+            return
         yield self._chunk({}, self.finish_reason, flash_vstream=self.extension())
         if include_usage:
             yield self._chunk(None, usage=self.usage())

@@ -9,6 +9,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from flash_vstream.engine.batcher import EngineClosed
+from flash_vstream.model.generation import NotFiniteError
+
 
 class ApiError(Exception):
     """An error of a request; `code` is for programs, `param` names the field."""
@@ -37,6 +40,17 @@ def on_api_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
     body = body_of(error.status, error.message, error.code, error.param)
     return JSONResponse(body, error.status, headers=error.headers)
+
+
+def on_fault(_: Request, error: Exception) -> JSONResponse:
+    """The reply after a fault of the server or the model; uvicorn logs it."""
+    return JSONResponse(body_of(500, fault_of(error)), 500)
+
+
+def fault_of(error: Exception) -> str:
+    """What a caller is shown of a fault: an error that explains itself, otherwise its kind."""
+    explains_itself = isinstance(error, NotFiniteError | EngineClosed)
+    return str(error) if explains_itself else f"the server failed ({type(error).__name__})"
 
 
 def on_http_error(_: Request, error: Exception) -> JSONResponse:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hmac
 
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flash_vstream.service.errors import body_of
+from flash_vstream.service.errors import body_of, on_http_error
 from flash_vstream.service.settings import Settings
 
 OPEN_PATHS = ("/health",)
 
 
-class BodyTooLarge(Exception):
-    """A body has more bytes than it may."""
+class BodyTooLarge(HTTPException):
+    """A body has more bytes than it may. FastAPI passes on this class only when it reads a body."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(413, f"a body has at most {most} bytes", {"Connection": "close"})
 
 
 class Guard:
@@ -33,30 +38,21 @@ class Guard:
             body = body_of(401, "the token is missing or wrong: send it as 'Authorization: Bearer TOKEN'")
             await JSONResponse(body, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
             return
-        most, seen, has_begun = self.settings.max_body_bytes, 0, False
+        most, seen = self.settings.max_body_bytes, 0
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > most:
+            await on_http_error(Request(scope), BodyTooLarge(most))(scope, receive, send)
+            return
 
         async def bounded() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > most:
-                raise BodyTooLarge
+                raise BodyTooLarge(most)
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
-        length = headers.get(b"content-length", b"0")
-        try:
-            if length.isdigit() and int(length) > most:
-                raise BodyTooLarge
-            await self.app(scope, bounded, noted)
-        except BodyTooLarge:
-            if not has_begun:
-                body = body_of(413, f"a body has at most {most} bytes", "too_large")
-                await JSONResponse(body, 413, {"Connection": "close"})(scope, receive, send)
+        await self.app(scope, bounded, send)
 
     def _is_known(self, path: str, headers: dict[bytes, bytes]) -> bool:
         if not self.settings.api_key or path in OPEN_PATHS:

@@ -6,17 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flash_vstream.service.settings import StreamDefinition
+
 
 class NewStream(BaseModel):
-    """`POST /v1/streams`."""
+    """`POST /v1/streams`; `StreamDefinition` checks the values."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(max_length=64)
-    url: str | None = Field(None, max_length=2000)
-    fps: float = Field(1.0, gt=0, le=60)
-    reconnect: bool = True
-    loop: bool = False
+    name: str
+    url: str | None = None
+    fps: float = StreamDefinition.fps
+    reconnect: bool = StreamDefinition.reconnect
+    loop: bool = StreamDefinition.loop
 
 
 class Url(BaseModel):

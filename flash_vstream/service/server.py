@@ -101,4 +101,4 @@ class Server:
                 try:
                     self.state.save(stream)
                 except (OSError, ValueError) as error:  # a full disk must not end watching
-                    stream.tell("not_saved", reason=str(error))
+                    stream.record("not_saved", reason=str(error))

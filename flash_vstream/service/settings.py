@@ -77,8 +77,10 @@ class StreamDefinition:
     loop: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a name or a rate that cannot be."""
+        """Raises ValueError for a name, an address or a rate that cannot be."""
         if not NAME.fullmatch(self.name):
             raise ValueError(f"name {self.name!r:.80}: give letters, digits and _.- (at most 64)")
+        if self.url is not None and not isinstance(self.url, str):
+            raise ValueError(f"url is {self.url!r:.80}: give an address or a file")
         if not 0 < self.fps <= 60:
             raise ValueError(f"fps is {self.fps}: give a number above 0 and up to 60")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,7 +44,8 @@ class Stream:
         self.last_error: str | None = None
         self.wall_time: float | None = None  # of the newest frame
         self._stall_s = stall_s
-        self._began = time.time()
+        self._began = time.monotonic() - (session.snapshot.time_s or 0.0)  # a restored stream continues at its time
+        self._pushing = threading.Lock()
         self._state = "connecting"
         self._buffer: FrameBuffer | None = None
         self._closing = threading.Event()
@@ -84,19 +86,19 @@ class Stream:
         return self._state
 
     def push(self, frame: NDArray[np.uint8], time_s: float | None) -> float:
-        """Watch a frame [H, W, 3]; returns its stream time, by default the seconds since the stream was made.
+        """Watch a frame [H, W, 3]; returns its stream time, by default the seconds that the stream has lasted.
 
         Raises ValueError if the stream has a source of its own, or the time runs back.
         """
         if self.definition.url is not None:
             raise ValueError(f"stream {self.definition.name} reads {masked(self.definition.url)}: it takes no frames")
-        if time_s is None:
-            newest = self.session.snapshot.time_s
-            time_s = max(time.time() - self._began, 0.0 if newest is None else newest)
-        self._watch(frame, time_s)
-        if self._state != "playing":
-            self._state = "playing"
-            self.tell("connected")
+        with self._pushing:  # frames without a time would overtake each other
+            if time_s is None:
+                time_s = max(time.monotonic() - self._began, self.session.snapshot.time_s or 0.0)
+            self._watch(frame, time_s)
+            if self._state != "playing":
+                self._state = "playing"
+                self.record("connected")
         return time_s
 
     def describe(self) -> dict[str, Any]:
@@ -117,7 +119,12 @@ class Stream:
             "memory_bytes": stats.memory_nbytes,
         }
 
-    def tell(self, kind: str, **details: Any) -> None:
+    def pictured(self, times: Iterable[float]) -> list[dict[str, Any]]:
+        """Frames by their stream times, each with the path of its picture."""
+        path = f"/v1/streams/{self.definition.name}/frames"
+        return [{"time": time_s, "picture": f"{path}/{time_s:.3f}.jpg"} for time_s in times]
+
+    def record(self, kind: str, **details: Any) -> None:
         """Add an event."""
         with self._lock:
             self._n_events += 1
@@ -148,7 +155,7 @@ class Stream:
     def _end(self, state: str, error: str | None) -> None:
         if not self._closing.is_set():
             self._state, self.last_error = state, error
-            self.tell(state, **({} if error is None else {"error": error}))
+            self.record(state, **({} if error is None else {"error": error}))
 
     def _read_once(self) -> None:
         assert self.definition.url is not None
@@ -165,7 +172,7 @@ class Stream:
             for frame, time_s in buffer:
                 if self._state == "connecting":
                     self._state = "playing"
-                    self.tell("playing")
+                    self.record("playing")
                 self._watch(frame, time_s)
                 n_before, n_dropped = n_dropped, buffer.dropped
                 self.session.count_dropped(n_dropped - n_before)
@@ -178,5 +185,5 @@ class Stream:
         if event.kind == "lost":
             self.last_error = masked(event.reason)
         details = {"seconds": event.seconds, "attempt": event.attempt, "reason": masked(event.reason) or None}
-        if event.kind not in ("ended", "failed"):  # told by `_end`
-            self.tell(event.kind, **{key: value for key, value in details.items() if value is not None})
+        if event.kind not in ("ended", "failed"):  # recorded by `_end`
+            self.record(event.kind, **{key: value for key, value in details.items() if value is not None})

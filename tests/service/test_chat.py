@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import openai
 import pytest
+import torch
 
 from flash_vstream.serve.session import StreamSession
+from flash_vstream.service.settings import Settings
 from tests.conftest import TinyModel
-from tests.service.servers import Running, frames
+from tests.service.servers import Running, frames, serve
 
 QUESTIONS = [f"{number}: what is shown {when}?" for number in range(5) for when in ("now", "at first", "in between")]
 
@@ -32,7 +36,11 @@ def client(running: Running) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{running.address}/v1", api_key="none", max_retries=0)
 
 
-def user(text: str) -> Any:
+VIDEO: Any = {"type": "video_url", "video_url": {"url": "stream://chat0"}}
+TEXT: Any = {"type": "text", "text": "What?"}
+
+
+def user(text: str | list[Any]) -> Any:
     return {"role": "user", "content": text}
 
 
@@ -108,6 +116,11 @@ def test_models(client: openai.OpenAI, sessions: dict[str, StreamSession]) -> No
         ({"model": "gpt-9"}, 404, "gpt-9"),
         ({"model": "flash-vstream"}, 400, "stream://"),
         ({"model": "flash-vstream/nowhere"}, 404, "nowhere"),
+        (
+            {"model": "flash-vstream/chat1", "messages": [user([VIDEO, TEXT])]},
+            400,
+            "chat0, chat1",
+        ),
         ({"messages": []}, 422, "messages"),
         ({"messages": [{"role": "user", "content": "  "}]}, 400, "empty"),
         ({"messages": [{"role": "user", "content": "a <image> b"}]}, 400, "<image>"),
@@ -135,3 +148,19 @@ def test_a_question_before_the_first_frame(running: Running) -> None:
     body = {"model": "flash-vstream/blank", "messages": [user("What?")]}
     reply = running.client.post("/v1/chat/completions", json=body)
     assert reply.status_code == 400 and "first frame" in reply.json()["error"]["message"]
+
+
+def test_a_model_that_fails_is_an_error_with_its_reason(tiny_model: TinyModel) -> None:
+    """Also after a streamed reply has begun; other errors show their kind only."""
+    model = copy.deepcopy(tiny_model[0])
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(float("nan"))
+    with serve((model, tiny_model[1]), Settings()) as running:
+        running.add("broken", 2)
+        client = openai.OpenAI(base_url=f"{running.address}/v1", api_key="none", max_retries=0)
+        ask = partial(client.chat.completions.create, model="flash-vstream/broken", messages=[user("What?")])
+        with pytest.raises(openai.InternalServerError, match="not finite"):
+            ask()
+        with pytest.raises(openai.APIError, match="not finite"):
+            list(ask(stream=True))
+        assert 'vstream_answers_total{end="error"} 2.0' in running.client.get("/metrics").text
