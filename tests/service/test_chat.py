@@ -154,7 +154,7 @@ def test_a_model_that_fails_is_an_error_with_its_reason(tiny_model: TinyModel) -
     """Also after a streamed reply has begun; other errors show their kind only."""
     model = copy.deepcopy(tiny_model[0])
     with torch.no_grad():
-        model.get_output_embeddings().weight.fill_(float("nan"))
+        torch.nn.init.constant_(model.get_parameter("language_model.lm_head.weight"), float("nan"))
     with serve((model, tiny_model[1]), Settings()) as running:
         running.add("broken", 2)
         client = openai.OpenAI(base_url=f"{running.address}/v1", api_key="none", max_retries=0)
