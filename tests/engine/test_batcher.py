@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 
 import pytest
@@ -73,21 +75,61 @@ def test_more_questions_than_rows(tiny_model: TinyModel, questions: list[Questio
     batcher.close()
 
 
+@contextmanager
+def inputs_of(model: VStreamForConditionalGeneration) -> Iterator[list[tuple[int, int]]]:
+    """The rows and columns [B, L] of each call of the language model."""
+    shapes: list[tuple[int, int]] = []
+    hook = model.language_model.register_forward_pre_hook(
+        lambda _, __, kwargs: shapes.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    yield shapes
+    hook.remove()
+
+
+def split_of(model: VStreamForConditionalGeneration, ids: Tensor) -> tuple[int, int]:
+    """The tokens of a prompt up to its last placeholder, and those behind it."""
+    prefix = int((ids[0] == model.config.visual_token_id).nonzero()[-1]) + 1
+    return prefix, ids.shape[1] - prefix
+
+
 def test_a_second_question_on_a_snapshot_computes_its_own_tokens_only(
     tiny_model: TinyModel, batcher: Batcher, questions: list[Question]
 ) -> None:
-    model = tiny_model[0]
-    lengths: list[int] = []
-    hook = model.language_model.register_forward_pre_hook(
-        lambda _, __, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
-    )
     (ids, memory, _), (other, same, _) = questions[-3:-1]
     assert memory is same
-    for prompt in (ids, other):
-        list(batcher.tokens(prompt, memory, 1))
-    hook.remove()
-    split = int((ids[0] == model.config.visual_token_id).nonzero()[-1]) + 1
-    assert lengths == [split, ids.shape[1] - split, other.shape[1] - split]
+    with inputs_of(tiny_model[0]) as shapes:
+        for prompt in (ids, other):
+            list(batcher.tokens(prompt, memory, 1))
+    (prefix, rest), (_, other_rest) = split_of(tiny_model[0], ids), split_of(tiny_model[0], other)
+    assert shapes == [(1, prefix), (1, rest), (1, other_rest)]
+
+
+def test_prefixes_are_bounded(tiny_model: TinyModel, questions: list[Question]) -> None:
+    """Room for one: the prefix of the first question is computed again after the second."""
+    engine, (first, second) = Batcher(tiny_model[0], prefix_bytes=1), (questions[0], questions[-1])
+    with inputs_of(tiny_model[0]) as shapes:
+        for ids, memory, _ in (first, second, first):
+            list(engine.tokens(ids, memory, 1))
+    engine.close()
+    expected = [length for ids, *_ in (first, second, first) for length in split_of(tiny_model[0], ids)]
+    assert [length for _, length in shapes] == expected
+
+
+def test_an_answer_ends_at_a_stop_token(
+    tiny_model: TinyModel, questions: list[Question], alone: list[list[int]]
+) -> None:
+    """The third token of the longest answer is the stop token; it is given, and is the last."""
+    model = copy.copy(tiny_model[0])
+    model.generation_config = copy.deepcopy(model.generation_config)
+    longest = max(range(len(alone)), key=lambda n: len(alone[n]))
+    stop = alone[longest][2]
+    assert model.generation_config is not None
+    model.generation_config.eos_token_id = stop
+    engine = Batcher(model)
+    found = [list(engine.tokens(*question)) for question in questions]
+    engine.close()
+    assert found == [ids[: ids.index(stop) + 1] if stop in ids else ids for ids in alone]
+    assert len(found[longest]) <= 3
 
 
 @pytest.mark.parametrize(
@@ -104,8 +146,9 @@ def test_sliding_windows_are_refused(text: PreTrainedConfig) -> None:
 
 
 def test_an_answer_that_is_dropped_leaves_the_others_alone(
-    batcher: Batcher, questions: list[Question], alone: list[list[int]]
+    tiny_model: TinyModel, batcher: Batcher, questions: list[Question], alone: list[list[int]]
 ) -> None:
+    """Its row is no longer computed."""
     ids, memory, _ = questions[5]
     dropped = batcher.tokens(ids, memory, 10_000)
     next(dropped)
@@ -114,7 +157,10 @@ def test_an_answer_that_is_dropped_leaves_the_others_alone(
     assert isinstance(dropped, Generator)
     dropped.close()
     assert [first, *kept] == alone[6]
-    assert list(batcher.tokens(*questions[7])) == alone[7]
+    with inputs_of(tiny_model[0]) as shapes:
+        assert list(batcher.tokens(*questions[-1])) == alone[-1]
+    steps = [rows for rows, length in shapes if length == 1]
+    assert steps[-1] == 1
 
 
 def test_a_question_that_fails_ends_alone(batcher: Batcher, questions: list[Question], alone: list[list[int]]) -> None:
