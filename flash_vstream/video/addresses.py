@@ -99,12 +99,23 @@ def reason_of(error: Exception, spec: str, timeout_s: float) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def unreadable(name: str, at_s: float, reason: str) -> ValueError:
+    """The error for a source that cannot be read; `name` and `reason` are without passwords."""
+    return ValueError(f"{name} cannot be read at {at_s:.3f} s ({reason}): check that it is there and sends")
+
+
+def without_frames(name: str) -> ValueError:
+    """The error for a source that ended too early; `name` is without passwords."""
+    return ValueError(f"{name} ended before its first frame: check that it sends a video")
+
+
 def is_silence(error: Exception) -> bool:
     """Whether an error says that nothing came in time."""
     return isinstance(error, av.error.ExitError | TimeoutError)
 
 
 def _unknown_host(spec: str) -> str | None:
+    host = None
     try:
         host = urlsplit(spec).hostname
         if host:

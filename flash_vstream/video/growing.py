@@ -26,7 +26,7 @@ class GrowingFile:
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; none at the end, or when `closing` is set."""
-        return wait_for(lambda: self._file.read(size), self._timeout_s, self._closing) or b""
+        return wait_for(lambda: self._file.read(size) or None, self._timeout_s, self._closing) or b""
 
 
 def follow_pictures(
@@ -64,8 +64,7 @@ def wait_for(look: Callable[[], T | None], timeout_s: float, closing: threading.
     """What `look` finds; None if it finds nothing for `timeout_s` seconds, or `closing` is set."""
     give_up = time.monotonic() + timeout_s
     while not closing.is_set():
-        found = look()
-        if found is not None and not (isinstance(found, bytes) and not found):
+        if (found := look()) is not None:
             return found
         if time.monotonic() > give_up:
             break

@@ -17,15 +17,14 @@ from collections.abc import Callable, Iterator
 import av
 from av.container import InputContainer
 
-from .addresses import is_silence, masked, reason_of
+from .addresses import is_silence, masked, reason_of, unreadable, without_frames
 from .clock import Grid, StreamClock
 from .events import SourceEvent, SourceLost
-from .opening import packets_of, picture_stream
+from .opening import has_timestamps, may_jump, packets_of, picture_stream, step_of
 from .orientation import orientation_of, upright_rgb
 from .patience import Patience, next_timeout_s, retry_wait_s
 from .reader import EPSILON_S, TimedFrame
 
-NO_TIMESTAMPS, MAY_JUMP = 0x80, 0x200  # FFmpeg's AVFMT_NOTIMESTAMPS and AVFMT_TS_DISCONT
 TICK_S = 0.1  # how often a waiting reader looks at the clock
 SLACK_S = 1.0  # how late a frame may come before the one before it counts as still shown
 CONFIRM_S = 0.3  # what a connection outlasts a frame that ends a stall
@@ -164,7 +163,7 @@ class LiveReader:
             if self._is_file_like and self._came_too_fast():
                 # HTTP without a length and without "Connection: close" ends in an "Input/output error".
                 is_end = error is None or getattr(error, "errno", None) == errno.EIO
-                return None if is_end else self._unreadable(reason)
+                return None if is_end else unreadable(self._name, self._clock.last, reason)
             if (failure := self._failure(error, reason)) is not None:
                 return failure
             self._timeout_s = next_timeout_s(
@@ -193,16 +192,12 @@ class LiveReader:
             after = f", no picture for {silent_s:.0f} s" if patience.reconnect_s > 0 else ""
             return SourceLost(f"{self._name} was lost at {self._clock.last:.3f} s ({reason}{after})")
         if error is None:
-            return ValueError(f"{self._name} ended before its first frame: check that it sends a video")
-        return self._unreadable(reason)
+            return without_frames(self._name)
+        return unreadable(self._name, self._clock.last, reason)
 
     def _came_too_fast(self) -> bool:
         """Whether frames came much faster than they play: as from a file, which must not be played again."""
         return self._n_frames > 0 and self._clock.last > 1 + 1.5 * (self._last_arrival - self._began)
-
-    def _unreadable(self, reason: str) -> ValueError:
-        at = self._clock.last
-        return ValueError(f"{self._name} cannot be read at {at:.3f} s ({reason}): check that it is there and sends")
 
     def _connection(self) -> Exception | None:
         """Read one connection to its end; the error that ended it."""
@@ -218,11 +213,8 @@ class LiveReader:
 
     def _read(self, container: InputContainer, opening_s: float) -> None:
         stream = picture_stream(container, self._name)
-        has_stamps = not has_flag(container, NO_TIMESTAMPS)
-        may_jump = not self._is_file_like or has_flag(container, MAY_JUMP)
-        self._clock.connect(
-            1 / float(stream.average_rate or 25), has_stamps=has_stamps, may_jump=may_jump, opening_s=opening_s
-        )
+        has_stamps, jumps = has_timestamps(container), not self._is_file_like or may_jump(container)
+        self._clock.connect(step_of(stream), has_stamps=has_stamps, may_jump=jumps, opening_s=opening_s)
         self._grid.tolerance_s = EPSILON_S if has_stamps else ARRIVAL_TOLERANCE_S
         is_first = True
         for frame in decodable(container, stream):
@@ -267,11 +259,6 @@ class LiveReader:
             self._waiting.popleft()
             self.dropped += 1
         self._changed.notify_all()
-
-
-def has_flag(container: InputContainer, flag: int) -> bool:
-    """Whether the format of a container has a flag of FFmpeg."""
-    return bool(int(container.format.flags) & flag)
 
 
 def decodable(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:

@@ -18,12 +18,23 @@ from typing import TypeVar
 import av
 from av.container import InputContainer
 
-from .addresses import FILE_SCHEMES, TRANSPORTS, is_silence, masked, options_of, reason_of, scheme_of, webcam
+from .addresses import (
+    FILE_SCHEMES,
+    TRANSPORTS,
+    is_silence,
+    masked,
+    options_of,
+    reason_of,
+    scheme_of,
+    unreadable,
+    webcam,
+    without_frames,
+)
 from .clock import StreamClock, on_grid, pace
 from .events import SourceEvent
 from .growing import GrowingFile, follow_pictures
-from .live import MAY_JUMP, NO_TIMESTAMPS, LiveReader, decodable, has_flag
-from .opening import open_input, picture_stream
+from .live import LiveReader, decodable
+from .opening import has_timestamps, may_jump, open_input, picture_stream, step_of
 from .orientation import orientation_of, upright_rgb
 from .patience import TIMEOUT_S, Patience
 from .pictures import read_pictures
@@ -123,9 +134,10 @@ def open_source(
         raise ValueError(f"fps is {fps!r}: give a number of frames a second above 0")
     if not isinstance(play_speed, int | float) or not play_speed > 0:
         raise ValueError(f"play_speed is {play_speed!r}: give a number above 0, or inf for as fast as possible")
-    for name, value in {"timeout_s": timeout_s, "reconnect_s": reconnect_s}.items():
-        if value is not None and not value >= (0 if name == "reconnect_s" else 1e-3):
-            raise ValueError(f"{name} is {value!r}: give a number of seconds above 0")
+    if not timeout_s >= 1e-3:
+        raise ValueError(f"timeout_s is {timeout_s!r}: give at least 0.001 seconds")
+    if reconnect_s is not None and not reconnect_s >= 0:
+        raise ValueError(f"reconnect_s is {reconnect_s!r}: give 0 or more seconds, or inf")
     if rtsp_transport not in TRANSPORTS:
         raise ValueError(f"rtsp_transport is {rtsp_transport!r}: give tcp or udp")
     patience = Patience(timeout_s, math.inf if reconnect_s is None else reconnect_s, wait_for_start)
@@ -246,7 +258,7 @@ class _Opening:
         if container is not None and (container.duration is not None if is_playlist else container.size > 0):
             yield from self._decoded(lambda: container)
         else:
-            is_endless = is_playlist or (container is not None and has_flag(container, NO_TIMESTAMPS))
+            is_endless = is_playlist or (container is not None and not has_timestamps(container))
             yield from self._live(connect, first, is_endless)
 
     def _decoded(self, opened: Callable[[], InputContainer]) -> Iterator[TimedFrame]:
@@ -257,13 +269,13 @@ class _Opening:
                 stream = picture_stream(container, self._name)
                 arriving: Arriving = ((frame, time.monotonic()) for frame in decodable(container, stream))
                 is_camera = False
-                if self._pipe is not None and has_flag(container, NO_TIMESTAMPS):
+                if self._pipe is not None and not has_timestamps(container):
                     arriving, is_camera = _from_camera(arriving, self._pipe)
                 clock = StreamClock(is_camera)
-                may_jump = has_flag(container, MAY_JUMP)
                 opening_s = time.monotonic() - self._pipe.began if is_camera and self._pipe is not None else 0.0
-                step = 1 / float(stream.average_rate or 25)
-                clock.connect(step, has_stamps=not is_camera, may_jump=may_jump, opening_s=opening_s)
+                clock.connect(
+                    step_of(stream), has_stamps=not is_camera, may_jump=may_jump(container), opening_s=opening_s
+                )
                 timed = on_grid(((frame, clock.seconds(frame.time, at)) for frame, at in arriving), self._fps)
                 for frame, at in timed if is_camera else self._paced(timed):
                     n_frames += 1
@@ -273,11 +285,11 @@ class _Opening:
                 return
             raise self._unreadable(error, at) from None
         if n_frames == 0 and not self._closing.is_set():
-            raise ValueError(f"{self._name} ended before its first frame: check that it sends a video")
+            raise without_frames(self._name)
 
     def _unreadable(self, error: Exception, at: float) -> ValueError:
         reason = reason_of(error, self._spec, self._patience.timeout_s)
-        return ValueError(f"{self._name} cannot be read at {at:.3f} s ({reason}): check that it is there and sends")
+        return unreadable(self._name, at, reason)
 
 
 def _from_camera(arriving: Arriving, pipe: Pipe) -> tuple[Arriving, bool]:
