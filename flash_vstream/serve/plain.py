@@ -23,8 +23,8 @@ READ_AHEAD_S = 1.0  # what a pipe that stays open delays the stream by
 class PipedQuestions:
     """Reads question lines from a file descriptor in its own thread.
 
-    A plain line is asked when it arrives, `SECONDS: question` at that stream time; `/save [FILE]` saves the session. A
-    line that cannot be asked is named in one line on stderr, and the others are asked nevertheless.
+    A plain line is asked when it arrives, `SECONDS: question` at that stream time; `/save [FILE]` saves the session.
+    For a line that cannot be asked, one line is printed on stderr; the others are asked.
     """
 
     def __init__(self, descriptor: int, source: FrameBuffer, schedule: Schedule, answerer: Answerer) -> None:

@@ -1,6 +1,6 @@
-"""Reads a live sender across connections: decoding, reconnecting with back-off, gaps, pictures that stand still.
+"""Reads a live sender across connections: decoding, reconnecting with back-off, gaps, stalls.
 
-A thread connects and decodes; whoever iterates over `LiveReader.frames` waits for it, but never longer than a tick
+A thread connects and decodes. The thread that iterates over `LiveReader.frames` waits for it, but at most one tick
 after `closing` is set. The stream time passes with the wall clock, also while there is no connection.
 """
 
@@ -27,17 +27,17 @@ from .reader import EPSILON_S, TimedFrame
 
 TICK_S = 0.1  # how often a waiting reader looks at the clock
 SLACK_S = 1.0  # how late a frame may come before the one before it counts as still shown
-CONFIRM_S = 0.3  # what a connection outlasts a frame that ends a stall
+CONFIRM_S = 0.3  # how long a connection must last after the frame that ends a stall
 STALL_S = 3.0  # silence before a source counts as stalled
 ARRIVAL_TOLERANCE_S = 0.02  # how late a picture may arrive and still count for its second
-WAITING_S = 10.0  # frames that nobody took, of a live sender; then the oldest is dropped
+WAITING_S = 10.0  # seconds of frames of a live sender that may wait; then the oldest is dropped
 
 
 class LiveReader:
     """The frames of a live sender on the grid k / fps.
 
-    While a connection stands, the newest frame is repeated at the times of the grid, as long as no other comes. While
-    there is none, nothing is given; the first frame after a gap has the time of the wall clock.
+    During a connection, the newest frame is repeated at the times of the grid until another comes. Without a connection
+    there are no frames; the first frame after a gap has the time of the wall clock.
 
     Args:
         spec: The address, for messages; passwords in it are masked.
@@ -47,7 +47,7 @@ class LiveReader:
         closing: Set by another thread, it ends the iteration.
         tell: Called with each event, from any thread.
         first: The first connection, if it is open already, and the seconds that opening took.
-        is_file_like: It may be a file that comes faster than it plays: no frame is dropped, and it can end.
+        is_file_like: The sender may be a file that comes faster than it plays: no frame is dropped, and it can end.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class LiveReader:
         self._n_frames = 0
         self._began = self._last_arrival = time.monotonic()
         self._revived: tuple[float, float] | None = None  # when a stall seems to be over, and how long it was
-        self._interval_s = 0.0  # the longest between two frames, lately
-        self._behind = -math.inf  # arrival - time of the frame that was delayed the most, lately
+        self._interval_s = 0.0  # the longest recent time between two frames
+        self._behind = -math.inf  # arrival - time of the recent frame that was delayed the most
         self._error: Exception | None = None
         self._has_ended = False
 
@@ -89,7 +89,7 @@ class LiveReader:
         return time.monotonic() + self._clock.lead if self._n_frames else None
 
     def silence_s(self) -> float | None:
-        """Seconds since the newest picture, if the source is stalled or lost; None if all is well."""
+        """Seconds since the newest picture, if the source is stalled or lost; else None."""
         is_silent = self._n_frames and self.state in ("stalled", "reconnecting", "failed")
         return time.monotonic() - self._last_arrival if is_silent else None
 
@@ -131,7 +131,7 @@ class LiveReader:
         return SourceEvent("stalled", self._clock.last, seconds=silent_s)
 
     def _resumed(self, now: float) -> SourceEvent | None:
-        """The event if a stall is over for a moment: the last frames come when FFmpeg gives up, too."""
+        """The event if a stall is over since CONFIRM_S: FFmpeg also gives its last frames when it ends a connection."""
         if self._revived is None or now - self._revived[0] <= CONFIRM_S:
             return None
         self.state, seconds, self._revived = "playing", self._revived[1], None

@@ -42,7 +42,7 @@ from .pipe import TICK_S, Pipe
 from .reader import TimedFrame, read_frames
 
 PEEKED = 25  # frames of a pipe without time stamps that tell a camera from a file
-HEAD_START_S = 5.0  # what a sender of unknown length may send at once; more is a file, which is paced
+HEAD_START_S = 5.0  # seconds of video that a sender of unknown length may send at once; a file sends more and is paced
 
 Arriving = Iterator[tuple[av.VideoFrame, float]]  # decoded frames with their arrival
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class FrameSource:
         return None if self._reader is None else self._reader.stream_now()
 
     def silence_s(self) -> float | None:
-        """Seconds since the newest picture of a live source that is stalled or lost; None if all is well."""
+        """Seconds since the newest picture of a live source that is stalled or lost; else None."""
         return None if self._reader is None else self._reader.silence_s()
 
     def close(self) -> None:
@@ -107,8 +107,8 @@ def open_source(
 ) -> FrameSource:
     """Open a source. Files and directories are checked at the call, other sources at the first frame.
 
-    Cameras (addresses but files over HTTP, and webcams) keep their own time. When the connection is lost, they are
-    connected again: the stream time continues with the wall clock, and `on_event` hears of the gap.
+    Cameras (webcams, and addresses except files over HTTP) keep their own time. When the connection is lost, they are
+    reconnected: the stream time continues with the wall clock, and `on_event` is called with the gap.
 
     Args:
         spec: A video file; a directory of jpg or png pictures (in natural order, picture k at k / fps); an rtsp,
@@ -117,14 +117,14 @@ def open_source(
         fps: Frames for each second of the stream.
         play_speed: Stream seconds for each second of the clock; inf gives frames as fast as they are taken. It has no
             effect on cameras.
-        timeout_s: A connection or a pipe that sends nothing for so many seconds counts as lost. A camera that sends
-            less is found out by longer and longer waits, up to 180 s.
-        reconnect_s: A camera without a picture for so many seconds has failed; 0: at once; inf: never. Default: inf
+        timeout_s: Seconds of silence after which a connection or a pipe counts as lost. For a camera that sends less
+            often, the time-out grows up to 180 s.
+        reconnect_s: Seconds without a picture after which a camera has failed; 0: at once; inf: never. Default: inf
             for cameras. Named pipes wait for another writer only if it is given.
         wait_for_start: Whether to wait for a camera that is not there at the start, too, instead of an error.
         rtsp_transport: How RTSP cameras send: "tcp" or "udp".
         ffmpeg_options: Further options of FFmpeg for addresses.
-        follow: A file or a directory that is still being written: it has ended when nothing came for `timeout_s`.
+        follow: The file or directory is still being written: it ends when nothing comes for `timeout_s` seconds.
         on_event: Called with each event of a camera, from any thread.
 
     Raises ValueError if the source cannot be opened or an argument is out of range, or, later, reading fails;
@@ -293,7 +293,7 @@ class _Opening:
 
 
 def _from_camera(arriving: Arriving, pipe: Pipe) -> tuple[Arriving, bool]:
-    """The same frames, and whether a camera sends them: a file, of 25 frames a second, need not be waited for."""
+    """The same frames, and whether a camera sends them: then reads have to wait for them; a file comes at once."""
     head: list[tuple[av.VideoFrame, float]] = []
     while len(head) < PEEKED and (item := next(arriving, None)) is not None:
         head.append(item)

@@ -1,6 +1,6 @@
 """Repairs time stamps that jump: restarts, wild stamps, small steps back. Pure: stamps in seconds, no files.
 
-For files, whose stamps are all known. A live stream also has the clock of the wall: see `clock.py`.
+For files, whose stamps are all known. A live stream also has the wall clock: see `clock.py`.
 """
 
 from __future__ import annotations
