@@ -1,10 +1,10 @@
-"""Watches eight live sources of different kinds, each killed and restored at random, and checks what is told of it.
+"""Watches eight live sources of different kinds, each killed and restored at random; checks the reported gaps.
 
     python -m benchmarks.live_sources --minutes 30
 
 All play the same synthetic world, so the room that is shown is known. Each source has a session on the shipped model.
-After each return, "Which room is shown now?" is asked. The table counts the outages, the gaps that were told, and the
-answers that were right about the picture that was watched last; "age" is how old this picture was, against the clock.
+After each return, "Which room is shown now?" is asked. The table counts the outages, the gaps that were reported, and
+the answers that were right about the picture that was watched last; "age" is how old this picture was, by the clock.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ In a terminal it takes questions at any moment. Elsewhere it asks those of --ask
 plain line when it arrives, "SECONDS: question" at that stream time; "/save FILE" saves the session. The exit code is 1
 if an answer could not be generated, 3 if a camera was lost for good.
 
-A camera that goes away is connected again: the memory is kept, the stream time goes on with the clock, and the time
-without a picture is told.
+A camera that goes away is reconnected: the memory is kept, the stream time continues with the clock, and a line says
+how long there was no picture.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--follow",
         action="store_true",
-        help="the file or directory is still being written: wait for more, until nothing came for --timeout seconds",
+        help="the file or directory is still being written: wait for more, and end when nothing comes for --timeout "
+        "seconds",
     )
     add("--rtsp_transport", choices=("tcp", "udp"), default="tcp", help="how RTSP cameras send (%(default)s)")
     add(
@@ -98,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
         type=_ffmpeg_option,
         default=[],
         metavar="NAME=VALUE",
-        help="an option of FFmpeg for an address, as live_start_index=-1; repeatable",
+        help="an option of FFmpeg for an address, for example live_start_index=-1; repeatable",
     )
     add(
         "--ask",
@@ -172,7 +173,9 @@ def run(options: argparse.Namespace) -> int:
             return 0
         takes_lines = not (options.ask or sys.stdin is None or _is_standard_input(video))
         if takes_lines and terminals[0]:
-            print("The output is no terminal, so there is no prompt: type a question and press Enter.", file=sys.stderr)
+            print(
+                "The output is not a terminal, so there is no prompt: type a question and press Enter.", file=sys.stderr
+            )
         pipe = sys.stdin.fileno() if takes_lines else None
         try:
             plain.run(buffer, session, schedule, log, options.max_new_tokens, pipe, demo)

@@ -37,7 +37,7 @@ class EventLog:
                 self._append(line.encode())
 
     def source(self, event: SourceEvent) -> None:
-        """Append an event of a live source."""
+        """Append an event of a live source, without the fields that it does not have."""
         fields = {"seconds": event.seconds, "attempt": event.attempt, "reason": event.reason or None}
         present = {name: value for name, value in fields.items() if value is not None}
         self.write("source", what=event.kind, stream_time_s=event.time_s, **present)

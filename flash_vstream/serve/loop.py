@@ -196,7 +196,11 @@ def ask_all(
     end: str = "",
     note: str = "",
 ) -> None:
-    """Ask questions, each with a note if it comes late or the stream did not reach its time (it `end`), or `note`."""
+    """Ask questions, each with a note.
+
+    The note is `note` if it is given. If not, it says that the question comes late, or that the stream stopped before
+    its time; `end` is how the stream stopped, "ended" or "broke".
+    """
     for question in questions:
         now, why = session.snapshot.time_s, note
         if question.time_s is not None and now is not None and not note:

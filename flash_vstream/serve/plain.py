@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from flash_vstream.serve.event_log import EventLog
 from flash_vstream.serve.loop import Answerer, AnswerError, ask_all, report_end, times_line, watch_stream
@@ -23,8 +23,8 @@ READ_AHEAD_S = 1.0  # what a pipe that stays open delays the stream by
 class PipedQuestions:
     """Reads question lines from a file descriptor in its own thread.
 
-    A plain line is asked when it arrives, `SECONDS: question` at that stream time; `/save [FILE]` saves the session. A
-    line that cannot be asked is named in one line on stderr, and the others are asked nevertheless.
+    A plain line is asked when it arrives, `SECONDS: question` at that stream time; `/save [FILE]` saves the session.
+    For a line that cannot be asked, one line is printed on stderr; the others are asked.
     """
 
     def __init__(self, descriptor: int, source: FrameBuffer, schedule: Schedule, answerer: Answerer) -> None:
@@ -32,6 +32,7 @@ class PipedQuestions:
         self._source = source
         self._schedule = schedule
         self._answerer = answerer
+        self._error: Exception | None = None
         # Daemon: a pipe may stay open forever, and nothing else can interrupt the read.
         self._thread = threading.Thread(target=self._work, name="questions", daemon=True)
         self._thread.start()
@@ -43,6 +44,11 @@ class PipedQuestions:
         """Whether no more questions can come."""
         return not self._thread.is_alive()
 
+    def raise_error(self) -> None:
+        """Raise the error that ended the reading of questions, if there is one."""
+        if self._error is not None:
+            raise self._error
+
     def ask(self, question: TimedQuestion) -> None:
         """Ask a question, or print why it cannot be asked."""
         try:
@@ -51,15 +57,25 @@ class PipedQuestions:
             _refuse(question.text, error)
 
     def _work(self) -> None:
+        try:
+            for line in self._lines():
+                self._take(line)
+        except Exception as error:  # raised in the watching thread
+            self._error = error
+
+    def _lines(self) -> Iterator[bytes]:
         rest = b""
-        # os.read and not sys.stdin: a thread that waits inside sys.stdin makes the interpreter's exit fail. An OSError
-        # is the end of the input; an error that ended answering is raised in the watching thread.
-        with contextlib.suppress(Exception):
-            while chunk := os.read(self._descriptor, 65536):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    self._take(line)
-            self._take(rest)
+        while chunk := self._read():
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+        yield rest
+
+    def _read(self) -> bytes:
+        """The next bytes; none at the end of the input, or if it cannot be read."""
+        # os.read and not sys.stdin: a thread that waits inside sys.stdin makes the interpreter's exit fail.
+        with contextlib.suppress(OSError):
+            return os.read(self._descriptor, 65536)
+        return b""
 
     def _take(self, line: bytes) -> None:
         text = line.decode(errors="replace").strip()
@@ -152,8 +168,13 @@ def _play(source: FrameBuffer, schedule: Schedule, piped: PipedQuestions | None,
     """Watch and ask until all is answered. An error of the source is raised when all questions are answered."""
     session, ask = answerer.session, answerer.ask if piped is None else piped.ask
 
-    def is_over() -> bool:
+    def raise_errors() -> None:
         answerer.raise_error()
+        if piped is not None:
+            piped.raise_error()
+
+    def is_over() -> bool:
+        raise_errors()
         # Without any question the stream is watched to its end, for its figures.
         return answerer.has_asked and (piped is None or piped.is_closed) and len(schedule) == 0
 
@@ -169,6 +190,6 @@ def _play(source: FrameBuffer, schedule: Schedule, piped: PipedQuestions | None,
         answerer.finish()  # what was asked before the error is answered
         raise
     answerer.finish()
-    answerer.raise_error()
+    raise_errors()
     if error is not None:
         raise error

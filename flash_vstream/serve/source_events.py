@@ -1,4 +1,4 @@
-"""Says what happens to a live source, in one line each."""
+"""Describes the events of a live source, one line each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flash_vstream.video import FrameBuffer, SourceEvent
 
 
 def line_of(event: SourceEvent) -> str | None:
-    """An event as a line; None for one that needs no words."""
+    """An event as a line; None if nothing is printed for it."""
     at, seconds = f"[{event.time_s:7.1f} s]", event.seconds or 0.0
     match event.kind:
         case "stalled":
@@ -25,6 +25,6 @@ def line_of(event: SourceEvent) -> str | None:
 
 
 def silence_note(source: FrameBuffer) -> str:
-    """What to say with an answer that is given while no picture comes; empty if all is well."""
+    """The note of an answer that is given while no picture comes; empty if pictures come."""
     silent_s = source.silence_s()
     return "" if silent_s is None else f"no picture for {math.floor(silent_s)} s; answered from what was seen before"

@@ -34,12 +34,18 @@ Type a question and press Enter; it is answered from what was seen up to then. O
   /reset         forget what was seen; the stream plays on
   /help          this text
   /quit          end (also Ctrl-D)"""
-WORDS = {"quit": "/quit", "exit": "/quit", "/exit": "/quit", "help": "/help", "?": "/help"}  # nobody asks these
+WORDS = {
+    "quit": "/quit",
+    "exit": "/quit",
+    "/exit": "/quit",
+    "help": "/help",
+    "?": "/help",
+}  # words that are commands, not questions
 COMMANDS = ("/memory", "/save", "/reset", "/help", "/quit")
 
 
 class QuestionHistory(FileHistory):
-    """The lines typed in earlier runs. A file that cannot be read or written leaves those of this run."""
+    """The lines typed in earlier runs. If the file cannot be read or written, only the lines of this run are kept."""
 
     def load_history_strings(self) -> Iterable[str]:
         """The lines, newest first."""
@@ -206,7 +212,7 @@ class Terminal:
         return f"{unfinished}\n? " if unfinished else "? "
 
     def _status(self) -> str:
-        """The status line; on a narrow terminal what matters less is left out."""
+        """The status line; on a narrow terminal the less important parts are left out."""
         stats, silent_s = self._session.stats(), self._source.silence_s()
         seconds = "--" if stats.stream_time_s is None else f"{stats.stream_time_s:.1f} s"
         waiting = self._answerer.n_waiting

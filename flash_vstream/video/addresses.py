@@ -1,4 +1,4 @@
-"""Addresses of live sources: which schemes there are, passwords that are never shown, and errors in plain words."""
+"""Addresses of live sources: their schemes, masked passwords, and readable reasons of errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .opening import open_input
 
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "tcp")  # the sender keeps the time
 OPTIONAL_SCHEMES = ("srt", "rist")  # the same, in some builds of FFmpeg
-FILE_SCHEMES = ("http", "https")  # a file, a playlist or a camera: known when it is open
+FILE_SCHEMES = ("http", "https")  # a file, a playlist or a camera: it is known only after opening
 TRANSPORTS = ("tcp", "udp")  # of RTSP
 
 _PASSWORD = re.compile(r"(?<=://)([^/?#\s:@]*):[^/?#\s]*@")
@@ -38,7 +38,7 @@ def scheme_of(spec: str) -> str:
 
 
 def is_camera(spec: str) -> bool:
-    """Whether a source certainly keeps its own time, whatever the play speed. Of HTTP it is known later."""
+    """Whether a source surely keeps its own time, at any play speed. For HTTP this is known only after opening."""
     scheme = spec.split("://", 1)[0].lower()
     return scheme in LIVE_SCHEMES + OPTIONAL_SCHEMES or spec.startswith(("webcam:", "/dev/video"))
 
@@ -72,7 +72,7 @@ def webcam(spec: str) -> tuple[str, str]:
     """(device, FFmpeg's driver) of "webcam:0" or "/dev/video0"."""
     number = spec.removeprefix("webcam:").removeprefix("/dev/video")
     if not number.isdigit():
-        raise ValueError(f"{spec} is no webcam: give webcam:0 or /dev/video0")
+        raise ValueError(f"{spec} is not a webcam: give webcam:0 or /dev/video0")
     if sys.platform == "darwin":
         return number, "avfoundation"
     device = f"/dev/video{number}"
@@ -95,8 +95,18 @@ def reason_of(error: Exception, spec: str, timeout_s: float) -> str:
     if isinstance(error, av.error.InvalidDataError) and spec.startswith("rtp:"):
         return "rtp:// carries MPEG-TS only, give the sender's .sdp file for others"
     if isinstance(error, av.error.InvalidDataError):
-        return "what comes is empty, cut off or no video that can be read as a stream"
+        return "the data is empty, cut off or not a video that can be read as a stream"
     return getattr(error, "strerror", None) or str(error)
+
+
+def unreadable(name: str, at_s: float, reason: str) -> ValueError:
+    """The error for a source that cannot be read; `name` and `reason` are without passwords."""
+    return ValueError(f"{name} cannot be read at {at_s:.3f} s ({reason}): check that it is there and sends")
+
+
+def without_frames(name: str) -> ValueError:
+    """The error for a source that ended too early; `name` is without passwords."""
+    return ValueError(f"{name} ended before its first frame: check that it sends a video")
 
 
 def is_silence(error: Exception) -> bool:
@@ -105,6 +115,7 @@ def is_silence(error: Exception) -> bool:
 
 
 def _unknown_host(spec: str) -> str | None:
+    host = None
     try:
         host = urlsplit(spec).hostname
         if host:

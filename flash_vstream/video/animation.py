@@ -10,8 +10,8 @@ from PIL import Image, ImageSequence
 
 from .pictures import RGBPicture, to_rgb
 
-DEFAULT_S = 0.1  # of a frame without a duration, as in browsers
-LEAST_MS = 20  # a shorter duration means none, too
+DEFAULT_S = 0.1  # duration of a frame that has none, as in browsers
+LEAST_MS = 20  # a shorter duration counts as none
 
 
 def is_animation(path: str | Path) -> bool:
@@ -25,7 +25,7 @@ def is_animation(path: str | Path) -> bool:
 
 
 def has_several_frames(path: Path) -> bool:
-    """Whether a file is an animation of more than one frame; a damaged one is none."""
+    """Whether a file is an animation of more than one frame; a damaged file is not."""
     try:
         with Image.open(path) as picture:
             return is_animation(path) and getattr(picture, "n_frames", 1) > 1
@@ -34,7 +34,7 @@ def has_several_frames(path: Path) -> bool:
 
 
 def starts_of(path: Path) -> list[float]:
-    """The time in seconds at which each frame appears, and at last the end of the animation.
+    """The time in seconds at which each frame appears, and then the end of the animation.
 
     Raises ValueError if it is damaged or cut off.
     """
@@ -70,7 +70,7 @@ def read_animation(path: Path, starts: list[float], grid: Iterator[float], epsil
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file has the end that its format has; decoders take what is there for all."""
+    """Whether the file has the end that its format has; decoders accept a file without it."""
     content = path.read_bytes()
     if content[:4] == b"RIFF":
         return len(content) >= 8 + int.from_bytes(content[4:8], "little") and not content.endswith(bytes(64))

@@ -12,16 +12,16 @@ from .events import SourceEvent
 from .reader import TimedFrame
 from .sources import FrameSource
 
-JOIN_S = 2.0  # a thread that waits for a file on a network ends later, at its time-out; nobody waits for it
-IDLE_S = 0.25  # how often a consumer that waits is told the time
+JOIN_S = 2.0  # a thread that reads a file over a network may end later, at its time-out; closing does not wait for it
+IDLE_S = 0.25  # how often `when_idle` is called
 
 
 class FrameBuffer:
     """The newest frames of a source. Iterate once over (uint8 RGB `[H, W, 3]`, time in seconds).
 
-    A live stream does not wait for its consumer: a frame that waited longer than `max_wait_s` for it is dropped and
-    counted if there is a newer one, so that what is watched is what happens now. The same holds for the oldest of more
-    than `queue_size` frames. A source that can wait (play_speed inf) waits instead, and no frame is dropped. An error
+    A live stream does not wait for its consumer: a frame that waited longer than `max_wait_s` is dropped and counted if
+    there is a newer one, so that the consumer sees the present. The oldest of more than `queue_size` frames is dropped,
+    too. A source that can wait (play_speed inf) waits instead, and no frame is dropped. An error
     of the source is raised in the iteration, after the frames before it. Leaving the context stops the thread and
     closes the source.
 
@@ -94,7 +94,7 @@ class FrameBuffer:
         return self._source.silence_s()
 
     def lag_s(self) -> float:
-        """How old the picture is that was taken last: on the network, in the queue and since then."""
+        """The age of the picture that was taken last, in seconds: time on the network, in the queue and since then."""
         time_s, arrival = self._taken
         live_s = self._source.stream_now()
         return max(0.0, self._now() - arrival if live_s is None else live_s - time_s)

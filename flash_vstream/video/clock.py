@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from .reader import EPSILON_S
+from .timestamps import JUMP_S
 
-JUMP_S = 10.0  # a larger step forwards, of stamps that may jump, needs the wall clock as a witness to be a pause
 AGREES_S = 2.0  # how far ahead of the wall clock a pause may end
-DRIFT = 1e-4  # how much slower than this machine's clock a sender's may go
+DRIFT = 1e-4  # how much slower a sender's clock may run than the clock of this machine
 AT_ONCE_S = 0.01  # frames that come closer together were buffered
-BACK_S = 1.0  # a smaller step back is an error of single stamps, not a restart
+HELD_S = 1.0  # the longest that the time stands still for stamps that step back; longer is a restart
 
 Frame = TypeVar("Frame")
 
@@ -104,7 +104,7 @@ class Grid(Generic[Frame]):
 class StreamClock:
     """Turns the time stamps of a stream into seconds from its first frame, which never decrease.
 
-    - A step back of up to BACK_S is an error of the stamp: the time stands still until the stamps have caught up.
+    - A step back of up to HELD_S is an error of the stamp: the time stands still until the stamps have caught up.
     - A longer step back is a restart: the stream continues after the frame before it.
     - So is a step forward of more than JUMP_S if stamps may jump, unless as much time has passed on the wall clock.
     - A live sender keeps to the wall clock: its time continues there after a restart and in a new connection.
@@ -165,7 +165,7 @@ class StreamClock:
             self._held_s = 0.0
             if time_s - self.last <= self._longest_step_s or time_s <= by_wall + AGREES_S:
                 return time_s
-        elif self.last - time_s <= BACK_S and self._held_s <= BACK_S:
+        elif self.last - time_s <= HELD_S and self._held_s <= HELD_S:
             self._held_s += self._step
             return self.last
         self._held_s = 0.0

@@ -1,4 +1,4 @@
-"""What happens to a live source beside its frames."""
+"""Events of a live source: connections, stalls and gaps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ class SourceEvent:
 
     Attributes:
         kind: "connected"; "stalled" (connected, but no picture comes) and "resumed"; "lost" (the connection);
-            "reconnecting" (an attempt is due after a wait); "gap" (pictures come again); "ended" or "failed" at last.
-        time_s: The stream time. Of a gap: of the first picture after it.
-        seconds: Of "stalled" and "resumed": without a picture until now; of "reconnecting": the wait before the
-            attempt; of "gap": from the last picture before it to the first after it.
+            "reconnecting" (an attempt is due after a wait); "gap" (pictures come again); at the end
+            "ended" or "failed".
+        time_s: The stream time; for a gap, that of the first picture after it.
+        seconds: For "stalled" and "resumed", how long no picture came; for "reconnecting", the wait before the attempt;
+            for "gap", the time from the last picture before it to the first after it.
         attempt: The number of the attempt, from 1.
         reason: Why the connection was lost or the source failed.
     """
@@ -27,4 +28,4 @@ class SourceEvent:
 
 
 class SourceLost(ValueError):
-    """A live sender went away and did not come back, unlike a file that ended."""
+    """A live sender went away and did not come back; a file that ends is no error."""

@@ -1,4 +1,4 @@
-"""Files and folders that are still being written: at their end, more is waited for."""
+"""Reads files and folders that are still being written: at their end it waits for more."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class GrowingFile:
-    """A file as a file object for `av.open`, whose end has come when nothing was added for `timeout_s` seconds."""
+    """A file as a file object for `av.open`, which ends when nothing is added for `timeout_s` seconds."""
 
     def __init__(self, path: Path, timeout_s: float, closing: threading.Event) -> None:
         self._file = path.open("rb", buffering=0)
@@ -26,15 +26,15 @@ class GrowingFile:
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; none at the end, or when `closing` is set."""
-        return wait_for(lambda: self._file.read(size), self._timeout_s, self._closing) or b""
+        return wait_for(lambda: self._file.read(size) or None, self._timeout_s, self._closing) or b""
 
 
 def follow_pictures(
     folder: Path, fps: float, timeout_s: float, closing: threading.Event
 ) -> Iterator[tuple[RGBPicture, float]]:
-    """The pictures of a folder in natural order, and those that come behind them; picture k at k / fps seconds.
+    """The pictures of a folder in natural order, and those that are added behind them; picture k at k / fps seconds.
 
-    A picture that cannot be read yet is waited for. The folder has ended when no picture came for `timeout_s` seconds.
+    A picture that cannot be read yet is waited for. The folder ends when no picture comes for `timeout_s` seconds.
     Raises ValueError for a picture that is still damaged then.
     """
     newest: Path | None = None
@@ -49,7 +49,7 @@ def follow_pictures(
         picture = wait_for(partial(readable, newest), timeout_s, closing)
         if closing.is_set():
             return
-        yield read_image(newest) if picture is None else picture, number / fps  # or raises what is wrong with it
+        yield read_image(newest) if picture is None else picture, number / fps  # or raises ValueError
 
 
 def readable(path: Path) -> RGBPicture | None:
@@ -64,8 +64,7 @@ def wait_for(look: Callable[[], T | None], timeout_s: float, closing: threading.
     """What `look` finds; None if it finds nothing for `timeout_s` seconds, or `closing` is set."""
     give_up = time.monotonic() + timeout_s
     while not closing.is_set():
-        found = look()
-        if found is not None and not (isinstance(found, bytes) and not found):
+        if (found := look()) is not None:
             return found
         if time.monotonic() > give_up:
             break

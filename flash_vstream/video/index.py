@@ -18,14 +18,13 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from .opening import open_input, packets_of, picture_stream
+from .opening import has_timestamps, may_jump, open_input, packets_of, picture_stream
 from .orientation import Orientation, orientation_of
 from .structure import first_fault
-from .timestamps import JUMP_S, LONGEST_PAUSE_S, has_pauses, offsets
+from .timestamps import JUMP_S, LONGEST_PAUSE_S, offsets
 
 logger = logging.getLogger(__name__)
 
-NO_TIMESTAMPS = 0x0080  # FFmpeg's AVFMT_NOTIMESTAMPS
 MOST_DELAY = 16  # frames that a picture can be decoded before it is shown
 REORDERED = 4  # frames that encoders really use of these
 
@@ -184,14 +183,13 @@ def _scan(path: str, number: int) -> _Scan:
         stream = container.streams[number]
         assert isinstance(stream, av.VideoStream) and stream.time_base is not None
         # In a stream without time stamps only the pictures themselves can tell their rate.
-        has_stamps = not container.format.flags & NO_TIMESTAMPS
-        rate = stream.average_rate if has_stamps else stream.guessed_rate
+        rate = stream.average_rate if has_timestamps(container) else stream.guessed_rate
         scan = _Scan(
             stream.codec_context.name,
             stream.time_base,
             Fraction(rate or stream.guessed_rate or 25),
             container.duration / av.time_base if container.duration else None,
-            has_pauses(container),
+            has_pauses=not may_jump(container),
             delays=bool(stream.codec_context.has_b_frames),
         )
         fault = first_fault(path, container.format.name, stream.id)

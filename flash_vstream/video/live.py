@@ -1,6 +1,6 @@
-"""Reads a live sender across connections: decoding, reconnecting with back-off, gaps, pictures that stand still.
+"""Reads a live sender across connections: decoding, reconnecting with back-off, gaps, stalls.
 
-A thread connects and decodes; whoever iterates over `LiveReader.frames` waits for it, but never longer than a tick
+A thread connects and decodes. The thread that iterates over `LiveReader.frames` waits for it, but at most one tick
 after `closing` is set. The stream time passes with the wall clock, also while there is no connection.
 """
 
@@ -17,28 +17,27 @@ from collections.abc import Callable, Iterator
 import av
 from av.container import InputContainer
 
-from .addresses import is_silence, masked, reason_of
+from .addresses import is_silence, masked, reason_of, unreadable, without_frames
 from .clock import Grid, StreamClock
 from .events import SourceEvent, SourceLost
-from .opening import packets_of, picture_stream
+from .opening import has_timestamps, may_jump, packets_of, picture_stream, step_of
 from .orientation import orientation_of, upright_rgb
 from .patience import Patience, next_timeout_s, retry_wait_s
 from .reader import EPSILON_S, TimedFrame
 
-NO_TIMESTAMPS, MAY_JUMP = 0x80, 0x200  # FFmpeg's AVFMT_NOTIMESTAMPS and AVFMT_TS_DISCONT
 TICK_S = 0.1  # how often a waiting reader looks at the clock
 SLACK_S = 1.0  # how late a frame may come before the one before it counts as still shown
-CONFIRM_S = 0.3  # what a connection outlasts a frame that ends a stall
+CONFIRM_S = 0.3  # how long a connection must last after the frame that ends a stall
 STALL_S = 3.0  # silence before a source counts as stalled
 ARRIVAL_TOLERANCE_S = 0.02  # how late a picture may arrive and still count for its second
-WAITING_S = 10.0  # frames that nobody took, of a live sender; then the oldest is dropped
+WAITING_S = 10.0  # seconds of frames of a live sender that may wait; then the oldest is dropped
 
 
 class LiveReader:
     """The frames of a live sender on the grid k / fps.
 
-    While a connection stands, the newest frame is repeated at the times of the grid, as long as no other comes. While
-    there is none, nothing is given; the first frame after a gap has the time of the wall clock.
+    During a connection, the newest frame is repeated at the times of the grid until another comes. Without a connection
+    there are no frames; the first frame after a gap has the time of the wall clock.
 
     Args:
         spec: The address, for messages; passwords in it are masked.
@@ -48,7 +47,7 @@ class LiveReader:
         closing: Set by another thread, it ends the iteration.
         tell: Called with each event, from any thread.
         first: The first connection, if it is open already, and the seconds that opening took.
-        is_file_like: It may be a file that comes faster than it plays: no frame is dropped, and it can end.
+        is_file_like: The sender may be a file that comes faster than it plays: no frame is dropped, and it can end.
     """
 
     def __init__(
@@ -74,8 +73,8 @@ class LiveReader:
         self._n_frames = 0
         self._began = self._last_arrival = time.monotonic()
         self._revived: tuple[float, float] | None = None  # when a stall seems to be over, and how long it was
-        self._interval_s = 0.0  # the longest between two frames, lately
-        self._behind = -math.inf  # arrival - time of the frame that was delayed the most, lately
+        self._interval_s = 0.0  # the longest recent time between two frames
+        self._behind = -math.inf  # arrival - time of the recent frame that was delayed the most
         self._error: Exception | None = None
         self._has_ended = False
 
@@ -90,7 +89,7 @@ class LiveReader:
         return time.monotonic() + self._clock.lead if self._n_frames else None
 
     def silence_s(self) -> float | None:
-        """Seconds since the newest picture, if the source is stalled or lost; None if all is well."""
+        """Seconds since the newest picture, if the source is stalled or lost; else None."""
         is_silent = self._n_frames and self.state in ("stalled", "reconnecting", "failed")
         return time.monotonic() - self._last_arrival if is_silent else None
 
@@ -132,7 +131,7 @@ class LiveReader:
         return SourceEvent("stalled", self._clock.last, seconds=silent_s)
 
     def _resumed(self, now: float) -> SourceEvent | None:
-        """The event if a stall is over for a moment: the last frames come when FFmpeg gives up, too."""
+        """The event if a stall is over since CONFIRM_S: FFmpeg also gives its last frames when it ends a connection."""
         if self._revived is None or now - self._revived[0] <= CONFIRM_S:
             return None
         self.state, seconds, self._revived = "playing", self._revived[1], None
@@ -164,7 +163,7 @@ class LiveReader:
             if self._is_file_like and self._came_too_fast():
                 # HTTP without a length and without "Connection: close" ends in an "Input/output error".
                 is_end = error is None or getattr(error, "errno", None) == errno.EIO
-                return None if is_end else self._unreadable(reason)
+                return None if is_end else unreadable(self._name, self._clock.last, reason)
             if (failure := self._failure(error, reason)) is not None:
                 return failure
             self._timeout_s = next_timeout_s(
@@ -193,16 +192,12 @@ class LiveReader:
             after = f", no picture for {silent_s:.0f} s" if patience.reconnect_s > 0 else ""
             return SourceLost(f"{self._name} was lost at {self._clock.last:.3f} s ({reason}{after})")
         if error is None:
-            return ValueError(f"{self._name} ended before its first frame: check that it sends a video")
-        return self._unreadable(reason)
+            return without_frames(self._name)
+        return unreadable(self._name, self._clock.last, reason)
 
     def _came_too_fast(self) -> bool:
         """Whether frames came much faster than they play: as from a file, which must not be played again."""
         return self._n_frames > 0 and self._clock.last > 1 + 1.5 * (self._last_arrival - self._began)
-
-    def _unreadable(self, reason: str) -> ValueError:
-        at = self._clock.last
-        return ValueError(f"{self._name} cannot be read at {at:.3f} s ({reason}): check that it is there and sends")
 
     def _connection(self) -> Exception | None:
         """Read one connection to its end; the error that ended it."""
@@ -218,11 +213,8 @@ class LiveReader:
 
     def _read(self, container: InputContainer, opening_s: float) -> None:
         stream = picture_stream(container, self._name)
-        has_stamps = not has_flag(container, NO_TIMESTAMPS)
-        may_jump = not self._is_file_like or has_flag(container, MAY_JUMP)
-        self._clock.connect(
-            1 / float(stream.average_rate or 25), has_stamps=has_stamps, may_jump=may_jump, opening_s=opening_s
-        )
+        has_stamps, jumps = has_timestamps(container), not self._is_file_like or may_jump(container)
+        self._clock.connect(step_of(stream), has_stamps=has_stamps, may_jump=jumps, opening_s=opening_s)
         self._grid.tolerance_s = EPSILON_S if has_stamps else ARRIVAL_TOLERANCE_S
         is_first = True
         for frame in decodable(container, stream):
@@ -267,11 +259,6 @@ class LiveReader:
             self._waiting.popleft()
             self.dropped += 1
         self._changed.notify_all()
-
-
-def has_flag(container: InputContainer, flag: int) -> bool:
-    """Whether the format of a container has a flag of FFmpeg."""
-    return bool(int(container.format.flags) & flag)
 
 
 def decodable(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import av
 from av.container import InputContainer
+from av.format import Flags
 from av.stream import Disposition, Stream
 
 # FFmpeg renders files of these formats as moving pictures of their text.
@@ -25,6 +26,25 @@ def opening_options(version: str) -> dict[str, Any]:
 def open_input(source: Any, **options: Any) -> InputContainer:
     """Open a path, an address or a pipe with PyAV; the caller closes it. `options` go to `av.open`."""
     return av.open(source, "r", **opening_options(av.__version__), **options)
+
+
+def has_timestamps(container: InputContainer) -> bool:
+    """Whether the format of a container stores time stamps; without them FFmpeg invents 25 frames a second."""
+    return not _has_flag(container, Flags.no_timestamps)
+
+
+def may_jump(container: InputContainer) -> bool:
+    """Whether the format of a container allows time stamps that jump, as MPEG-TS and HLS do."""
+    return _has_flag(container, Flags.ts_discont)
+
+
+def _has_flag(container: InputContainer, flag: Flags) -> bool:
+    return bool(container.format.flags & cast(int, flag.value))  # the stubs give its value no type
+
+
+def step_of(stream: av.VideoStream) -> float:
+    """Seconds between two frames, as the header says; 1/25 if it says nothing."""
+    return 1 / float(stream.average_rate or 25)
 
 
 def packets_of(container: InputContainer, *streams: Stream) -> Iterator[av.Packet]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 TIMEOUT_S = 10.0  # silence after which a connection counts as lost
 LONGEST_WAIT_S = 30.0  # between two attempts
-LONGEST_PATIENCE_S = 180.0  # for a sender that was silent, but there
+LONGEST_PATIENCE_S = 180.0  # for a sender that is connected but silent
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Patience:
     """How long to wait for a sender.
 
     Attributes:
-        timeout_s: A connection that is silent for so many seconds counts as lost.
-        reconnect_s: A source that has no picture for so many seconds has failed; 0: with its connection.
+        timeout_s: Seconds of silence after which a connection counts as lost.
+        reconnect_s: Seconds without a picture after which a source has failed; 0: when its connection is lost.
         for_start: Whether to wait for a sender that is not there at the start, too.
     """
 
@@ -33,15 +33,15 @@ def retry_wait_s(attempt: int) -> float:
 def next_timeout_s(timeout_s: float, last_s: float, was_silent: bool, n_frames: int, interval_s: float) -> float:
     """The time-out of the next connection.
 
-    A sender that was silent but there may send less than a picture in each time-out: the time-out is doubled. One
-    that sent pictures gets four of its intervals.
+    A sender that was connected but silent may send less than one picture in each time-out: the time-out is doubled. For
+    a sender that sent pictures it is four times their interval.
 
     Args:
         timeout_s: What the user gave, the least.
         last_s: The time-out of the last connection.
-        was_silent: Whether it ended the connection.
+        was_silent: Whether this time-out ended the connection.
         n_frames: Frames that the connection brought.
-        interval_s: The longest time between two of them, lately.
+        interval_s: The longest recent time between two of them.
     """
     most = max(timeout_s, LONGEST_PATIENCE_S)
     if was_silent and (n_frames < 2 or 4 * interval_s > last_s):

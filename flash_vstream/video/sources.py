@@ -18,12 +18,23 @@ from typing import TypeVar
 import av
 from av.container import InputContainer
 
-from .addresses import FILE_SCHEMES, TRANSPORTS, is_silence, masked, options_of, reason_of, scheme_of, webcam
+from .addresses import (
+    FILE_SCHEMES,
+    TRANSPORTS,
+    is_silence,
+    masked,
+    options_of,
+    reason_of,
+    scheme_of,
+    unreadable,
+    webcam,
+    without_frames,
+)
 from .clock import StreamClock, on_grid, pace
 from .events import SourceEvent
 from .growing import GrowingFile, follow_pictures
-from .live import MAY_JUMP, NO_TIMESTAMPS, LiveReader, decodable, has_flag
-from .opening import open_input, picture_stream
+from .live import LiveReader, decodable
+from .opening import has_timestamps, may_jump, open_input, picture_stream, step_of
 from .orientation import orientation_of, upright_rgb
 from .patience import TIMEOUT_S, Patience
 from .pictures import read_pictures
@@ -31,7 +42,7 @@ from .pipe import TICK_S, Pipe
 from .reader import TimedFrame, read_frames
 
 PEEKED = 25  # frames of a pipe without time stamps that tell a camera from a file
-HEAD_START_S = 5.0  # what a sender of unknown length may send at once; more is a file, which is paced
+HEAD_START_S = 5.0  # seconds of video that a sender of unknown length may send at once; a file sends more and is paced
 
 Arriving = Iterator[tuple[av.VideoFrame, float]]  # decoded frames with their arrival
 T = TypeVar("T")
@@ -73,7 +84,7 @@ class FrameSource:
         return None if self._reader is None else self._reader.stream_now()
 
     def silence_s(self) -> float | None:
-        """Seconds since the newest picture of a live source that is stalled or lost; None if all is well."""
+        """Seconds since the newest picture of a live source that is stalled or lost; else None."""
         return None if self._reader is None else self._reader.silence_s()
 
     def close(self) -> None:
@@ -96,8 +107,8 @@ def open_source(
 ) -> FrameSource:
     """Open a source. Files and directories are checked at the call, other sources at the first frame.
 
-    Cameras (addresses but files over HTTP, and webcams) keep their own time. When the connection is lost, they are
-    connected again: the stream time continues with the wall clock, and `on_event` hears of the gap.
+    Cameras (webcams, and addresses except files over HTTP) keep their own time. When the connection is lost, they are
+    reconnected: the stream time continues with the wall clock, and `on_event` is called with the gap.
 
     Args:
         spec: A video file; a directory of jpg or png pictures (in natural order, picture k at k / fps); an rtsp,
@@ -106,14 +117,14 @@ def open_source(
         fps: Frames for each second of the stream.
         play_speed: Stream seconds for each second of the clock; inf gives frames as fast as they are taken. It has no
             effect on cameras.
-        timeout_s: A connection or a pipe that sends nothing for so many seconds counts as lost. A camera that sends
-            less is found out by longer and longer waits, up to 180 s.
-        reconnect_s: A camera without a picture for so many seconds has failed; 0: at once; inf: never. Default: inf
+        timeout_s: Seconds of silence after which a connection or a pipe counts as lost. For a camera that sends less
+            often, the time-out grows up to 180 s.
+        reconnect_s: Seconds without a picture after which a camera has failed; 0: at once; inf: never. Default: inf
             for cameras. Named pipes wait for another writer only if it is given.
         wait_for_start: Whether to wait for a camera that is not there at the start, too, instead of an error.
         rtsp_transport: How RTSP cameras send: "tcp" or "udp".
         ffmpeg_options: Further options of FFmpeg for addresses.
-        follow: A file or a directory that is still being written: it has ended when nothing came for `timeout_s`.
+        follow: The file or directory is still being written: it ends when nothing comes for `timeout_s` seconds.
         on_event: Called with each event of a camera, from any thread.
 
     Raises ValueError if the source cannot be opened or an argument is out of range, or, later, reading fails;
@@ -123,9 +134,10 @@ def open_source(
         raise ValueError(f"fps is {fps!r}: give a number of frames a second above 0")
     if not isinstance(play_speed, int | float) or not play_speed > 0:
         raise ValueError(f"play_speed is {play_speed!r}: give a number above 0, or inf for as fast as possible")
-    for name, value in {"timeout_s": timeout_s, "reconnect_s": reconnect_s}.items():
-        if value is not None and not value >= (0 if name == "reconnect_s" else 1e-3):
-            raise ValueError(f"{name} is {value!r}: give a number of seconds above 0")
+    if not timeout_s >= 1e-3:
+        raise ValueError(f"timeout_s is {timeout_s!r}: give at least 0.001 seconds")
+    if reconnect_s is not None and not reconnect_s >= 0:
+        raise ValueError(f"reconnect_s is {reconnect_s!r}: give 0 or more seconds, or inf")
     if rtsp_transport not in TRANSPORTS:
         raise ValueError(f"rtsp_transport is {rtsp_transport!r}: give tcp or udp")
     patience = Patience(timeout_s, math.inf if reconnect_s is None else reconnect_s, wait_for_start)
@@ -246,7 +258,7 @@ class _Opening:
         if container is not None and (container.duration is not None if is_playlist else container.size > 0):
             yield from self._decoded(lambda: container)
         else:
-            is_endless = is_playlist or (container is not None and has_flag(container, NO_TIMESTAMPS))
+            is_endless = is_playlist or (container is not None and not has_timestamps(container))
             yield from self._live(connect, first, is_endless)
 
     def _decoded(self, opened: Callable[[], InputContainer]) -> Iterator[TimedFrame]:
@@ -257,13 +269,13 @@ class _Opening:
                 stream = picture_stream(container, self._name)
                 arriving: Arriving = ((frame, time.monotonic()) for frame in decodable(container, stream))
                 is_camera = False
-                if self._pipe is not None and has_flag(container, NO_TIMESTAMPS):
+                if self._pipe is not None and not has_timestamps(container):
                     arriving, is_camera = _from_camera(arriving, self._pipe)
                 clock = StreamClock(is_camera)
-                may_jump = has_flag(container, MAY_JUMP)
                 opening_s = time.monotonic() - self._pipe.began if is_camera and self._pipe is not None else 0.0
-                step = 1 / float(stream.average_rate or 25)
-                clock.connect(step, has_stamps=not is_camera, may_jump=may_jump, opening_s=opening_s)
+                clock.connect(
+                    step_of(stream), has_stamps=not is_camera, may_jump=may_jump(container), opening_s=opening_s
+                )
                 timed = on_grid(((frame, clock.seconds(frame.time, at)) for frame, at in arriving), self._fps)
                 for frame, at in timed if is_camera else self._paced(timed):
                     n_frames += 1
@@ -273,15 +285,15 @@ class _Opening:
                 return
             raise self._unreadable(error, at) from None
         if n_frames == 0 and not self._closing.is_set():
-            raise ValueError(f"{self._name} ended before its first frame: check that it sends a video")
+            raise without_frames(self._name)
 
     def _unreadable(self, error: Exception, at: float) -> ValueError:
         reason = reason_of(error, self._spec, self._patience.timeout_s)
-        return ValueError(f"{self._name} cannot be read at {at:.3f} s ({reason}): check that it is there and sends")
+        return unreadable(self._name, at, reason)
 
 
 def _from_camera(arriving: Arriving, pipe: Pipe) -> tuple[Arriving, bool]:
-    """The same frames, and whether a camera sends them: a file, of 25 frames a second, need not be waited for."""
+    """The same frames, and whether a camera sends them: then reads have to wait for them; a file comes at once."""
     head: list[tuple[av.VideoFrame, float]] = []
     while len(head) < PEEKED and (item := next(arriving, None)) is not None:
         head.append(item)

@@ -1,7 +1,7 @@
 """Checks the structure of a container from its first byte to its last: finds where a file is cut off or overwritten.
 
-FFmpeg passes over lost parts of most containers without a word, and some decoders show a grey picture for them. Only
-the headers of the elements are read, not the pictures: damage inside a picture is the decoder's to find.
+FFmpeg skips lost parts of most containers silently, and some decoders show a grey picture for them. Only
+the headers of the elements are read, not the pictures: damage inside a picture is found by the decoder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ READS_A_RELEASE = 4096
 
 
 class _Pages(mmap.mmap):
-    """A mapped file of which few pages stay in memory."""
+    """A mapped file that keeps few of its pages in memory."""
 
     n_reads = 0
 

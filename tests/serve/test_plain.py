@@ -299,6 +299,18 @@ def test_a_session_can_be_saved_by_a_line(
     assert StreamSession.load(*tiny_model, path).stats().n_frames == 0  # a file is read before the stream begins
 
 
+def test_a_fault_of_the_thread_that_reads_questions_ends_the_run(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any) -> str:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(plain, "save", fails)
+    (tmp_path / "lines.txt").write_text(f"/save\n2: {QUESTION}\n")
+    with (tmp_path / "lines.txt").open() as file, pytest.raises(RuntimeError, match="a fault"):
+        play(tiny_model, [], pipe=file.fileno())
+
+
 @pytest.mark.parametrize(
     ("event", "words"),
     [

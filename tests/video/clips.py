@@ -87,12 +87,15 @@ def write_clip(
     return Path(path)
 
 
+def with_matrix(data: bytes, matrix: Sequence[float]) -> bytes:
+    """An mp4 or mov with another display matrix of its first track: a, b, c, d of x' = a x + c y, y' = b x + d y."""
+    a, b, c, d = (round(value * 65536) for value in matrix)
+    at = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version and flags, times and ids, reserved, layer to volume
+    return data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36 :]
+
+
 def rotate_mp4(path: Path, degrees: int) -> Path:
     """Sets the display matrix of an mp4 to show its frames turned `degrees` clockwise, as telephones write it."""
     cosine, sine = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    matrix = struct.pack(">9i", cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30)
-    data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version and flags, times and ids, reserved, layer to volume
-    data[at : at + 36] = matrix
-    path.write_bytes(data)
+    path.write_bytes(with_matrix(path.read_bytes(), (cosine, sine, -sine, cosine)))
     return path

@@ -6,12 +6,13 @@ right the bits 1, 2, 4, ... 2048: light is 1. The number read from a turned or m
 
 from __future__ import annotations
 
-import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from .clips import with_matrix
 
 WIDTH, HEIGHT, RATE, FRAMES = 96, 64, 10, 24
 
@@ -204,13 +205,6 @@ def _films_of_several_streams(folder: Path, singles: dict[str, Path]) -> dict[st
         _run(*arguments, str(path))
         films[name] = Film(path, through_pause if name == "pause with sound" else None)
     return films
-
-
-def with_matrix(data: bytes, matrix: tuple[int, int, int, int]) -> bytes:
-    """An mp4 or mov with another display matrix of its first track."""
-    a, b, c, d = (value << 16 for value in matrix)
-    at = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version and flags, times and ids, reserved, layer to volume
-    return data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36 :]
 
 
 def _encode(folder: Path, first: int, outputs: dict[Path, str]) -> None:

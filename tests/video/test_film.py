@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,22 +16,13 @@ from av.stream import Disposition
 from flash_vstream.video import open_source, read_frames
 from flash_vstream.video.index import index_video
 
-from .clips import number_of, numbered, write_clip
+from .clips import number_of, numbered, with_matrix, write_clip
 
 TENTH = Fraction(1, 10)
 
 
 def given(path: Path, fps: float = 10.0) -> list[int]:
     return [number_of(frame) for frame, _ in read_frames(path, fps)]
-
-
-def set_matrix(path: Path, matrix: Sequence[float]) -> None:
-    """Write a, b, c, d of x' = a x + c y, y' = b x + d y into an mp4."""
-    a, b, c, d = (round(value * 65536) for value in matrix)
-    data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version and flags, times and ids, reserved, layer to volume
-    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
 
 
 ORIENTATIONS: list[tuple[str, tuple[float, float, float, float], Any]] = [
@@ -56,7 +46,7 @@ def test_every_display_matrix_is_obeyed(name: str, matrix: Sequence[float], turn
     """P01: in a file, and in a live source."""
     path = write_clip(tmp_path / "a.mp4", range(3), TENTH, rate=10)
     stored = [frame for frame, _ in read_frames(path, 10)]
-    set_matrix(path, matrix)
+    path.write_bytes(with_matrix(path.read_bytes(), matrix))
     for frames in (read_frames(path, 10), open_source(path, 10, play_speed=float("inf"))):
         np.testing.assert_array_equal([frame for frame, _ in frames], [turn(frame) for frame in stored])
 

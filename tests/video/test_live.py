@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flash_vstream.video import SourceEvent, SourceLost, open_source
-from flash_vstream.video.addresses import masked, schemes
+from flash_vstream.video.addresses import masked, reason_of, schemes
 from flash_vstream.video.patience import next_timeout_s, retry_wait_s
 
 from .clips import number_of, write_clip
@@ -31,8 +32,8 @@ def clip(tmp_path: Path) -> bytes:
 
 
 def test_a_camera_without_time_stamps_is_timed_by_its_arrival() -> None:
-    """F1, P13: 10 pictures at 10 a second last 0.9 s; by FFmpeg's invented stamps 0.36 s, at any play speed."""
-    with http_camera(10, every_s=0.1, hangs_up=True) as address:
+    """F1, P13: 20 pictures at 10 a second last 1.9 s; by FFmpeg's invented stamps 0.76 s, at any play speed."""
+    with http_camera(20, every_s=0.1, hangs_up=True) as address:
         for speed in (1.0, math.inf):
             source = open_source(address, fps=10, play_speed=speed, reconnect_s=0)
             times: list[float] = []
@@ -40,7 +41,7 @@ def test_a_camera_without_time_stamps_is_timed_by_its_arrival() -> None:
             with pytest.raises(SourceLost):
                 times.extend(time_s for _, time_s in source)
             # Never sooner than it is sent, and when it is sent, not later by FFmpeg's pace.
-            assert 0.7 <= times[-1] <= time.monotonic() - began + 0.1
+            assert 1.5 <= times[-1] <= time.monotonic() - began + 0.1
             assert not source.waits
 
 
@@ -232,6 +233,11 @@ def test_an_unknown_host_is_named() -> None:
     """F16: FFmpeg says "Input/output error"."""
     with pytest.raises(ValueError, match=r"nowhere\.invalid is not known"):
         next(open_source("tcp://nowhere.invalid:90"))
+
+
+def test_an_address_that_cannot_be_parsed_is_no_fault_of_its_own() -> None:
+    error = OSError(errno.EIO, "Input/output error")
+    assert reason_of(error, "tcp://[::1:90", 1.0) == "Input/output error"
 
 
 def test_waits_between_attempts_grow() -> None:

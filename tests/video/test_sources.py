@@ -6,7 +6,6 @@ import functools
 import http.server
 import math
 import os
-import socket
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ import pytest
 from flash_vstream.video import open_source, read_frames
 
 from .clips import number_of, numbered, write_clip
+from .senders import UdpSender
 
 
 def given(source: Any) -> list[tuple[int, float]]:
@@ -88,6 +88,11 @@ def test_directories_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         ("a.mp4", {"play_speed": 0}, "play_speed is 0"),
         ("a.mp4", {"play_speed": -1.0}, "play_speed is -1.0"),
         ("a.mp4", {"play_speed": math.nan}, "play_speed is nan"),
+        ("a.mp4", {"timeout_s": 0}, "timeout_s is 0"),
+        ("a.mp4", {"timeout_s": math.nan}, "timeout_s is nan"),
+        ("a.mp4", {"reconnect_s": -1}, "reconnect_s is -1"),
+        ("a.mp4", {"reconnect_s": math.nan}, "reconnect_s is nan"),
+        ("rtsp://host/a", {"rtsp_transport": "http"}, "rtsp_transport is 'http'"),
     ],
 )
 def test_what_cannot_be_opened_is_named(spec: str, settings: dict[str, Any], message: str) -> None:
@@ -158,34 +163,6 @@ def test_http(clip: Path, gap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             list(open_source(f"{address}/none.mp4", play_speed=math.inf))
         with pytest.raises(ValueError, match=r"0\.5 s"):  # the server answers when this test is over
             list(open_source(f"{address}/stalls", timeout_s=0.5, reconnect_s=0))
-
-
-class UdpSender:
-    """Sends a file to a free port again and again, until it is stopped."""
-
-    def __init__(self, path: Path, times: int) -> None:
-        self.stopped = threading.Event()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.address = f"udp://127.0.0.1:{self._port}"
-        self._data, self._times = path.read_bytes(), times
-        self._thread = threading.Thread(target=self._send, daemon=True)
-
-    def __enter__(self) -> UdpSender:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stopped.set()
-        self._thread.join()
-
-    def _send(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            for at in list(range(0, len(self._data), 1316)) * self._times:
-                if self.stopped.wait(0.004):
-                    return
-                sender.sendto(self._data[at : at + 1316], ("127.0.0.1", self._port))
 
 
 def test_udp(tmp_path: Path) -> None:
