@@ -28,6 +28,7 @@ from tqdm import tqdm
 from flash_vstream.eval.answering.generate import room_for
 from flash_vstream.eval.answering.likelihood import Likelihood, rate_continuations
 from flash_vstream.eval.answering.watch import EVERYTHING, Seen, watch
+from flash_vstream.features import IMAGES
 from flash_vstream.features.file import frames_before
 from flash_vstream.model import load
 from flash_vstream.model.generation import NOT_FINITE, NotFiniteError, greedy_batch
@@ -35,7 +36,6 @@ from flash_vstream.model.prompts import VISUAL_TOKEN
 from flash_vstream.serve.session import DEFAULT_MAX_NEW_TOKENS
 from flash_vstream.video.pictures import read_image, to_rgb
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 FAILURE = "[failed: {reason}]"  # the answer of no task, so it counts as wrong
 Prompt = tuple[str, list[Seen]]  # a text and the memory of each of its placeholders
 
@@ -122,7 +122,7 @@ class FlashVStream(lmms):
         """For each request the loss of its continuation (mean over tokens), and whether greedy decoding gives it.
 
         In spite of the method's name lmms-eval expects a loss here: the lowest is the most likely. Raises ValueError
-        for a prompt that the model does not hold: no number would be a failure.
+        for a prompt that the model does not hold, because no number stands for a failure.
         """
         rated: list[Likelihood] = []
         with self._progress(requests, "rating") as progress:
@@ -138,7 +138,7 @@ class FlashVStream(lmms):
                     room_for(self.model, self.processor, f"{prompt} {text}", n_frames)
                 rated += rate_continuations(self.model, self.processor, prompt, texts, seen)
                 progress.update(len(options))
-        # lmms-eval 0.7 turns a bare pair into a string, which its own scoring cannot read: hence GenerationResult.
+        # lmms-eval 0.7 turns a bare pair into a string, which its own scoring cannot read.
         return [GenerationResult((-rating.mean, rating.greedy)) for rating in rated]
 
     def _progress(self, requests: Sequence[Instance], label: str) -> tqdm:
@@ -156,7 +156,7 @@ class FlashVStream(lmms):
         if isinstance(visual, dict) and {"video_path", "timestep"} <= set(visual):
             path = Path(visual["video_path"])
             return self._watch(path, frames_before(float(visual["timestep"]) / _frame_rate(path), self.fps))
-        if isinstance(visual, str | Path) and not str(visual).lower().endswith(PICTURE_ENDINGS):
+        if isinstance(visual, str | Path) and Path(visual).suffix.lower() not in IMAGES:
             return self._watch(Path(visual), EVERYTHING)
         if isinstance(visual, str | Path):
             return self._see(Image.fromarray(read_image(Path(visual))))
@@ -208,7 +208,7 @@ class FlashVStream(lmms):
             output = self.model.generate(
                 **batch, memory_tokens=tokens or None, logits_processor=[_check_finite], **arguments
             )
-        except NotFiniteError:  # nobody knows of which row
+        except NotFiniteError:  # it does not say of which row
             return [None] * len(prompts)
         return output[:, batch["input_ids"].shape[1] :].tolist()
 
@@ -217,7 +217,7 @@ class FlashVStream(lmms):
         return FAILURE.format(reason=reason)
 
     def _report_failures(self, n_requests: int) -> None:
-        """Say on stderr how many requests had no answer, and why the first had none."""
+        """Print to stderr how many requests had no answer, and why the first had none."""
         if self._failures:
             print(
                 f"flash_vstream: {len(self._failures)} of {n_requests} requests have no answer and count as wrong, the"

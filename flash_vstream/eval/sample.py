@@ -25,8 +25,8 @@ class Prediction:
     """What the model answered: `text`, or the `error` for which there is none.
 
     `frames_seen` had been watched when the question was asked; `seconds` are shared equally in a batch. `ratings` are
-    the likelihoods of the options of multiple choice, by kind ("letters", "texts"). `note` says what is odd about an
-    answer that was given all the same.
+    the likelihoods of the options of multiple choice, by kind ("letters", "texts"). `note` says what is unusual
+    about an answer that was given nevertheless.
     """
 
     text: str | None

@@ -1,6 +1,6 @@
 """Greedy decoding on a memory state, shared by the live session and evaluation.
 
-No setting of generation_config.json but its stop tokens has a say: no penalty, no sampling, no forced or banned tokens.
+Of generation_config.json only the stop tokens are used: no penalty, no sampling, no forced or banned tokens.
 """
 
 from __future__ import annotations
@@ -35,21 +35,14 @@ def greedy_tokens(
     `prompt_ids` [1, L] have as many visual placeholders as the memory state `memory` has tokens. The state is read at
     the first step only. Raises NotFiniteError.
     """
-    ids = prompt_ids.to(model.device)
-    cache = None
-    for step in range(max_new_tokens):
-        # Inside the loop: inference mode belongs to the thread and must be off while the consumer of the ids runs.
-        with torch.inference_mode():
-            visual = [model.memory.read(memory)] if step == 0 else None
-            out = model(input_ids=ids, memory_tokens=visual, use_cache=True, logits_to_keep=1, **{CACHE: cache})
-            cache = out[CACHE]
-            best, ids = out.logits[:, -1].max(dim=-1, keepdim=True)  # [1, 1]; NaN wins every comparison
-            if not best.isfinite():
-                raise NotFiniteError
-        yield int(ids)
+    with torch.inference_mode():
+        memory_tokens = [model.memory.read(memory)]
+    for [token] in _steps(model, prompt_ids, None, memory_tokens, max_new_tokens):
+        if token is None:
+            raise NotFiniteError
+        yield token
 
 
-@torch.inference_mode()
 def greedy_batch(
     model: VStreamForConditionalGeneration,
     input_ids: Tensor,
@@ -62,40 +55,57 @@ def greedy_batch(
     Returns the ids of each answer, without its stop token and what follows; None where the logits are not finite. Each
     equals the answer of `greedy_tokens`.
     """
-    stop, n_rows = stop_ids(model), len(input_ids)
-    ids, mask = input_ids.to(model.device), attention_mask.to(model.device)
-    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-    answers: list[list[int] | None] = [[] for _ in range(n_rows)]
-    running, cache = set(range(n_rows)), None
-    for step in range(max_new_tokens):
-        visual = list(memory_tokens) if step == 0 else None
-        out = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, memory_tokens=visual, use_cache=True,
-            logits_to_keep=1, **{CACHE: cache},
-        )  # fmt: skip
-        cache = out[CACHE]
-        best, ids = out.logits[:, -1].max(dim=-1, keepdim=True)  # [B, 1]
-        finite, chosen = best.isfinite().flatten().tolist(), ids.flatten().tolist()
+    stop = stop_ids(model)
+    answers: list[list[int] | None] = [[] for _ in input_ids]
+    running = set(range(len(answers)))
+    for tokens in _steps(model, input_ids, attention_mask, memory_tokens, max_new_tokens):
         for row in sorted(running):
-            answer = answers[row]
-            if not finite[row] or answer is None:
+            token, answer = tokens[row], answers[row]
+            if token is None or answer is None:
                 answers[row] = None
                 running.discard(row)
-            elif chosen[row] in stop:
+            elif token in stop:
                 running.discard(row)
             else:
-                answer.append(chosen[row])
+                answer.append(token)
         if not running:
             break
-        mask = torch.cat([mask, mask.new_ones(n_rows, 1)], dim=1)
-        positions = positions[:, -1:] + 1
     return answers
+
+
+def _steps(
+    model: VStreamForConditionalGeneration,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    memory_tokens: Sequence[Tensor],
+    max_new_tokens: int,
+) -> Iterator[list[int | None]]:
+    """The most likely token of each row of `input_ids` at each step; None where the logits are not finite."""
+    ids, cache, mask, positions = input_ids.to(model.device), None, None, None
+    if attention_mask is not None:
+        mask = attention_mask.to(model.device)
+        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    visual: list[Tensor] | None = list(memory_tokens)
+    for _ in range(max_new_tokens):
+        # Inside the loop: inference mode belongs to the thread and must be off while the consumer of the ids runs.
+        with torch.inference_mode():
+            out = model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, memory_tokens=visual, use_cache=True,
+                logits_to_keep=1, **{CACHE: cache},
+            )  # fmt: skip
+            cache, visual = out[CACHE], None
+            best, ids = out.logits[:, -1].max(dim=-1, keepdim=True)  # [B, 1]; NaN wins every comparison
+            finite, tokens = best.isfinite().flatten().tolist(), ids.flatten().tolist()
+            if mask is not None and positions is not None:
+                mask = torch.cat([mask, mask.new_ones(len(ids), 1)], dim=1)
+                positions = positions[:, -1:] + 1
+        yield [token if is_finite else None for token, is_finite in zip(tokens, finite, strict=True)]
 
 
 def stop_ids(
     model: VStreamForConditionalGeneration, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> frozenset[int]:
-    """The ids of the tokens that end an answer, by whatever names one; empty if nothing does.
+    """The ids of the tokens that end an answer; empty if nothing names one.
 
     Generation config, language model and tokenizer may each name others: answers are trained to end with the
     tokenizer's, and chat models add theirs to the generation config only.
@@ -108,7 +118,7 @@ def stop_ids(
 
 
 def unite_stop_ids(model: VStreamForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write all `stop_ids` into the generation config, which a saved model keeps and `model.generate` heeds."""
+    """Write all `stop_ids` into the generation config, which a saved model keeps and `model.generate` uses."""
     assert model.generation_config is not None
     found = sorted(stop_ids(model, tokenizer))
     model.generation_config.eos_token_id = found[0] if len(found) == 1 else found or None

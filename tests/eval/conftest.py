@@ -7,8 +7,18 @@ from pathlib import Path
 import pytest
 
 from flash_vstream import cli
+from tests.eval.worlds import tiny
 
 N_STREAMS = 2
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random model, which tests must not change."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for part in tiny():
+        part.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

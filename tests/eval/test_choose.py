@@ -12,7 +12,7 @@ from flash_vstream.eval.answering.store import read_run
 from flash_vstream.eval.judging.multiple_choice import methods_of
 from flash_vstream.files import read_json_lines
 from tests.eval.launch import finish, two_processes
-from tests.eval.worlds import tiny, write_videos
+from tests.eval.worlds import write_videos
 
 
 def write_set(root: Path, n_videos: int = 2) -> None:
@@ -40,14 +40,6 @@ def write_set(root: Path, n_videos: int = 2) -> None:
         {"id": 3, "task": "SSR", "video": "v1.mp4", "test_info": [{"realtime": 2, "type": 0, "step": "paint it"}]},
     ]
     (root / "OVO-Bench" / "ovo_bench_new.json").write_text(json.dumps(rows))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    for part in tiny():
-        part.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -196,7 +196,7 @@ class _Listing:
 
     @staticmethod
     def _videos(folder: Path) -> dict[str, Path]:
-        """Name without the ending -> video; of several, the one whose ending comes first in lower case."""
+        """Name without the ending -> video; of several the .mp4, else the first by its ending, lower case first."""
         paths = [path for path in folder.iterdir() if path.suffix.lower() in VIDEOS] if folder.is_dir() else []
         order = sorted(
             paths, key=lambda path: (path.suffix.lower() != ".mp4", path.suffix.lower(), path.name.swapcase())

@@ -69,7 +69,7 @@ def _read_row(tag: str, row: Any, where: str) -> list[Sample]:
     if not any(task in tasks for tasks in GROUPS.values()):
         known = ", ".join(task for tasks in GROUPS.values() for task in tasks)
         raise ValueError(f"{where} has the task {task!r}: OVO-Bench has {known}")
-    row_id = read_text(row, "id", where)
+    row_id = checked_video(read_text(row, "id", where), where)  # which names the clip of the row, too
     where = f"{where} (id {row_id})"
     video = checked_video(read_text(row, "video", where), where)
     video_id = str(PurePosixPath(video).with_suffix(""))

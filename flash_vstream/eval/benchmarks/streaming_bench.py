@@ -48,7 +48,7 @@ def read(benchmark: Benchmark, path: Path) -> list[Sample]:
     becomes a sample with a `fault`, which names it.
     """
     samples: list[Sample] = []
-    told: dict[str, list[tuple[str, str]]] = defaultdict(list)  # video -> in our words, in the benchmark's
+    earlier: dict[str, list[tuple[str, str]]] = defaultdict(list)  # video -> in our words, in the benchmark's
     for each in _table(benchmark.tag, path) if path.suffix.lower() == ".csv" else _records(benchmark.tag, path):
         if isinstance(each, Sample):
             samples.append(each)
@@ -57,9 +57,9 @@ def read(benchmark: Benchmark, path: Path) -> list[Sample]:
             if "ground_truth_time_stamp" in each.row:
                 samples += _polls(benchmark.tag, each)
             else:
-                sample, sentences = _choice(benchmark.tag, each, told[each.video])
+                sample, sentences = _choice(benchmark.tag, each, earlier[each.video])
                 samples.append(sample)
-                told[each.video].append(sentences)
+                earlier[each.video].append(sentences)
         except ValueError as error:
             task = each.row.get("task_type")
             samples.append(unaskable(benchmark.tag, each.id, error, each.video, task if isinstance(task, str) else ""))
@@ -114,7 +114,8 @@ def _records(tag: str, path: Path) -> Iterator[_Question | Sample]:
             questions = record.get("questions") if isinstance(record, dict) else None
             if not isinstance(questions, list) or not all(isinstance(question, dict) for question in questions):
                 raise ValueError(f"{where} has no list of questions: give a questions_*.json of StreamingBench")
-            video = PurePosixPath(read_text(record, "video_path", where).replace("\\", "/")).stem
+            stem = PurePosixPath(read_text(record, "video_path", where).replace("\\", "/")).stem
+            video = checked_video(stem, where)
         except ValueError as error:
             yield unaskable(tag, f"{path.name}, record {number}", error)
             continue
@@ -139,7 +140,7 @@ def _table(tag: str, path: Path) -> Iterator[_Question | Sample]:
         yield _Question(row, question_id, video, f"{where} ({question_id})")
 
 
-def _choice(tag: str, each: _Question, told: Sequence[tuple[str, str]]) -> tuple[Sample, tuple[str, str]]:
+def _choice(tag: str, each: _Question, earlier: Sequence[tuple[str, str]]) -> tuple[Sample, tuple[str, str]]:
     """A sample, and the sentences that repeat its question and answer for later ones."""
     row, where = each.row, each.where
     task = read_text(row, "task_type", where)
@@ -154,9 +155,9 @@ def _choice(tag: str, each: _Question, told: Sequence[tuple[str, str]]) -> tuple
     stamp, lines = read_text(row, "time_stamp", where), official.option_lines(raw)
     text, prompt = question, official.choice_prompt(question, lines)
     if task == SEQUENTIAL:
-        prompt = official.sequential_prompt(question, lines, [theirs for _, theirs in told])
-        if told:
-            text = "\n".join(["Asked and answered before:", *(ours for ours, _ in told), f"Now: {question}"])
+        prompt = official.sequential_prompt(question, lines, [theirs for _, theirs in earlier])
+        if earlier:
+            text = "\n".join(["Asked and answered before:", *(ours for ours, _ in earlier), f"Now: {question}"])
     sample = Sample(
         tag=tag,
         id=each.id,

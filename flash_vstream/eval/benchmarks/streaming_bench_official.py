@@ -66,7 +66,7 @@ def sequential_prompt(question: str, lines: Sequence[str], earlier: Sequence[str
 
 
 def context_sentence(stamp: str, question: str, lines: Sequence[str], answer: str) -> str:
-    """What later sequential questions are told about one."""
+    """The sentence about a sequential question that precedes the later ones."""
     return (
         f"At timestamp {stamp}, the following question and answer occurred: Question: {question};"
         f" Options: {', '.join(lines)}; Answer: {answer}; "

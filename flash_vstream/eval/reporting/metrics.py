@@ -65,7 +65,7 @@ class TagReport:
         groups: All questions first, then those of each kind; of multiple choice, by the generated reply.
         failures: Number of failures by reason.
         not_asked: Id -> reason, of the rows of the question files that could not be asked; they are failures, too.
-        notes: Id -> what is odd about an answer, such as a question after the end of its video.
+        notes: Id -> what is unusual about an answer, such as a question after the end of its video.
         choice: Further numbers of multiple choice; None for other benchmarks.
     """
 
@@ -176,12 +176,14 @@ def _choice(samples: list[Sample], benchmark: Benchmark) -> Choice:
     tasks = {sample.answer_type for sample in samples}
     counts = {name: len(part) for name, part in parts if name in tasks}
     scores: dict[str, dict[str, float]] = {}
-    for method in (*methods, CHANCE):
+    shares = {
+        method: {group.name: group.n_right / group.n_questions for group in methods[method]} for method in methods
+    }
+    shares[CHANCE] = {name: value / 100 for name, value in chance.items()}
+    for method, share in shares.items():
         scores[method] = {}
         if benchmark.task_scores is not None:
-            shares = {group.name: group.n_right / group.n_questions for group in methods.get(method, ())}
-            shares = {task: shares[task] if shares else chance[task] / 100 for task in counts}
-            scores[method] |= benchmark.task_scores(shares, counts)
+            scores[method] |= benchmark.task_scores({task: share[task] for task in counts}, counts)
         if benchmark.poll_scores is not None:
             says_yes = [_says_yes(method, each) for each in judged.get(method, samples)]
             scores[method] |= benchmark.poll_scores(samples, says_yes)

@@ -28,6 +28,7 @@ from flash_vstream.model.checkpoints.files import check_weights, read_json, read
 from flash_vstream.model.checkpoints.published import is_published, rename_weights
 from flash_vstream.model.checkpoints.zero3 import gathered
 from flash_vstream.model.configuration import VStreamConfig
+from flash_vstream.model.finite import is_finite
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -127,11 +128,9 @@ def check_loaded(info: dict[str, Any], source: str) -> None:
 def check_finite(model: nn.Module, source: str) -> None:
     """Raise ValueError, naming the first, for weights that are NaN or infinite: every answer would be empty."""
     for name, weight in model.named_parameters():
-        # Quantized weights are integers; ZeRO-3 leaves no numbers here; device "meta" has none.
-        if weight.is_floating_point() and weight.numel() and not weight.is_meta:
-            low, high = weight.detach().aminmax()  # one pass without a copy; NaN becomes both
-            if not (low.isfinite() and high.isfinite()):
-                raise ValueError(f"{name} of {source} holds NaN or infinity: the weights are damaged, copy them again")
+        # Quantized weights are integers; device "meta" has no numbers; ZeRO-3 leaves empty weights here.
+        if weight.is_floating_point() and not weight.is_meta and not is_finite(weight.detach()):
+            raise ValueError(f"{name} of {source} holds NaN or infinity: the weights are damaged, copy them again")
 
 
 def _tower_weights(config: VStreamConfig) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Answers of evaluation are greedy and finite: generation_config.json has no say, and NaN is a failure with a name."""
+"""Answers of evaluation are greedy and finite: generation_config.json changes nothing, and NaN is a named failure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.conftest import TinyModel
 from tests.eval.worlds import SETTINGS, make_samples, tiny, write_videos
 
 Answers = dict[str, Prediction | None]
-# What generation_config.json may hold, and would change the answers if anybody heeded it.
+# What generation_config.json may hold. Each would change the answers if it were used.
 CONFIGS: dict[str, dict[str, Any]] = {
     "penalty": {"repetition_penalty": 1.3},
     "sampling": {"do_sample": True, "temperature": 5.0, "top_k": 0},
@@ -38,14 +38,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_videos(tmp_path_factory.mktemp("videos"), 1)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    for part in tiny():
-        part.save_pretrained(folder)
-    return folder
 
 
 def copied(checkpoint: Path, folder: Path, **changes: Any) -> Path:
@@ -96,13 +88,13 @@ def test_evaluation_and_the_live_session_agree_under_a_penalty(
             session.watch(frame, time_s)
     said = "".join(session.ask("Why?", max_new_tokens=SETTINGS.max_new_tokens)).strip()
     assert texts(found)["v0-7.5-1"] == said
-    # A setting that somebody puts on the model itself has no say, either.
+    # Nor does a setting on the model itself change them.
     model.generation_config.repetition_penalty = 5.0
     assert texts(answers((model, processor), media, tmp_path / "set")) == texts(found)
 
 
 def broken(value: float) -> TinyModel:
-    """A model whose language model gives NaN or infinity. No load could have noticed: it overflows in its own dtype."""
+    """A model whose language model gives NaN or infinity. Loading cannot notice this: it overflows in its own dtype."""
     model, processor = tiny()
     head: Any = model.get_output_embeddings()
     with torch.no_grad():

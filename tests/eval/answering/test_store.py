@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,21 +149,17 @@ def test_failures_can_be_tried_again(tmp_path: Path) -> None:
         assert sample(0) in store and failed not in store
 
 
-def test_a_rank_waits_while_another_claims_the_folder(tmp_path: Path) -> None:
-    """The other rank has opened its file and writes run.json only then: without the lock this one is refused."""
-    errors: list[ValueError] = []
+def test_the_folder_is_claimed_under_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While this rank waits for the lock, another one has opened its file and writes run.json."""
+    locked = files.locked
 
-    def claim_too() -> None:
-        try:
-            claim(tmp_path, {"fps": 1.0})
-        except ValueError as error:
-            errors.append(error)
+    @contextmanager
+    def waited(path: Path) -> Iterator[None]:
+        assert path.parent == tmp_path
+        with locked(path):
+            files.write_json(tmp_path / "run.json", {"fps": 1.0})
+            yield
 
-    thread = threading.Thread(target=claim_too)
-    with files.locked(tmp_path / ".lock"):
-        (tmp_path / "predictions.0.jsonl").touch()
-        thread.start()
-        thread.join(timeout=0.5)  # it waits for the lock, or was refused
-        files.write_json(tmp_path / "run.json", {"fps": 1.0})
-    thread.join()
-    assert errors == []
+    monkeypatch.setattr(files, "locked", waited)
+    (tmp_path / "predictions.0.jsonl").touch()
+    claim(tmp_path, {"fps": 1.0})

@@ -194,6 +194,7 @@ def test_replies_are_read_as_the_benchmark_reads_them(task: str, answer: str, re
         ([{**EPM, "realtime": "215"}], "has the realtime '215'"),
         ([{**EPM, "video": "../secret.mp4"}], r"'\.\./secret\.mp4'"),
         ([{**EPM, "question": ""}], "has the question ''"),
+        ([{**EPM, "id": "../7"}], r"'\.\./7'"),
         ([{**SSR, "test_info": []}], "test_info"),
         ([{**SSR, "test_info": [{"realtime": 1, "step": "a", "type": 2}]}], "test 0 has the type 2"),
         ([{**REC, "id": 10, "test_info": [{"realtime": 5, "count": -1}]}], "row 1 .*has the count -1"),

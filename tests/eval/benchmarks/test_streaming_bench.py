@@ -1,4 +1,4 @@
-"""StreamingBench's question files: their forms as samples, earlier answers told, the score, and malformed rows."""
+"""StreamingBench's question files: their forms as samples, earlier answers in the question, the score, and malformed rows."""
 
 from __future__ import annotations
 
@@ -121,6 +121,7 @@ def test_a_malformed_question_is_named_and_loses_no_other(tmp_path: Path, change
 def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
     first, second = read(written(tmp_path, [{"question": "Who?"}, RECORD]))
     assert "record 1 of " in first.fault and not second.fault
+    assert "'..'" in read(written(tmp_path, [{**RECORD, "video_path": "videos/.."}]))[0].fault
     no_choice = {k: v for k, v in QUESTION.items() if k != "options"}
     assert "Clips Summarize" in read(written(tmp_path, [{**RECORD, "questions": [no_choice]}]))[0].fault
 
