@@ -113,4 +113,4 @@ def picture_files(folder: Path) -> list[Path]:
 
 def natural_key(path: Path) -> list[tuple[int, str]]:
     """What sorts names with numbers in natural order."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in NUMBER.split(path.name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in NUMBER.split(path.name)]
