@@ -91,7 +91,8 @@ def test_a_visual_in_a_turn_is_named() -> None:
     turns[0]["image"] = "a.jpg"
     with pytest.raises(ValueError, match="'t1' has a turn that names a visual as 'image'"):
         parsed(text_record(conversations=turns))
-    turns[0] = {"from": "human", "value": "Who?", "shown": ["x/a.MP4"]}
+    turns = conversation([("Who?", "A man.")])
+    turns[0]["shown"] = "x/a.MP4"
     with pytest.raises(ValueError, match="'r1' has a turn that names a visual as 'shown'"):
         parsed(record(conversations=turns))
 
