@@ -11,7 +11,7 @@ from PIL import Image, ImageSequence
 from .pictures import RGBPicture, to_rgb
 
 DEFAULT_S = 0.1  # of a frame without a duration, as in browsers
-LEAST_MS = 20  # a shorter duration means none, too
+LEAST_MS = 20  # a shorter duration counts as none
 
 
 def is_animation(path: str | Path) -> bool:
