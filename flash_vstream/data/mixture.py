@@ -1,6 +1,6 @@
 """A mixture of data files, a YAML list of `{data_path: FILE, share?: NUMBER}`; paths are relative to the list's own.
 
-A share below 1 takes so much of the file's records, evenly spread over it; above 1 it repeats them. The default is 1.
+A share below 1 takes this part of the file's records, evenly spread; one above 1 repeats them. The default is 1.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flash_vstream.data.mixture import parts_of
+from flash_vstream.data.mixture import Part, parts_of
 
 Fields = dict[str, Any]
 BLANK = re.compile(r"[ \t\n\r]*")
@@ -35,17 +35,14 @@ class Records(Sequence[Fields]):
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        content, places = bytearray(), []
+        content, starts, ends = bytearray(), [], []
         for part in parts_of(self.path):
-            own = _read(part.path)
-            spans = _spans_of(part.path, own)
-            if part.share != 1:
-                spans = spans[0][part.indices(len(spans[0]))], spans[1][part.indices(len(spans[1]))]
-            places.append(spans if not content else (spans[0] + len(content), spans[1] + len(content)))
+            own, own_starts, own_ends = _take(part, len(content))
+            starts.append(own_starts)
+            ends.append(own_ends)
             content += own
-        self._starts: NDArray[np.int64]
-        self._ends: NDArray[np.int64]
-        self._starts, self._ends = places[0] if len(places) == 1 else map(np.concatenate, zip(*places, strict=True))
+        self._starts: NDArray[np.int64] = np.concatenate(starts)
+        self._ends: NDArray[np.int64] = np.concatenate(ends)
         self._content = torch.frombuffer(content, dtype=torch.uint8)
 
     def __len__(self) -> int:
@@ -74,6 +71,14 @@ class Records(Sequence[Fields]):
         chosen.path, chosen._content = self.path, self._content
         chosen._starts, chosen._ends = (ends[np.asarray(indices, np.int64)] for ends in (self._starts, self._ends))
         return chosen
+
+
+def _take(part: Part, offset: int) -> tuple[bytearray, NDArray[np.int64], NDArray[np.int64]]:
+    """The bytes of a data file, and the spans of the records that are taken of it, with `offset` bytes before it."""
+    content = _read(part.path)
+    starts, ends = _spans_of(part.path, content)
+    taken = part.indices(len(starts))
+    return content, starts[taken] + offset, ends[taken] + offset
 
 
 def _read(path: Path) -> bytearray:

@@ -52,7 +52,7 @@ class FeatureFile:
     `shape` is (L, P, D), with L = 1 for an image; `metadata` says how the features were made (encoder, layer, fps, ...)
     and is empty for files of other programs. Raises ValueError for a file that is missing, damaged, without the key
     "feature", empty, or not [L, P, D] or [P, D]. A truncated file is detected, because its size does not match its
-    header; of single wrong bytes only those that make a number NaN or infinite are.
+    header. A wrong byte is detected only if it makes a number that is read NaN or infinite.
     """
 
     def __init__(self, path: Path) -> None:

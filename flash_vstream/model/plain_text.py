@@ -2,8 +2,8 @@
 
 A tokenizer takes the name of a control token anywhere in a text for the token itself. So a prompt that is written from
 somebody's words marks such names in them: `mark` puts the character `MARK`, which no text contains, behind their first
-character. `encode` encodes what is marked as the text that it is, and what is not marked, as the end of an answer that
-the prompt itself writes, as the control token.
+character. `encode` encodes marked names as plain text. It encodes names that are not marked, such as the end of an
+answer that the prompt itself writes, as control tokens.
 """
 
 from __future__ import annotations

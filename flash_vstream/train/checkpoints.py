@@ -46,8 +46,8 @@ def publish(written: Path, output: Path) -> None:
 def prune(output: Path, keep: int | None, finite_step: int | None = None) -> None:
     """Delete all but the newest `keep` checkpoints; None keeps all. A folder loses its name before it is deleted.
 
-    If all steps up to `finite_step` had a finite loss, the newest checkpoint whose weights gave one is kept as well: of
-    the newer ones nobody knows yet.
+    Also keeps the newest checkpoint that is older than `finite_step`, the last step known to have a finite loss: its
+    weights are known to give one, and those of newer checkpoints are not.
     """
     folders = all_checkpoints(output)
     good = [folder for folder in folders if finite_step is not None and step_of(folder) < finite_step]

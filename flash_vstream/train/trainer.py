@@ -26,7 +26,7 @@ from flash_vstream.model.checkpoints.adapters import digest_of_base, load_parts
 from flash_vstream.model.checkpoints.zero3 import gather_whole, without_hooks
 from flash_vstream.train.arguments import VStreamTrainingArguments
 from flash_vstream.train.checkpoints import PART, prune, publish
-from flash_vstream.train.finite import FiniteChecks
+from flash_vstream.train.finite import FiniteChecks, finite_step
 from flash_vstream.train.model import bare, is_adapter_run, named_trained
 from flash_vstream.train.offload import offloaded_adamw
 
@@ -105,7 +105,7 @@ class VStreamTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """End the run if the logged loss or gradients are not finite: the base class would train on."""
-        self.checks.check_logged(logs, self.state.global_step, self.accelerator.scaler)
+        self.checks.check_logged(logs, self.state, self.accelerator.scaler)
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -122,7 +122,7 @@ class VStreamTrainer(Trainer):
                 self.accelerator.wait_for_everyone()  # each process has written its share
                 if self.args.should_save:
                     publish(part / step, self.output)
-                    prune(self.output, self.args.save_total_limit, self.checks.finite_step)
+                    prune(self.output, self.args.save_total_limit, finite_step(self.state))
                 self.accelerator.wait_for_everyone()
         finally:
             self.args.output_dir = str(self.output)
@@ -151,7 +151,7 @@ class VStreamTrainer(Trainer):
         The first process has all weights of an adapter if DeepSpeed does not partition the weights (ZeRO below 3).
         Weights that are not finite are not saved: they end the run.
         """
-        self.checks.check_weights(self.model, self.state.global_step)
+        self.checks.check_weights(self.model, self.state)
         if self.is_deepspeed_enabled and not is_deepspeed_zero3_enabled() and is_adapter_run(self.model):
             self._save(output_dir)
         else:

@@ -54,7 +54,8 @@ def starts_of(path: Path) -> list[float]:
 
 def read_animation(path: Path, starts: list[float], grid: Iterator[float], epsilon_s: float) -> Iterator[RGBPicture]:
     """The frame on screen at each time of an increasing grid, which `epsilon_s` may be early."""
-    shown, number, picture = None, -1, None
+    number = -1
+    picture: RGBPicture | None = None
     with Image.open(path) as opened:
         for due in grid:
             wanted = int(np.searchsorted(starts[:-1], due + epsilon_s, side="right")) - 1
@@ -62,10 +63,9 @@ def read_animation(path: Path, starts: list[float], grid: Iterator[float], epsil
                 number += 1
                 opened.seek(number)
                 opened.load()
-                shown = None
-            if shown is None:
-                shown, picture = number, to_rgb(opened)
-            assert picture is not None
+                picture = None
+            if picture is None:
+                picture = to_rgb(opened)
             yield picture
 
 

@@ -54,7 +54,7 @@ def read_image(path: Path) -> RGBPicture:
 def to_rgb(picture: Image.Image) -> RGBPicture:
     """The frame of an open picture that is selected, upright, as uint8 RGB [H, W, 3].
 
-    Raises ValueError for numbers of 32 bits, whose range no file tells, and any error of the decoder.
+    Raises ValueError for numbers of 32 bits, whose range is unknown, and any error of the decoder.
     """
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I;16") or (upright.mode == "I" and picture.format == "PPM"):  # 16 bits too
@@ -113,4 +113,4 @@ def picture_files(folder: Path) -> list[Path]:
 
 def natural_key(path: Path) -> list[tuple[int, str]]:
     """What sorts names with numbers in natural order."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in NUMBER.split(path.name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in NUMBER.split(path.name)]

@@ -36,8 +36,12 @@ def parsed(fields: dict[str, Any]) -> Record:
         ("frames", ["f1", "f2"]),
         ("video_id", "v_1"),
         ("image_id", 12),
+        ("image_base64", "iVBORw0KGgo"),
+        ("image_bytes", "iVBORw0KGgo"),
+        ("frames", [["f1"], ["f2"]]),
         ("source", "a.mp4"),
         ("meta", {"files": ["x/a.webp"]}),
+        ("features", "x/a.safetensors"),
     ],
 )
 def test_a_visual_under_another_key_is_named(key: str, value: Any) -> None:
@@ -87,18 +91,26 @@ def test_a_visual_in_a_turn_is_named() -> None:
     turns[0]["image"] = "a.jpg"
     with pytest.raises(ValueError, match="'t1' has a turn that names a visual as 'image'"):
         parsed(text_record(conversations=turns))
+    turns = conversation([("Who?", "A man.")])
+    turns[0]["shown"] = "x/a.MP4"
+    with pytest.raises(ValueError, match="'r1' has a turn that names a visual as 'shown'"):
+        parsed(record(conversations=turns))
 
 
 def test_a_second_visual_is_named_and_a_repeated_path_is_none() -> None:
     with pytest.raises(ValueError, match="'r1' names what it shows as 'images'"):
         parsed(record(images=["b.jpg"]))
     assert parsed(image_record(image="folder/a.jpg", image_path="a.jpg", image_id=7)).kind == "image"
+    with pytest.raises(ValueError, match="'i1' names what it shows as 'image_path'"):
+        parsed(image_record(image="folder/a.jpg", image_path=["a.jpg", "b.jpg"]))
 
 
 def test_metadata_and_empty_keys_are_no_visuals() -> None:
     empty: dict[str, Any] = {"model": "", "images": [], "has_image": False, "num_frames": 3, "scene_id": "s"}
     assert parsed(text_record(**empty)).kind is None
     assert parsed(record(duration=3.5, fps=30, data_source="x", video_id="q", created_time=5)).kind == "video"
+    assert parsed(record(frame_rate=30, clip_duration=3.5, video_length=4, prompt_id="p")).kind == "video"
+    assert parsed(text_record(note="See page 3 of\na.jpg", image_size=[480, 640], start_time=3)).kind is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import tracemalloc
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -77,23 +78,6 @@ def test_json_lines_are_records(tmp_path: Path, name: str, separator: str) -> No
         assert list(Records(path)) == wanted[:1]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "is not JSON"),
-        ('{"id": 1}\n{"id": ', "is not JSON"),
-        ('{"id": 1}\n[2]', "number 2 is a list"),
-        ('{"id": 1},\n{"id": 2}', "is not JSON"),
-        ("[]", "it holds an empty one"),
-    ],
-)
-def test_json_lines_that_are_none_are_named(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "records.jsonl"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=rf"records\.jsonl .*{message}"):
-        Records(path)
-
-
 def test_a_mixture_is_its_files_one_after_the_other(tmp_path: Path) -> None:
     first, second, third = many(4), many(10)[4:], many(12)[10:]
     (tmp_path / "deep").mkdir()
@@ -134,25 +118,31 @@ def test_a_mixture_that_cannot_be_read_is_named(tmp_path: Path, content: str, me
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("name", "content", "message"),
     [
-        ("", "is not JSON"),
-        ("{", "is not JSON"),
-        ('[{"id": 1}', "is not JSON.*no comma after record number 1"),
-        ('[{"id": 1} {"id": 2}]', "is not JSON.*no comma after record number 1"),
-        ('[{"id": 1},]', "is not JSON"),
-        ('[{"id": 1}] []', "is not JSON.*more after the end"),
-        ('[{"id": "a]', "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
-        ("{}", "non-empty list of records: it holds something else"),
-        ("[ ]", "non-empty list of records: it holds an empty one"),
-        ('[{"id": 1}, "a"]', "list of records: number 2 is a str"),
+        ("r.json", "", "is not JSON"),
+        ("r.json", "{", "is not JSON"),
+        ("r.json", '[{"id": 1}', "is not JSON.*no comma after record number 1"),
+        ("r.json", '[{"id": 1} {"id": 2}]', "is not JSON.*no comma after record number 1"),
+        ("r.json", '[{"id": 1},]', "is not JSON"),
+        ("r.json", '[{"id": 1}] []', "is not JSON.*more after the end"),
+        ("r.json", '[{"id": "a]', "is not JSON"),
+        ("r.json", "[" * 100_000, "is not JSON"),
+        ("r.json", "{}", "non-empty list of records: it holds something else"),
+        ("r.json", "[ ]", "non-empty list of records: it holds an empty one"),
+        ("r.json", "[ ] []", "is not JSON.*more after the end"),
+        ("r.json", '[{"id": 1}, "a"]', "list of records: number 2 is a str"),
+        ("r.jsonl", "", "is not JSON"),
+        ("r.jsonl", '{"id": 1}\n{"id": ', "is not JSON"),
+        ("r.jsonl", '{"id": 1}\n[2]', "number 2 is a list"),
+        ("r.jsonl", '{"id": 1},\n{"id": 2}', "is not JSON"),
+        ("r.jsonl", "[]", "it holds an empty one"),
     ],
 )
-def test_a_data_file_that_is_no_list_of_records_is_named(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "records.json"
+def test_a_data_file_that_holds_no_records_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = tmp_path / name
     path.write_text(content)
-    with pytest.raises(ValueError, match=rf"records\.json .*{message}"):
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} .*{message}"):
         Records(path)
 
 

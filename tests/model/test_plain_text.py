@@ -123,7 +123,7 @@ def test_texts_without_such_names_are_untouched(processor: VStreamProcessor) -> 
 
 
 def test_a_raw_text_keeps_its_control_tokens(processor: VStreamProcessor) -> None:
-    """Who writes a whole prompt may write control tokens."""
+    """A caller who writes a whole prompt may write control tokens."""
     name, number = processor.tokenizer.eos_token, processor.tokenizer.eos_token_id
     assert processor(f"USER: a{name}")["input_ids"][0].tolist().count(number) == 1
     processor(processor.prompt(f"What is {name}?"), [1])  # and the other way does not switch the tokenizer

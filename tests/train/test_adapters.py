@@ -17,12 +17,7 @@ from flash_vstream.train.arguments import DataArguments, ModelArguments
 from flash_vstream.train.model import open_model
 from flash_vstream.train.train import train
 from tests.full_disk import full_disk
-from tests.train.tiny import losses, save_data, save_model, training, weights
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
+from tests.train.tiny import losses, save_data, training, weights
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def test_tower_and_language_model_are_put_together(tmp_path: Path, capsys: pytes
 
 
 def test_answers_end_at_every_stop_token_that_a_file_names(tmp_path: Path) -> None:
-    """P11: config.json names 2, generation_config.json 2 and 5, the tokenizer 9; whoever answers stops at each."""
+    """P11: config.json names 2, generation_config.json 2 and 5, the tokenizer 9; answers stop at each of them."""
     tiny, processor = make_tiny_model(MemoryConfig(spatial_size=4, temporal_size=2))
     text, tokenizer = tmp_path / "text", processor.tokenizer
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(9)

@@ -16,17 +16,7 @@ from flash_vstream.model import load
 from flash_vstream.model.encoder import FrameEncoder, expected_metadata
 from flash_vstream.train.arguments import DataArguments
 from flash_vstream.train.train import encoder_of
-from tests.train.tiny import command, everything, losses, save_data, save_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> DataArguments:
-    return save_data(tmp_path / "data", "vitv")
+from tests.train.tiny import command, everything, losses
 
 
 def run(model: Path, data: DataArguments, output: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from flash_vstream import cli
 from flash_vstream.train.arguments import DataArguments
@@ -17,19 +17,9 @@ from flash_vstream.train.finite import FiniteChecks
 from flash_vstream.train.train import FINISHED, make_trainer, save_result, train, usable_records
 from flash_vstream.train.trainer import VStreamTrainer
 from tests.train.test_distributed import ENVIRONMENT, ROOT, TORCHRUN
-from tests.train.tiny import command, everything, save_data, save_model, training, weights
+from tests.train.tiny import command, everything, save_model, training, weights
 
 DIVERGING: dict[str, Any] = {"max_steps": 6, "save_steps": 1, "save_total_limit": 2, "learning_rate": 1e25}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> DataArguments:
-    return save_data(tmp_path / "data", "vitvtiv")
 
 
 def make(model: Path, data: DataArguments, output: Path, **changes: Any) -> VStreamTrainer:
@@ -60,7 +50,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 
 
 def poison_gradient(trainer: VStreamTrainer, at_step: int) -> None:
-    """A NaN in one gradient of one step, of which the loss of that step knows nothing."""
+    """Put a NaN into one gradient of one step; the loss of that step stays finite."""
     parameter = trainer.model.projector[2].bias
 
     def spoil(gradient: torch.Tensor) -> torch.Tensor:
@@ -73,7 +63,7 @@ def poison_gradient(trainer: VStreamTrainer, at_step: int) -> None:
 def test_a_gradient_that_is_not_finite_ends_the_run(
     changes: dict[str, Any], model: Path, data: DataArguments, tmp_path: Path
 ) -> None:
-    """In the last step: the log, the checkpoint or the result is where it is found."""
+    """In the last step: it is found by the log, before the checkpoint or before the result."""
     settings = {"max_steps": 3, "save_steps": 1, "learning_rate": 1e-3, **changes}
     trainer = make(model, data, tmp_path / "run", **settings)
     poison_gradient(trainer, at_step=3)
@@ -110,17 +100,17 @@ class Scaler:
 
 def test_steps_that_float16_skips_are_normal(tmp_path: Path) -> None:
     arguments = training(tmp_path)
-    checks = FiniteChecks(arguments, tmp_path)
+    checks, state = FiniteChecks(arguments, tmp_path), TrainerState(global_step=5)
     skipped = {"loss": 3.2, "grad_norm": float("inf")}
     with pytest.raises(ValueError, match="norm of the gradients of step 5 is inf"):
-        checks.check_logged(skipped, 5, None)
+        checks.check_logged(skipped, state, None)
     arguments.fp16 = True
-    checks.check_logged(skipped, 5, Scaler(32768.0))
-    checks.check_logged({"train_loss": 3.2}, 5, Scaler(0.5))  # the summary at the end
+    checks.check_logged(skipped, state, Scaler(32768.0))
+    checks.check_logged({"train_loss": 3.2}, state, Scaler(0.5))  # the summary at the end
     with pytest.raises(ValueError, match="step 5 overflow float16 at any scale"):
-        checks.check_logged(skipped, 5, Scaler(0.5))
+        checks.check_logged(skipped, state, Scaler(0.5))
     with pytest.raises(ValueError, match="loss of step 5 is nan"):
-        checks.check_logged({"loss": float("nan")}, 5, Scaler(32768.0))
+        checks.check_logged({"loss": float("nan")}, state, Scaler(32768.0))
 
 
 def test_losses_are_not_filtered(model: Path, data: DataArguments, tmp_path: Path) -> None:
@@ -148,6 +138,9 @@ def test_a_checkpoint_whose_weights_gave_finite_numbers_is_kept(
     with pytest.raises(ValueError, match=r"of step 4 is nan.* last good checkpoint is .*/run/checkpoint-2:"):
         trainer.train()
     assert [path.name for path in all_checkpoints(run)] == ["checkpoint-2", "checkpoint-3"]
+    resumed = make(model, data, run, max_steps=6, save_steps=1, save_total_limit=limit, learning_rate=1e-3)
+    with pytest.raises(ValueError, match=r"of step 4 is nan.* last good checkpoint is .*/run/checkpoint-2:"):
+        resumed.train(resume_from_checkpoint=str(run / "checkpoint-3"))
 
 
 def test_in_the_end_as_many_checkpoints_are_left_as_were_asked_for(

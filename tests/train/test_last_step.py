@@ -1,4 +1,4 @@
-"""A run that a kill ended between its last checkpoint and its result makes no step more than `max_steps`."""
+"""A run that a kill ended between its last checkpoint and its result makes no step beyond `max_steps`."""
 
 from __future__ import annotations
 

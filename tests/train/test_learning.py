@@ -16,16 +16,11 @@ from flash_vstream.train.arguments import DataArguments, ModelArguments
 from flash_vstream.train.model import named_trained, open_model
 from flash_vstream.train.train import make_trainer, train
 from flash_vstream.train.trainer import VStreamTrainer, parameter_groups, undecayed_names
-from tests.train.tiny import everything, losses, save_data, save_model, training, weights
+from tests.train.tiny import everything, losses, save_data, training, weights
 
 # A softmax does not see a shift that all its entries share: its gradient is rounding, and may be nothing at all.
 ONLY_ROUNDING = "memory.k_proj.bias"
 PARTS = ("projector", "memory", "language_model")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -28,14 +28,9 @@ from flash_vstream.files import explain_failed_writing
 from flash_vstream.train.arguments import DataArguments
 from flash_vstream.train.checkpoints import PART, STATE, last_checkpoint, prune, step_of
 from flash_vstream.train.train import is_trained, make_trainer, train
-from tests.train.tiny import command, everything, losses, save_data, save_model, training, weights
+from tests.train.tiny import command, everything, losses, save_data, training, weights
 
 STEPS: dict[str, Any] = {"max_steps": 6, "save_steps": 1, "save_total_limit": None, "learning_rate": 1e-2}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

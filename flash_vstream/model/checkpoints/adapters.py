@@ -108,7 +108,7 @@ def load_adapter(model: VStreamForConditionalGeneration, folder: str | Path, mer
 def load_parts(model: nn.Module, folder: str | Path) -> None:
     """Load an adapter's projector and memory into a model or PeftModel.
 
-    Raises ValueError if they do not fit, or if the adapter remembers another base than the model was loaded from.
+    Raises ValueError if they do not fit, or if the adapter records the digest of another base than the model's.
     """
     file = Path(folder) / ADAPTER_FILE
     inner = _inner(model)
@@ -130,12 +130,12 @@ def load_parts(model: nn.Module, folder: str | Path) -> None:
 
 
 def _check_base(file: Path, base: str | None) -> None:
-    """Raise ValueError if an adapter remembers the digest of other weights; one of an earlier version has none."""
-    remembered = _metadata(file).get(DIGEST)
-    found = digest_of_base(base) if remembered else None
-    if found and found != remembered:
+    """Raise ValueError if an adapter records the digest of other weights; one of an earlier version has none."""
+    recorded = _metadata(file).get(DIGEST)
+    found = digest_of_base(base) if recorded else None
+    if found and found != recorded:
         raise ValueError(
-            f"{file} was trained on a base model with other weights (digest {str(remembered)[:12]}) than {base}"
+            f"{file} was trained on a base model with other weights (digest {str(recorded)[:12]}) than {base}"
             f" ({found[:12]}): give the base that it was trained on"
         )
 

@@ -1,4 +1,4 @@
-"""The digest of a checkpoint folder's weights, by which an adapter knows its base again."""
+"""The digest of a checkpoint folder's weights, by which an adapter recognises its base."""
 
 from __future__ import annotations
 
