@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from flash_vstream.video import FrameBuffer, FrameSource
+from flash_vstream.video import FrameBuffer, FrameSource, SourceEvent
 from flash_vstream.video.reader import TimedFrame
 
 HANG_S = 60.0  # nothing here takes so long; a test that would hang fails instead
@@ -79,6 +79,38 @@ def test_the_lag_is_how_old_the_taken_frame_is() -> None:
         next(iter(buffer))
         clock[0] = 7.5
         assert buffer.lag_s() == 2.5
+
+
+class LiveSource(FrameSource):
+    """Gives one frame of 3 s, then is silent until it is closed; it is always 10 s on the wall clock."""
+
+    def __init__(self) -> None:
+        closing = threading.Event()
+        super().__init__(self._one_frame(closing), closing, waits=False)
+
+    def _one_frame(self, closing: threading.Event) -> Iterator[TimedFrame]:
+        yield np.zeros((2, 2, 3), np.uint8), 3.0
+        closing.wait(HANG_S)
+
+    def stream_now(self) -> float | None:
+        return 10.0
+
+    def silence_s(self) -> float | None:
+        return 7.0
+
+
+def test_a_silent_live_source_tells_the_time_and_can_be_ended() -> None:
+    """Times, events and idle calls are those of the stream that is continued from `start_s`."""
+    events: list[SourceEvent] = []
+    idle: list[float] = []
+    source = LiveSource()
+    with FrameBuffer(source, start_s=100.0, on_event=events.append) as buffer:
+        buffer.when_idle = lambda time_s: idle.append(time_s) or len(idle) == 2  # type: ignore[func-returns-value]
+        assert [time_s for _, time_s in buffer] == [103.0]
+        assert buffer.lag_s() == 7.0
+    source.on_event(SourceEvent("gap", 3.0, seconds=2.0))
+    assert idle == [110.0, 110.0]
+    assert events == [SourceEvent("gap", 103.0, seconds=2.0)]
 
 
 def test_a_source_that_can_wait_loses_nothing_and_is_held_up() -> None:

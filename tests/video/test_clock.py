@@ -174,3 +174,20 @@ def test_the_time_of_a_live_sender_that_restarts_goes_on_with_the_wall_clock() -
     """UDP: 30 s of silence, then the stamps begin again, without a new connection."""
     frames: list[tuple[float | None, float]] = [(100.0, 50.0), (100.1, 50.1), (0.0, 80.0), (0.1, 80.1)]
     np.testing.assert_allclose(times_of(frames, step=0.1), [0.0, 0.1, 30.0, 30.1], atol=1e-9)
+
+
+def test_a_file_that_restarts_is_not_timed_by_the_wall_clock() -> None:
+    frames: list[tuple[float | None, float]] = [(100.0, 50.0), (100.1, 50.1), (0.0, 80.0), (0.1, 80.1)]
+    np.testing.assert_allclose(times_of(frames, is_live=False, step=0.1), [0.0, 0.1, 0.2, 0.3], atol=1e-9)
+
+
+def test_the_lead_follows_a_clock_that_is_slower() -> None:
+    """A sender that loses 5 s in 100,000 s; a frame that is late for a moment does not change the lead."""
+    clock = StreamClock(is_live=True)
+    clock.connect(10.0)
+    for second in range(0, 100_000, 10):
+        last = clock.seconds(second * (1 - 5e-5), 50.0 + second)
+    assert clock.lead == pytest.approx(last - (50.0 + second), abs=1e-3)
+    lead = clock.lead
+    clock.seconds((second + 10) * (1 - 5e-5), 50.0 + second + 12)
+    assert clock.lead == pytest.approx(lead, abs=0.01)

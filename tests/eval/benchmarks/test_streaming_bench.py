@@ -1,4 +1,4 @@
-"""StreamingBench's question files: their forms as samples, earlier answers in the question, the score, and malformed rows."""
+"""StreamingBench's question files as samples, earlier answers in the question, the score, and malformed rows."""
 
 from __future__ import annotations
 
