@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from flash_vstream.engine.base import EngineClosed
 from flash_vstream.engine.cache import Layers, empty_cache, join_rows, layers_of, nbytes, new_cache, select_rows
 from flash_vstream.memory.state import State
 from flash_vstream.model.generation import NotFiniteError, stop_ids
@@ -25,10 +26,6 @@ from flash_vstream.model.modeling import CACHE, VStreamForConditionalGeneration
 
 MAX_ROWS = 32
 PREFIX_BYTES = 2**30
-
-
-class EngineClosed(RuntimeError):
-    """The engine was closed before the answer ended."""
 
 
 @dataclass(eq=False)

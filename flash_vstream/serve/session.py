@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 
 import numpy as np
 import torch
 
-from flash_vstream.engine.batcher import Batcher
+from flash_vstream.engine.base import Engine, Pieces, Prompt
+from flash_vstream.engine.local import LocalEngine
 from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
-from flash_vstream.model.generation import greedy_tokens, stop_ids
 from flash_vstream.model.prompts import VISUAL_TOKEN, Turn
 from flash_vstream.serve import session_file
 from flash_vstream.serve.questions import check_text
@@ -63,7 +63,7 @@ class SessionStats:
 
 
 class Answer(Iterator[str]):
-    """The pieces of one answer. They are generated in the thread that iterates, and its errors are raised there.
+    """The pieces of one answer. They are generated while the caller iterates, and errors are raised there.
 
     Dropping or closing the iterator stops generation. `text` holds the pieces given so far; the answer is based on
     `n_frames` frames up to `stream_time_s`, and `evidence_times` are those of the memory's key frames.
@@ -71,65 +71,42 @@ class Answer(Iterator[str]):
     the most tokens that it may have.
     """
 
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        tokens: Iterator[int],
-        stop_ids: frozenset[int],
-        decode: Callable[[list[int]], str],
-        on_first_token: Callable[[], float],
-        n_prompt_tokens: int = 0,
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, pieces: Pieces, on_first_token: Callable[[], float]) -> None:
         self.stream_time_s = snapshot.time_s
         self.n_frames = snapshot.n_frames
-        self.n_prompt_tokens = n_prompt_tokens
         self.evidence_times = tuple(snapshot.memory.retrieved_times.tolist())
         self.text = ""
-        self.is_cut = False
         self.time_to_first_token_s: float | None = None
-        self._tokens: Iterator[int] | None = tokens
-        self._ids: list[int] = []
-        self._is_closed = False
-        self._stop_ids = stop_ids
-        self._decode = decode
+        self._pieces = pieces
         self._on_first_token = on_first_token
 
     def __next__(self) -> str:
-        if self._is_closed:
+        piece = next(self._pieces, None)
+        if self.time_to_first_token_s is None:
+            self.time_to_first_token_s = self._on_first_token()
+        if piece is None:
             raise StopIteration
-        for token in self._tokens or ():
-            if self.time_to_first_token_s is None:
-                self.time_to_first_token_s = self._on_first_token()
-            if token in self._stop_ids:
-                break
-            self._ids.append(token)
-            text = self._decode(self._ids).lstrip()
-            # A character of several tokens decodes to the replacement character until its last token.
-            if len(text) > len(self.text) and not text.endswith("\ufffd"):
-                return self._give(text)
-        else:
-            self.is_cut = self._tokens is not None
-        self._tokens = None
-        text = self._decode(self._ids).lstrip()
-        if len(text) > len(self.text):
-            return self._give(text)
-        raise StopIteration
-
-    def _give(self, text: str) -> str:
-        piece = text[len(self.text) :]
-        self.text = text
+        self.text += piece
         return piece
+
+    @property
+    def n_prompt_tokens(self) -> int:
+        """Tokens of the prompt, as far as the engine tells."""
+        return self._pieces.n_prompt_tokens
 
     @property
     def n_tokens(self) -> int:
         """Tokens of the answer so far."""
-        return len(self._ids)
+        return self._pieces.n_tokens
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer has ended at the most tokens that it may have."""
+        return self._pieces.is_cut
 
     def close(self) -> None:
         """Stop generation and free its cache; further iteration ends at once."""
-        if isinstance(self._tokens, Generator):
-            self._tokens.close()
-        self._tokens, self._is_closed = None, True
+        self._pieces.close()
 
 
 class StreamSession:
@@ -139,11 +116,12 @@ class StreamSession:
     """
 
     def __init__(
-        self, model: VStreamForConditionalGeneration, processor: VStreamProcessor, engine: Batcher | None = None
+        self, model: VStreamForConditionalGeneration, processor: VStreamProcessor, engine: Engine | None = None
     ) -> None:
         self.model = model
         self.processor = processor
-        self.engine = engine
+        self.engine = engine or LocalEngine(model, processor)
+        self.picture_at: Callable[[float], bytes | None] = lambda time_s: None
         self._watch_lock = threading.Lock()
         self._start(Snapshot(model.memory.init_state(), None, 0))
 
@@ -217,22 +195,13 @@ class StreamSession:
             raise ValueError(f"max_new_tokens is {max_new_tokens}, give at least 1")
         if snapshot.n_frames == 0:
             raise ValueError("the question came before the first frame; ask again when a frame was watched")
-        prompt = self.processor.prompt(turns)
-        prompt_ids = self.processor(text=prompt, n_frames=[snapshot.n_frames])["input_ids"]  # [1, L]
-        limit = self.model.config.text_config.max_position_embeddings
-        room = limit - prompt_ids.shape[1]
-        if room < 1:
-            length = prompt_ids.shape[1]
-            raise ValueError(f"the prompt has {length} tokens and the model holds {limit}; ask something shorter")
+        prompt = Prompt(tuple(turns), snapshot.memory, max_new_tokens, self.picture_at)
 
         def on_first_token() -> float:
             self._last_time_to_first_token_s = time.perf_counter() - asked
             return self._last_time_to_first_token_s
 
-        asked_tokens = (prompt_ids, snapshot.memory, min(max_new_tokens, room))
-        tokens = greedy_tokens(self.model, *asked_tokens) if self.engine is None else self.engine.tokens(*asked_tokens)
-        stop = stop_ids(self.model, self.processor.tokenizer)
-        return Answer(snapshot, tokens, stop, self.processor.decode, on_first_token, prompt_ids.shape[1])
+        return Answer(snapshot, self.engine.answer(prompt), on_first_token)
 
     def stats(self) -> SessionStats:
         """Figures at this moment."""
@@ -263,7 +232,7 @@ class StreamSession:
         model: VStreamForConditionalGeneration,
         processor: VStreamProcessor,
         path: str | PathLike[str],
-        engine: Batcher | None = None,
+        engine: Engine | None = None,
     ) -> StreamSession:
         """Open a saved session; it continues bit for bit like the one that was saved.
 

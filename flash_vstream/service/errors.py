@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from flash_vstream.engine.batcher import EngineClosed
+from flash_vstream.engine.base import EngineError
 from flash_vstream.model.generation import NotFiniteError
 
 
@@ -49,7 +49,7 @@ def on_fault(_: Request, error: Exception) -> JSONResponse:
 
 def fault_of(error: Exception) -> str:
     """What a caller is shown of a fault: an error that explains itself, otherwise its kind."""
-    explains_itself = isinstance(error, NotFiniteError | EngineClosed)
+    explains_itself = isinstance(error, NotFiniteError | EngineError)
     return str(error) if explains_itself else f"the server failed ({type(error).__name__})"
 
 

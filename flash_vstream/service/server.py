@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 
+from flash_vstream.engine.base import Engine
 from flash_vstream.engine.batcher import Batcher
+from flash_vstream.engine.local import LocalEngine
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.serve.session import StreamSession
 from flash_vstream.service.errors import ApiError
@@ -17,9 +19,15 @@ from flash_vstream.service.streams import Stream
 class Server:
     """All streams on one model and one engine. Thread-safe."""
 
-    def __init__(self, model: VStreamForConditionalGeneration, processor: VStreamProcessor, settings: Settings) -> None:
+    def __init__(
+        self,
+        model: VStreamForConditionalGeneration,
+        processor: VStreamProcessor,
+        settings: Settings,
+        engine: Engine | None = None,
+    ) -> None:
         self.model, self.processor, self.settings = model, processor, settings
-        self.engine = Batcher(model)
+        self.engine = engine or LocalEngine(model, processor, Batcher(model))
         self._lock = threading.Lock()
         self._streams: dict[str, Stream] = {}
         self._closing = threading.Event()

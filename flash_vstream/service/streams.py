@@ -40,6 +40,7 @@ class Stream:
     def __init__(self, definition: StreamDefinition, session: StreamSession, stall_s: float) -> None:
         self.definition, self.session = definition, session
         self.gallery = Gallery()
+        session.picture_at = self.gallery.at
         self.n_reconnects = 0
         self.last_error: str | None = None
         self.wall_time: float | None = None  # of the newest frame

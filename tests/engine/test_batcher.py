@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, Gemma2Config, MistralConfig, PreTrainedConfig
 
-from flash_vstream.engine.batcher import Batcher, EngineClosed
+from flash_vstream.engine.base import EngineClosed
+from flash_vstream.engine.batcher import Batcher
 from flash_vstream.memory import MemoryConfig
 from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamConfig, VStreamForConditionalGeneration

@@ -230,20 +230,6 @@ def test_inference_mode_stays_inside(tiny_model: TinyModel) -> None:
     assert torch.is_grad_enabled()
 
 
-def test_characters_of_several_tokens_come_whole(tiny_model: TinyModel) -> None:
-    from flash_vstream.serve.session import Answer
-
-    _, processor = tiny_model
-    session = watched(tiny_model, make_frames(1))
-    for text in ("naïve café", "日本語", "ends in half 🙂"):
-        ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        pieces = list(Answer(session.snapshot, iter(ids), frozenset([2]), processor.decode, lambda: 0.1))
-        assert "".join(pieces) == text
-        assert all("\ufffd" not in piece for piece in pieces)
-    cut = list(Answer(session.snapshot, iter(ids[:-1]), frozenset([2]), processor.decode, lambda: 0.1))
-    assert "".join(cut).startswith("ends in half ")
-
-
 @pytest.mark.parametrize(
     ("frame", "words"),
     [
