@@ -97,10 +97,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=32, help="at most this many tokens an answer")
+    parser.add_argument("--no_stop", action="store_true", help="answers do not stop before --tokens")
     parser.add_argument("--shapes", choices=("tiny", "26m"), default="tiny")
     options = parser.parse_args()
     make = tiny_questions if options.shapes == "tiny" else random_questions
     model, questions = make(options.questions, options.tokens)
+    if options.no_stop:
+        model.generation_config.eos_token_id = model.config.text_config.eos_token_id = None
     n_weights = sum(parameter.numel() for parameter in model.language_model.parameters())
     threads = torch.get_num_threads()
     print(f"{options.shapes}: {n_weights / 1e6:.1f} M weights, {len(questions)} questions, {threads} threads")

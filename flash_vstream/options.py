@@ -114,10 +114,20 @@ def non_negative_int(text: str) -> int:
 
 def positive_float(text: str) -> float:
     """A finite number above 0, for `type=`."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < math.inf:
+    if not 0 < (number := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return number
+
+
+def non_negative_float(text: str) -> float:
+    """A finite number of at least 0, for `type=`."""
+    if not 0 <= (number := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -61,6 +61,10 @@ class Engine(Protocol):
         """The answer to a prompt. Raises ValueError for a prompt that is too long."""
         ...
 
+    def prefill(self, memory: State) -> None:
+        """Prepare for questions about a memory, if the engine can. Does not wait."""
+        ...
+
     def load(self) -> dict[str, int]:
         """How many questions are "running" and "waiting", as far as this process knows."""
         ...

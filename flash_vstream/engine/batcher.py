@@ -115,6 +115,10 @@ class Batcher:
         finally:
             request.is_cancelled = True
 
+    def prefill(self, prompt_ids: Tensor, memory: State) -> None:
+        """Compute the prefix of a prompt before a question on this memory comes. Does not wait for it."""
+        self._submit(prompt_ids, memory, 0)
+
     def load(self) -> dict[str, int]:
         """How many questions are "running" and "waiting"."""
         batch = self._batch
@@ -187,11 +191,17 @@ class Batcher:
             self._guarded([request], self._join)
 
     def _join(self, requests: list[Request]) -> None:
-        """Compute the prompts of new requests together, give each its first token, and add the rows to the batch."""
+        """Compute the prompts of new requests, and add those that are asked to the batch."""
         requests = [request for request in requests if not request.is_cancelled]
         if not requests:
             return
-        parts = [prefix.layers for prefix in self._find_prefixes(requests)]
+        prefixes = self._find_prefixes(requests)
+        asked = [n for n, request in enumerate(requests) if request.max_new_tokens > 0]  # not a prefill
+        if asked:
+            self._start([requests[n] for n in asked], [prefixes[n].layers for n in asked])
+
+    def _start(self, requests: list[Request], parts: list[Layers]) -> None:
+        """Compute the questions of requests whose prefixes are `parts`, give their first tokens, and add the rows."""
         device = self.model.device
         lengths = torch.tensor([len(request.prefix_ids) for request in requests], device=device)
         masks = [torch.ones(1, len(request.prefix_ids), dtype=torch.bool, device=device) for request in requests]
@@ -212,13 +222,11 @@ class Batcher:
         self._give(requests, out.logits[:, -1])
 
     def _find_prefixes(self, requests: list[Request]) -> list[Prefix]:
-        """The prefix of each request; those that are not kept are computed together."""
-        wanted = {request.prefix: request for request in requests}
-        found = {key: self._prefixes[key] for key in wanted if key in self._prefixes}
-        missing = {key: request for key, request in wanted.items() if key not in found}
-        if missing:
-            found |= dict(zip(missing, self._compute_prefixes(list(missing.values())), strict=True))
-        for key in wanted:
+        """The prefix of each request; those that are not kept are computed."""
+        found = {}
+        for request in requests:
+            key = request.prefix
+            found[key] = self._prefixes[key] if key in self._prefixes else self._compute_prefix(request)
             self._prefixes[key] = found[key]
             self._prefixes.move_to_end(key)
         total = sum(nbytes(prefix.layers) for prefix in self._prefixes.values())
@@ -226,24 +234,17 @@ class Batcher:
             total -= nbytes(self._prefixes.popitem(last=False)[1].layers)
         return [found[request.prefix] for request in requests]
 
-    def _compute_prefixes(self, requests: list[Request]) -> list[Prefix]:
-        ids, mask = left_padded([request.prefix_ids for request in requests])
+    def _compute_prefix(self, request: Request) -> Prefix:
+        # Alone: it is bound by arithmetic, and a batch would add padding.
         cache = empty_cache(self._n_layers)
         self.model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            memory_tokens=[self.model.memory.read(request.memory) for request in requests],
+            input_ids=request.prefix_ids[None],
+            memory_tokens=[self.model.memory.read(request.memory)],
             use_cache=True,
             logits_to_keep=1,
             **{CACHE: cache},
         )
-        layers, columns = layers_of(cache), ids.shape[1]
-        prefixes = []
-        for n, request in enumerate(requests):
-            row = torch.tensor([n], device=ids.device)
-            prefixes.append(Prefix(request.memory, select_rows(layers, row, columns - len(request.prefix_ids))))
-        return prefixes
+        return Prefix(request.memory, layers_of(cache))
 
     def _merge(self, new: Batch) -> None:
         old = self._batch

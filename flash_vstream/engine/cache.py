@@ -106,5 +106,5 @@ def _right_aligned(tensors: list[Tensor], columns: int) -> Tensor:
 
 
 def nbytes(layers: Layers) -> int:
-    """Bytes of the keys and values."""
-    return sum(tensor.nbytes for pair in layers for tensor in pair)
+    """Bytes that the keys and values keep alive, with the room behind them."""
+    return sum(tensor.untyped_storage().nbytes() for pair in layers for tensor in pair)

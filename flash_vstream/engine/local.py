@@ -89,6 +89,12 @@ class LocalEngine:
         tokens = greedy_tokens(self.model, *asked) if self.batcher is None else self.batcher.tokens(*asked)
         return TokenPieces(tokens, stop_ids(self.model, self.processor.tokenizer), self.processor.decode, length)
 
+    def prefill(self, memory: State) -> None:
+        """Have the batcher compute what all prompts on a memory begin with."""
+        if self.batcher is not None:
+            text = self.processor.prompt("?")  # what stands before the question is the same for all
+            self.batcher.prefill(self.processor(text=text, n_frames=[memory.n_frames])["input_ids"], memory)
+
     def load(self) -> dict[str, int]:
         """How many questions are "running" and "waiting" in the batcher."""
         return {"running": 0, "waiting": 0} if self.batcher is None else self.batcher.load()

@@ -7,6 +7,7 @@ waits for an answer. Nothing of a stream is stored on the model: any number of s
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -122,6 +123,7 @@ class StreamSession:
         self.processor = processor
         self.engine = engine or LocalEngine(model, processor)
         self.picture_at: Callable[[float], bytes | None] = lambda time_s: None
+        self.asked_at = -math.inf  # of the newest question, by time.monotonic
         self._watch_lock = threading.Lock()
         self._start(Snapshot(model.memory.init_state(), None, 0))
 
@@ -195,6 +197,7 @@ class StreamSession:
             raise ValueError(f"max_new_tokens is {max_new_tokens}, give at least 1")
         if snapshot.n_frames == 0:
             raise ValueError("the question came before the first frame; ask again when a frame was watched")
+        self.asked_at = time.monotonic()
         prompt = Prompt(tuple(turns), snapshot.memory, max_new_tokens, self.picture_at)
 
         def on_first_token() -> float:

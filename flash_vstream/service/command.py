@@ -19,7 +19,7 @@ import uvicorn
 import yaml
 
 from flash_vstream.model import load
-from flash_vstream.options import CommandParser, add_device, add_memory, add_model, positive_int
+from flash_vstream.options import CommandParser, add_device, add_memory, add_model, non_negative_float, positive_int
 from flash_vstream.process import Process
 from flash_vstream.serve.command import CLIP
 from flash_vstream.service.app import make_app
@@ -54,6 +54,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="where a long answer is cut (%(default)s)",
     )
+    add(
+        "--prefill",
+        type=non_negative_float,
+        default=default.prefill_s,
+        metavar="SECONDS",
+        help="so long after a question, compute the memory's part of the prompt for each new frame, before the next "
+        "question (%(default)s: never)",
+    )
     add_memory(options)
     add_device(options)
     return options
@@ -69,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
         state_dir=options.state_dir,
         max_streams=options.max_streams,
         max_new_tokens=options.max_new_tokens,
+        prefill_s=options.prefill,
     )
     definitions = read_streams(options.streams) if options.streams else []
     device = Process().device(options.device)

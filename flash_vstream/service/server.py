@@ -91,7 +91,9 @@ class Server:
         self.engine.close()
 
     def _start(self, definition: StreamDefinition, session: StreamSession) -> Stream:
-        stream = self._streams[definition.name] = Stream(definition, session, self.settings.stall_s)
+        stream = self._streams[definition.name] = Stream(
+            definition, session, self.settings.stall_s, self.settings.prefill_s
+        )
         stream.start()
         return stream
 

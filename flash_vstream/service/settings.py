@@ -27,6 +27,7 @@ class Settings:
         max_pixels: The largest picture, width times height.
         max_text: The longest text of a request, in characters.
         max_new_tokens: The longest answer, and the default, in tokens.
+        prefill_s: So many seconds after a question, each new frame's memory is prefilled before it is asked about.
         stall_s: Seconds without a frame after which a stream counts as stalled.
     """
 
@@ -41,6 +42,7 @@ class Settings:
     max_pixels: int = 50_000_000
     max_text: int = 20_000
     max_new_tokens: int = 256
+    prefill_s: float = 0.0
     stall_s: float = 3.0
     patterns: tuple[re.Pattern[str], ...] = field(init=False, repr=False, default=())
 

@@ -37,14 +37,16 @@ class Stream:
     Thread-safe. `session` may be asked at any time.
     """
 
-    def __init__(self, definition: StreamDefinition, session: StreamSession, stall_s: float) -> None:
+    def __init__(
+        self, definition: StreamDefinition, session: StreamSession, stall_s: float, prefill_s: float = 0.0
+    ) -> None:
         self.definition, self.session = definition, session
         self.gallery = Gallery()
         session.picture_at = self.gallery.at
         self.n_reconnects = 0
         self.last_error: str | None = None
         self.wall_time: float | None = None  # of the newest frame
-        self._stall_s = stall_s
+        self._stall_s, self._prefill_s = stall_s, prefill_s
         self._began = time.monotonic() - (session.snapshot.time_s or 0.0)  # a restored stream continues at its time
         self._pushing = threading.Lock()
         self._state = "connecting"
@@ -141,6 +143,8 @@ class Stream:
         self.session.watch(frame, time_s)
         self.wall_time = time.time()
         self.gallery.add(frame, self.session.snapshot)
+        if time.monotonic() - self.session.asked_at < self._prefill_s:
+            self.session.engine.prefill(self.session.snapshot.memory)
 
     def _read(self) -> None:
         """Read the source to its end, again and again if it is to loop."""

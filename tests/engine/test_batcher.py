@@ -105,6 +105,18 @@ def test_a_second_question_on_a_snapshot_computes_its_own_tokens_only(
     assert shapes == [(1, prefix), (1, rest), (1, other_rest)]
 
 
+def test_a_question_on_a_prefilled_snapshot_computes_its_own_tokens_only(
+    tiny_model: TinyModel, batcher: Batcher, questions: list[Question], alone: list[list[int]]
+) -> None:
+    (ids, memory, most), (other, _, _) = questions[-3:-1]
+    with inputs_of(tiny_model[0]) as shapes:
+        batcher.prefill(other, memory)
+        found = list(batcher.tokens(ids, memory, most))
+    prefix, rest = split_of(tiny_model[0], ids)
+    assert shapes[:2] == [(1, prefix), (1, rest)] and set(shapes[2:]) == {(1, 1)}
+    assert found == alone[-3]
+
+
 def test_prefixes_are_bounded(tiny_model: TinyModel, questions: list[Question]) -> None:
     """Room for one: the prefix of the first question is computed again after the second."""
     engine, (first, second) = Batcher(tiny_model[0], prefix_bytes=1), (questions[0], questions[-1])

@@ -216,3 +216,25 @@ def test_a_public_address_needs_a_token() -> None:
     with pytest.raises(ValueError, match="VSTREAM_API_KEY"):
         Settings(host="0.0.0.0")
     assert Settings(host="0.0.0.0", api_key="x").host == "0.0.0.0"
+
+
+def test_frames_of_a_stream_that_is_asked_are_prefilled(tiny_model: TinyModel) -> None:
+    """Each call of the language model on the memory's part of the prompt is longer than a question alone."""
+    lengths: list[int] = []
+    hook = tiny_model[0].language_model.register_forward_pre_hook(
+        lambda _, __, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    question = {"messages": [{"role": "user", "content": "What?"}], "max_tokens": 1, "model": "flash-vstream/cam"}
+    with serve(tiny_model, Settings(prefill_s=1000.0)) as running:
+        running.add("cam", 2)
+        assert lengths == []  # nobody has asked
+        assert running.client.post("/v1/chat/completions", json=question).status_code == 200
+        assert len(lengths) == 2 and lengths[1] < lengths[0]  # the memory, the question
+        running.push("cam", to_png(frames(1, 5)[0]), time=2)
+        assert running.client.post("/v1/chat/completions", json=question).status_code == 200
+        running.push("cam", to_png(frames(1, 6)[0]), time=3)
+        deadline = time.monotonic() + 60
+        while len(lengths) < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    hook.remove()
+    assert lengths[3] == lengths[1] and len(lengths) == 5  # the second question found its memory computed
