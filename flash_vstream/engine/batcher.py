@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -39,19 +38,6 @@ class Request:
     tokens: queue.SimpleQueue[int | Exception | None] = field(default_factory=queue.SimpleQueue)
     is_cancelled: bool = False
     n_tokens: int = 0
-
-    @cached_property
-    def prefix(self) -> tuple[int, ...]:
-        """What decides the prefix: the snapshot, and the ids."""
-        return (id(self.memory), *self.prefix_ids.tolist())
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The keys and values [1, heads, P, width] of a prefix. `memory` is held so that its id stays its own."""
-
-    memory: State
-    layers: Layers
 
 
 @dataclass
@@ -92,7 +78,8 @@ class Batcher:
         self._max_rows, self._prefix_bytes = max_rows, prefix_bytes
         self._n_layers = len(layers)
         self._stop_ids = stop_ids(model)
-        self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        # Of snapshots that somebody still holds: of the others no question can come. The last was used last.
+        self._prefixes: WeakKeyDictionary[State, dict[tuple[int, ...], Layers]] = WeakKeyDictionary()
         self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._batch: Batch | None = None
         self._is_closed = False
@@ -143,14 +130,18 @@ class Batcher:
 
     def _work(self) -> None:
         while not self._is_closed:
-            new = self._take()
-            with torch.inference_mode():
-                self._join_all(new)
-                running = [] if self._batch is None else self._batch.requests
-                self._guarded(running, lambda _: self._step())
+            self._turn()
         batch = [] if self._batch is None else self._batch.requests
         for request in [*batch, *self._take_waiting(len(batch) + self._waiting.qsize())]:
             request.tokens.put(EngineClosed("the engine was closed before the answer ended"))
+
+    def _turn(self) -> None:
+        """Add the requests that wait, and give every row a token. Afterwards nothing refers to those that ended."""
+        new = self._take()
+        with torch.inference_mode():
+            self._join_all(new)
+            running = [] if self._batch is None else self._batch.requests
+            self._guarded(running, lambda _: self._step())
 
     def _take(self) -> list[Request]:
         """The requests that join now; waits for one where nothing runs."""
@@ -195,10 +186,11 @@ class Batcher:
         requests = [request for request in requests if not request.is_cancelled]
         if not requests:
             return
-        prefixes = self._find_prefixes(requests)
+        prefixes = [self._find_prefix(request) for request in requests]
+        self._drop_prefixes()
         asked = [n for n, request in enumerate(requests) if request.max_new_tokens > 0]  # not a prefill
         if asked:
-            self._start([requests[n] for n in asked], [prefixes[n].layers for n in asked])
+            self._start([requests[n] for n in asked], [prefixes[n] for n in asked])
 
     def _start(self, requests: list[Request], parts: list[Layers]) -> None:
         """Compute the questions of requests whose prefixes are `parts`, give their first tokens, and add the rows."""
@@ -221,20 +213,26 @@ class Batcher:
         self._merge(Batch(requests, cache, mask, positions[:, -1] + 1, ids[:, -1:]))
         self._give(requests, out.logits[:, -1])
 
-    def _find_prefixes(self, requests: list[Request]) -> list[Prefix]:
-        """The prefix of each request; those that are not kept are computed."""
-        found = {}
-        for request in requests:
-            key = request.prefix
-            found[key] = self._prefixes[key] if key in self._prefixes else self._compute_prefix(request)
-            self._prefixes[key] = found[key]
-            self._prefixes.move_to_end(key)
-        total = sum(nbytes(prefix.layers) for prefix in self._prefixes.values())
-        while total > self._prefix_bytes and len(self._prefixes) > 1:
-            total -= nbytes(self._prefixes.popitem(last=False)[1].layers)
-        return [found[request.prefix] for request in requests]
+    def _find_prefix(self, request: Request) -> Layers:
+        """The keys and values [1, heads, P, width] of a prefix: those that are kept, or computed now."""
+        key = tuple(request.prefix_ids.tolist())
+        kept = self._prefixes.pop(request.memory, {})
+        if key not in kept:
+            kept[key] = self._compute_prefix(request)
+        self._prefixes[request.memory] = kept  # as the newest
+        return kept[key]
 
-    def _compute_prefix(self, request: Request) -> Prefix:
+    def _drop_prefixes(self) -> None:
+        """Keep the bound of bytes: drop those that were used longest ago, but not the newest."""
+        sizes = [(memory, sum(map(nbytes, kept.values()))) for memory, kept in self._prefixes.items()]
+        total = sum(size for _, size in sizes)
+        for memory, size in sizes[:-1]:
+            if total <= self._prefix_bytes:
+                break
+            del self._prefixes[memory]
+            total -= size
+
+    def _compute_prefix(self, request: Request) -> Layers:
         # Alone: it is bound by arithmetic, and a batch would add padding.
         cache = empty_cache(self._n_layers)
         self.model(
@@ -244,7 +242,7 @@ class Batcher:
             logits_to_keep=1,
             **{CACHE: cache},
         )
-        return Prefix(request.memory, layers_of(cache))
+        return layers_of(cache)
 
     def _merge(self, new: Batch) -> None:
         old = self._batch

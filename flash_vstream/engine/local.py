@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 
 from flash_vstream.engine.base import Pieces, Prompt
 from flash_vstream.engine.batcher import Batcher
+from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.generation import greedy_tokens, stop_ids
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import time
+import weakref
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -126,6 +128,23 @@ def test_prefixes_are_bounded(tiny_model: TinyModel, questions: list[Question]) 
     engine.close()
     expected = [length for ids, *_ in (first, second, first) for length in split_of(tiny_model[0], ids)]
     assert [length for _, length in shapes] == expected
+
+
+def test_a_snapshot_that_nobody_holds_is_not_kept(tiny_model: TinyModel, questions: list[Question]) -> None:
+    """Memory would otherwise grow with every frame that is asked about."""
+    batcher, (ids, *_) = Batcher(tiny_model[0]), questions[0]
+    model = tiny_model[0]
+    with torch.no_grad():
+        memory = model.memory.update(model.memory.init_state(), torch.ones(1, 16, 32))
+    reference = weakref.ref(memory)
+    list(batcher.tokens(ids, memory, 3))
+    assert reference() is not None
+    del memory
+    deadline = time.monotonic() + 60
+    while reference() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)  # the batcher's thread ends its turn
+    assert reference() is None
+    batcher.close()
 
 
 def test_an_answer_ends_at_a_stop_token(
