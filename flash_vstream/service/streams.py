@@ -174,6 +174,8 @@ class Stream:
         start_s = 0.0 if seen is None else seen + 1 / self.definition.fps
         with FrameBuffer(source, start_s=start_s, on_event=self._on_event) as buffer:
             self._buffer, n_dropped = buffer, 0
+            if self._closing.is_set():
+                return  # closed before there was a buffer to close
             for frame, time_s in buffer:
                 if self._state == "connecting":
                     self._state = "playing"

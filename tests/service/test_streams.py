@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from flash_vstream.serve.command import CLIP
+from flash_vstream.serve.session import StreamSession
 from flash_vstream.service.errors import ApiError
 from flash_vstream.service.settings import Settings, StreamDefinition
 from flash_vstream.service.sources import check_source
@@ -61,11 +63,19 @@ def test_metrics_of_each_stream(running: Running) -> None:
     assert 'vstream_stream_time_seconds{stream="counted"} 3.0' in lines
 
 
-def test_a_file_is_watched_to_its_end(tiny_model: TinyModel, running: Running) -> None:
-    stream = running.server.add(StreamDefinition("file", str(CLIP), fps=0.1), is_trusted=True)
-    assert running.push("file", to_png(frames(1, 0)[0])).status_code == 422  # it has a source
-    assert isinstance(stream, Stream)
+def test_a_stream_with_a_source_takes_no_frames(running: Running) -> None:
+    running.server.add(StreamDefinition("file", str(CLIP)), is_trusted=True)
+    assert running.push("file", to_png(frames(1, 0)[0])).status_code == 422
     running.client.delete("/v1/streams/file")
+
+
+def test_a_stream_that_is_closed_while_it_opens_stops_reading(tiny_model: TinyModel) -> None:
+    stream = Stream(StreamDefinition("early", str(CLIP)), StreamSession(*tiny_model), stall_s=3.0)
+    stream.stop_reading()  # before its thread has opened the clip
+    stream.start()
+    stream.close()
+    assert "stream early" not in [thread.name for thread in threading.enumerate()]
+    assert stream.session.snapshot.n_frames == 0
 
 
 @pytest.mark.parametrize(
