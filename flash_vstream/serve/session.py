@@ -27,6 +27,19 @@ from flash_vstream.serve.questions import check_text
 DEFAULT_MAX_NEW_TOKENS = 256
 
 
+class PromptTooLong(ValueError):
+    """The memory and the turns of a question have more tokens than the language model holds."""
+
+
+def check_turn(text: str) -> None:
+    """Raise ValueError for a question or an answer that is empty, not valid text, or holds prompt markup."""
+    if not text.strip():
+        raise ValueError("the question is empty; write one")
+    check_text(text)
+    if VISUAL_TOKEN in text:
+        raise ValueError(f"the question holds {VISUAL_TOKEN}, the placeholder of the video; leave it out")
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What a session knows after `n_frames` frames. It is replaced, never edited.
@@ -208,11 +221,7 @@ class StreamSession:
         snapshot = self._snapshot
         turns = [(question.strip(), None)] if isinstance(question, str) else question
         for text in (text for turn in turns for text in turn if text is not None):
-            if not text.strip():
-                raise ValueError("the question is empty; write one")
-            check_text(text)
-            if VISUAL_TOKEN in text:
-                raise ValueError(f"the question holds {VISUAL_TOKEN}, the placeholder of the video; leave it out")
+            check_turn(text)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}, give at least 1")
         if snapshot.n_frames == 0:
@@ -223,7 +232,7 @@ class StreamSession:
         room = limit - prompt_ids.shape[1]
         if room < 1:
             length = prompt_ids.shape[1]
-            raise ValueError(f"the prompt has {length} tokens and the model holds {limit}; ask something shorter")
+            raise PromptTooLong(f"the prompt has {length} tokens and the model holds {limit}; ask something shorter")
 
         def on_first_token() -> float:
             self._last_time_to_first_token_s = time.perf_counter() - asked

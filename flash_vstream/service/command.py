@@ -83,7 +83,12 @@ def run(options: argparse.Namespace) -> int:
             server.add(definition, is_trusted=True)
     introduce(settings, server)
     config = uvicorn.Config(
-        make_app(server), settings.host, settings.port, log_level="warning", timeout_graceful_shutdown=END_S
+        make_app(server),
+        settings.host,
+        settings.port,
+        log_level="warning",
+        timeout_graceful_shutdown=END_S,
+        ws_max_size=settings.max_body_bytes,
     )
     uvicorn.Server(config).run()
     return 0

@@ -37,8 +37,10 @@ class Stream:
     Thread-safe. `session` may be asked at any time.
     """
 
-    def __init__(self, definition: StreamDefinition, session: StreamSession, stall_s: float) -> None:
-        self.definition, self.session = definition, session
+    def __init__(
+        self, definition: StreamDefinition, session: StreamSession, stall_s: float, is_saved: bool = True
+    ) -> None:
+        self.definition, self.session, self.is_saved = definition, session, is_saved
         self.gallery = Gallery()
         self.n_reconnects = 0
         self.last_error: str | None = None
