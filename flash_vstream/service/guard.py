@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flash_vstream.service.errors import body_of, on_http_error
-from flash_vstream.service.settings import LOOPBACK, Settings
+from flash_vstream.service.settings import KEY_VARIABLE, LOOPBACK, Settings
 
 OPEN_PATHS = ("/health",)
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -72,11 +72,11 @@ class Guard:
         host = headers.get(b"host", b"").decode("latin-1").lower()
         # Without a token the server listens on this machine only, so nobody needs another name for it.
         if host and not self.settings.api_key and name_of(host) not in LOOPBACK:
-            return f"the host {host[:80]!r} is not this machine: use 127.0.0.1, or set the token"
+            return f"the host {host[:80]!r} is not this machine: use 127.0.0.1, or start the server with {KEY_VARIABLE}"
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
         is_safe = scope["type"] == "http" and scope["method"] in SAFE_METHODS
         if origin and not is_safe and origin.partition("://")[2] != host:
-            return f"the origin {origin[:80]!r} is another site than {host[:80]!r}"
+            return f"the origin {origin[:80]!r} is not the host {host[:80]!r} (a proxy must pass the host on)"
         return None
 
     def _is_known(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:

@@ -7,6 +7,7 @@ ends with it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -105,7 +106,7 @@ class Socket:
                 await asyncio.wait([self.worker])
 
     def _free(self) -> None:
-        if not self.stream.is_closed:  # nobody deleted it
+        with contextlib.suppress(ApiError):  # it may have been deleted
             self.server.remove(self.stream.definition.name)
 
     async def _send(self, event: dict[str, Any]) -> None:
@@ -169,11 +170,11 @@ class Socket:
         if new.model not in (None, self.model):
             raise ApiError(400, f"the model of this socket is {self.model}: connect again", param="session.model")
         if "instructions" in new.model_fields_set:
-            self._check_length(new.instructions or "", "session.instructions")
+            self._check_length(new.instructions or "", self.settings.max_text, "session.instructions")
             self.instructions = new.instructions or ""
         if "max_output_tokens" in new.model_fields_set:
             self.max_output_tokens = new.max_output_tokens
-        await self._tell_dropped(self._trim())
+        await self._tell_dropped(self.conversation.trim(self._room))
         await self._send({"type": "session.updated", "session": self._describe()})
 
     async def _create_item(self, event: ItemCreate) -> None:
@@ -192,7 +193,7 @@ class Socket:
         told = {"previous_item_id": previous, "item": item.describe(content)}
         await self._send({"type": "conversation.item.added", **told})
         await self._send({"type": "conversation.item.done", **told})
-        await self._tell_dropped(self._trim())
+        await self._tell_dropped(self.conversation.trim(self._room))
 
     def _new_item(self, new: NewItem) -> Item:
         """Check a message. Raises ApiError."""
@@ -201,7 +202,7 @@ class Socket:
         if new.has_image and new.role != "user":
             raise ApiError(400, f"a message of the {new.role} has no pictures", "invalid_value", "item.content")
         if new.text or not new.has_image:
-            self._check_length(f"{self.instructions}{new.text}", "item.content")
+            self._check_length(new.text, self._room, "item.content")
             try:
                 check_turn(new.text)
             except ValueError as error:
@@ -223,12 +224,14 @@ class Socket:
             name = self.stream.definition.name
             raise ApiError(404, f"the stream {name} was deleted: connect again", "stream_not_found")
 
-    def _check_length(self, text: str, place: str) -> None:
-        if len(text) > (most := self.settings.max_text):
-            raise ApiError(413, f"the text has {len(text)} characters, at most {most} are taken", "too_large", place)
+    @property
+    def _room(self) -> int:
+        """The characters that the conversation may have beside the instructions."""
+        return self.settings.max_text - len(self.instructions)
 
-    def _trim(self) -> list[str]:
-        return self.conversation.trim(self.settings.max_text - len(self.instructions))
+    def _check_length(self, text: str, most: int, place: str) -> None:
+        if len(text) > most:
+            raise ApiError(413, f"the text has {len(text)} characters, at most {most} are taken", "too_large", place)
 
     async def _tell_dropped(self, ids: list[str]) -> None:
         for item_id in ids:
@@ -296,7 +299,7 @@ class Socket:
         await self._send({"type": "response.output_item.done", **whole, "item": item.describe()})
         if is_kept:
             await self._send({"type": "conversation.item.done", **before, "item": item.describe()})
-        dropped = self._trim()
+        dropped = self.conversation.trim(self._room)
         self.response = None  # before the client learns of the end, and asks again
         await self._send({"type": "response.done", "response": response.describe()})
         await self._tell_dropped(dropped)

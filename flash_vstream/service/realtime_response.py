@@ -41,7 +41,8 @@ class Response:
         self.id = new_id("resp")
         self.reply, self.item, self.options = reply, item, options
         self.conversation_id = conversation_id
-        self.status, self.details = "in_progress", {}
+        self.status = "in_progress"
+        self.details: dict[str, Any] = {}
         self._is_cancelled = False
         self._loop = asyncio.get_running_loop()
         # No longer than an answer, so its thread never waits for a client that reads slowly.
