@@ -30,7 +30,7 @@ class ImagePart(BaseModel):
 
     type: Literal["input_image"]
     image_url: str
-    time: float | None = Field(None, ge=0, allow_inf_nan=False)
+    time: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
@@ -39,7 +39,7 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 class NewItem(BaseModel):
     """A message of a conversation."""
 
-    id: str | None = Field(None, min_length=1, max_length=64)
+    id: str | None = Field(default=None, min_length=1, max_length=64)
     type: Literal["message"]
     role: Literal["user", "assistant", "system"]
     content: list[Part] = Field(min_length=1, max_length=MOST_PARTS)
@@ -60,7 +60,7 @@ class Options(BaseModel):
 
     output_modalities: list[str] | None = None
     instructions: str | None = None
-    max_output_tokens: int | None = Field(None, ge=1)
+    max_output_tokens: int | None = Field(default=None, ge=1)
     audio: Any = None
     tools: Any = None
     prompt: Any = None
@@ -96,8 +96,8 @@ class ResponseOptions(Options):
     """The body of `response.create`. `input` takes the place of the conversation."""
 
     conversation: Literal["auto", "none"] = "auto"
-    input: list[NewItem] | None = Field(None, max_length=MOST_ITEMS)
-    metadata: dict[str, str] | None = Field(None, max_length=16)
+    input: list[NewItem] | None = Field(default=None, max_length=MOST_ITEMS)
+    metadata: dict[str, str] | None = Field(default=None, max_length=16)
 
 
 class SessionUpdate(BaseModel):
@@ -175,7 +175,7 @@ def check(raw: dict[str, Any]) -> ClientEvent:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ApiError(400, f"{place}: {first['msg']}", "invalid_value", place) from error
+        raise ApiError(400, f"{place}: {first['msg']:.300}", "invalid_value", place) from error
 
 
 def new_id(kind: str) -> str:

@@ -54,8 +54,7 @@ class Response:
         async def work() -> None:
             if previous is not None:
                 await asyncio.wait([previous])
-            if not self._is_cancelled:
-                await to_thread.run_sync(self._generate, limiter=answer_threads())
+            await to_thread.run_sync(self._generate, limiter=answer_threads())
 
         return asyncio.create_task(work())
 
@@ -66,14 +65,14 @@ class Response:
 
     async def deltas(self) -> AsyncIterator[str]:
         """The pieces of the answer; then status and text are final."""
-        end: str | Exception | None
-        while isinstance(end := await self._pieces.get(), str) and not self._is_cancelled:
-            self.item.text += end
-            yield end
+        piece: str | Exception | None
+        while isinstance(piece := await self._pieces.get(), str) and not self._is_cancelled:
+            self.item.text += piece
+            yield piece
         if self._is_cancelled:
             self._end("cancelled", reason="client_cancelled")
-        elif isinstance(end, Exception):
-            self._end("failed", error=body_of(500, fault_of(end))["error"])
+        elif isinstance(piece, Exception):
+            self._end("failed", error=body_of(500, fault_of(piece))["error"])
         elif self.reply.finish_reason == "length":
             self._end("incomplete", reason="max_output_tokens")
         else:
@@ -111,6 +110,8 @@ class Response:
 
     def _generate(self) -> None:
         """Runs in a thread."""
+        if self._is_cancelled:
+            return
         end: Exception | None = None
         with contextlib.closing(self.reply.pieces()) as pieces:
             try:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 from tests.service.servers import Running, to_png
 
@@ -30,7 +31,7 @@ def message(*parts: str | dict[str, Any], role: str = "user", **more: Any) -> An
 class Socket:
     """A socket that sends and receives JSON."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
     def send(self, kind: str, **fields: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import re
 import socket as sockets
 import threading
 import time
@@ -24,8 +25,16 @@ from tests.service.sockets import Socket, image_part, message, open_socket, text
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
     while not is_so():
+        assert time.monotonic() < deadline, "it never came"
         time.sleep(0.01)
+
+
+def n_cancelled(running: Running) -> float:
+    """Answers whose generation was ended."""
+    found = re.search(r'vstream_answers_total{end="cancelled"} (\S+)', running.client.get("/metrics").text)
+    return float(found[1]) if found else 0.0
 
 
 def own_streams(running: Running) -> list[str]:
@@ -218,6 +227,7 @@ def ask(socket: Socket) -> None:
 
 def test_cancelling_while_a_token_is_awaited(gated: tuple[Running, Gate]) -> None:
     running, gate = gated
+    before = n_cancelled(running)
     with open_socket(running) as socket:
         gate.shut()
         ask(socket)
@@ -234,13 +244,19 @@ def test_cancelling_while_a_token_is_awaited(gated: tuple[Running, Gate]) -> Non
         assert text_of(response) == "" and response["usage"]["output_tokens"] == 0
         socket.send("response.cancel")
         assert socket.error()["code"] == "response_cancel_not_active"
+        for _ in range(3):  # more answers that end before they begin
+            socket.send("response.create")
+            socket.send("response.cancel")
+            assert socket.until("response.done")["response"]["status"] == "cancelled"
         gate.open()
         assert len(text_of(socket.answer())) == 16
+    assert n_cancelled(running) == before + 1
 
 
 def test_a_client_that_vanishes(gated: tuple[Running, Gate]) -> None:
     """Its stream is freed at once, also while a token is awaited; then its answer ends."""
     running, gate = gated
+    before = n_cancelled(running)
     with open_socket(running) as socket:
         gate.shut()
         ask(socket)
@@ -248,6 +264,7 @@ def test_a_client_that_vanishes(gated: tuple[Running, Gate]) -> None:
         socket.connection.socket.shutdown(sockets.SHUT_RDWR)
         wait_for(lambda: not own_streams(running))
     gate.open()
+    wait_for(lambda: n_cancelled(running) == before + 1)
     wait_for(lambda: running.server.engine.load() == {"running": 0, "waiting": 0})
     with open_socket(running) as socket:
         ask(socket)
@@ -314,7 +331,7 @@ def test_a_socket_needs_the_token(tiny_model: TinyModel) -> None:
         own = {"Authorization": "Bearer right", "Origin": running.address}
         assert status(own) is None
         assert status({**own, "Origin": SITE}) == 403
-        assert not own_streams(running) or wait_for(lambda: not own_streams(running)) is None
+        wait_for(lambda: not own_streams(running))
 
 
 def test_pages_of_other_sites_are_refused(running: Running) -> None:
