@@ -15,6 +15,10 @@ class EngineError(RuntimeError):
     """An engine cannot answer. Its message holds no secret and may be shown to callers."""
 
 
+class PromptTooLong(ValueError):
+    """The memory and the turns of a question have more tokens than the language model holds."""
+
+
 class EngineClosed(EngineError):
     """The engine was closed before the answer ended."""
 

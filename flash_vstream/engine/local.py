@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 
-from flash_vstream.engine.base import Pieces, Prompt
+from flash_vstream.engine.base import Pieces, Prompt, PromptTooLong
 from flash_vstream.engine.batcher import Batcher
 from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
@@ -80,12 +80,12 @@ class LocalEngine:
         self.model, self.processor, self.batcher = model, processor, batcher
 
     def answer(self, prompt: Prompt) -> Pieces:
-        """The greedy answer to a prompt. Raises ValueError if the model cannot hold the prompt and one token."""
+        """The greedy answer to a prompt. Raises PromptTooLong if the model cannot hold the prompt and one token."""
         text = self.processor.prompt(prompt.turns)
         prompt_ids = self.processor(text=text, n_frames=[prompt.memory.n_frames])["input_ids"]  # [1, L]
         length, limit = prompt_ids.shape[1], self.model.config.text_config.max_position_embeddings
         if length >= limit:
-            raise ValueError(f"the prompt has {length} tokens and the model holds {limit}; ask something shorter")
+            raise PromptTooLong(f"the prompt has {length} tokens and the model holds {limit}; ask something shorter")
         asked = (prompt_ids, prompt.memory, min(prompt.max_new_tokens, limit - length))
         tokens = greedy_tokens(self.model, *asked) if self.batcher is None else self.batcher.tokens(*asked)
         return TokenPieces(tokens, stop_ids(self.model, self.processor.tokenizer), self.processor.decode, length)

@@ -28,6 +28,15 @@ from flash_vstream.serve.questions import check_text
 DEFAULT_MAX_NEW_TOKENS = 256
 
 
+def check_turn(text: str) -> None:
+    """Raise ValueError for a question or an answer that is empty, not valid text, or holds prompt markup."""
+    if not text.strip():
+        raise ValueError("the question is empty; write one")
+    check_text(text)
+    if VISUAL_TOKEN in text:
+        raise ValueError(f"the question holds {VISUAL_TOKEN}, the placeholder of the video; leave it out")
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What a session knows after `n_frames` frames. It is replaced, never edited.
@@ -188,11 +197,7 @@ class StreamSession:
         snapshot = self._snapshot
         turns = [(question.strip(), None)] if isinstance(question, str) else question
         for text in (text for turn in turns for text in turn if text is not None):
-            if not text.strip():
-                raise ValueError("the question is empty; write one")
-            check_text(text)
-            if VISUAL_TOKEN in text:
-                raise ValueError(f"the question holds {VISUAL_TOKEN}, the placeholder of the video; leave it out")
+            check_turn(text)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}, give at least 1")
         if snapshot.n_frames == 0:

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 
 import flash_vstream
 from flash_vstream.memory.star import StarState
-from flash_vstream.service import errors
+from flash_vstream.service import errors, realtime
 from flash_vstream.service.chat import MODEL, Reply, read_request
 from flash_vstream.service.errors import ApiError
 from flash_vstream.service.guard import Guard
@@ -57,6 +57,7 @@ def make_app(server: Server) -> FastAPI:
     app.add_exception_handler(RequestValidationError, errors.on_invalid)
     app.add_exception_handler(Exception, errors.on_fault)
     app.include_router(router)
+    app.include_router(realtime.router)
     return app
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,7 +127,7 @@ class Reply:
     created: int = field(default_factory=lambda: int(time.time()))
     is_stopped: bool = False
 
-    def pieces(self) -> Iterator[str]:
+    def pieces(self) -> Generator[str, None, None]:
         """The pieces of the answer up to a stop text; what may begin one is held back until it is decided."""
         end = "error"
         longest = max(map(len, self.stop), default=0)

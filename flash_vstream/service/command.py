@@ -28,6 +28,7 @@ from flash_vstream.service.settings import KEY_VARIABLE, Settings, StreamDefinit
 
 DEMO = StreamDefinition("demo", str(CLIP), loop=True)
 END_S = 2  # seconds that open replies have when the server ends
+PONG_S = 300  # a socket's reply to a ping waits behind the frames that its client has sent
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,7 +93,13 @@ def run(options: argparse.Namespace) -> int:
             server.add(definition, is_trusted=True)
     introduce(settings, server)
     config = uvicorn.Config(
-        make_app(server), settings.host, settings.port, log_level="warning", timeout_graceful_shutdown=END_S
+        make_app(server),
+        settings.host,
+        settings.port,
+        log_level="warning",
+        timeout_graceful_shutdown=END_S,
+        ws_max_size=settings.max_body_bytes,
+        ws_ping_timeout=PONG_S,
     )
     uvicorn.Server(config).run()
     return 0

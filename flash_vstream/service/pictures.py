@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
 import warnings
 
@@ -33,3 +35,16 @@ def decode(data: bytes, content_type: str, max_pixels: int) -> NDArray[np.uint8]
             return to_rgb(image)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ApiError(422, f"the picture cannot be decoded ({error})", "bad_picture") from error
+
+
+def decode_data_url(url: str, max_pixels: int) -> NDArray[np.uint8]:
+    """The picture of a data URL, as `decode` gives it. Raises ApiError also for any other address."""
+    head, comma, data = url.partition(",")
+    scheme, _, kind = head.partition(":")
+    if scheme.lower() != "data" or not comma or not kind.lower().endswith(";base64"):
+        raise ApiError(422, f"image_url {url[:40]!r}: give a data URL, data:image/jpeg;base64,...", "bad_picture")
+    try:
+        picture = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ApiError(422, f"image_url is not base64 ({error})", "bad_picture") from error
+    return decode(picture, kind, max_pixels)

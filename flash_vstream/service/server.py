@@ -39,8 +39,10 @@ class Server:
             self._saver = threading.Thread(target=self._save_often, name="saver", daemon=True)
             self._saver.start()
 
-    def add(self, definition: StreamDefinition, is_trusted: bool = False) -> Stream:
+    def add(self, definition: StreamDefinition, is_trusted: bool = False, is_saved: bool = True) -> Stream:
         """Make and start a stream; a source of a caller who is not trusted must be allowed.
+
+        A stream that is not saved does not outlive the server.
 
         Raises ApiError: 409 for a name that is taken, 422 for a source that is not allowed, 503 at capacity.
         """
@@ -56,7 +58,7 @@ class Server:
                     "at_capacity",
                     headers={"Retry-After": "30"},
                 )
-            return self._start(definition, StreamSession(self.model, self.processor, self.engine))
+            return self._start(definition, StreamSession(self.model, self.processor, self.engine), is_saved)
 
     def find(self, name: str) -> Stream:
         """The stream of a name. Raises ApiError 404."""
@@ -90,9 +92,9 @@ class Server:
         self._save_all()
         self.engine.close()
 
-    def _start(self, definition: StreamDefinition, session: StreamSession) -> Stream:
+    def _start(self, definition: StreamDefinition, session: StreamSession, is_saved: bool = True) -> Stream:
         stream = self._streams[definition.name] = Stream(
-            definition, session, self.settings.stall_s, self.settings.prefill_s
+            definition, session, self.settings.stall_s, self.settings.prefill_s, is_saved
         )
         stream.start()
         return stream
@@ -106,8 +108,8 @@ class Server:
             return
         for stream in self.all():
             with self._saving:
-                if self._streams.get(stream.definition.name) is not stream:
-                    continue  # removed meanwhile
+                if not stream.is_saved or self._streams.get(stream.definition.name) is not stream:
+                    continue  # the latter was removed meanwhile
                 try:
                     self.state.save(stream)
                 except (OSError, ValueError) as error:  # a full disk must not end watching

@@ -23,11 +23,12 @@ class Settings:
         state_dir: Where streams are saved; None saves nothing.
         save_every_s: How often they are saved.
         max_streams: More are refused with 503.
-        max_body_bytes: The largest request body.
+        max_body_bytes: The largest request body, and the largest message of a socket.
         max_pixels: The largest picture, width times height.
         max_text: The longest text of a request, in characters.
         max_new_tokens: The longest answer, and the default, in tokens.
         prefill_s: So many seconds after a question, each new frame's memory is prefilled before it is asked about.
+        send_timeout_s: Seconds that a client of a socket may take to receive an event; then it is disconnected.
         stall_s: Seconds without a frame after which a stream counts as stalled.
     """
 
@@ -43,6 +44,7 @@ class Settings:
     max_text: int = 20_000
     max_new_tokens: int = 256
     prefill_s: float = 0.0
+    send_timeout_s: float = 30.0
     stall_s: float = 3.0
     patterns: tuple[re.Pattern[str], ...] = field(init=False, repr=False, default=())
 

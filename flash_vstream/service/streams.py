@@ -38,9 +38,14 @@ class Stream:
     """
 
     def __init__(
-        self, definition: StreamDefinition, session: StreamSession, stall_s: float, prefill_s: float = 0.0
+        self,
+        definition: StreamDefinition,
+        session: StreamSession,
+        stall_s: float,
+        prefill_s: float = 0.0,
+        is_saved: bool = True,
     ) -> None:
-        self.definition, self.session = definition, session
+        self.definition, self.session, self.is_saved = definition, session, is_saved
         self.gallery = Gallery()
         session.picture_at = self.gallery.at
         self.n_reconnects = 0

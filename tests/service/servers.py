@@ -53,7 +53,8 @@ def to_png(frame: NDArray[np.uint8]) -> bytes:
 def serve(tiny_model: TinyModel, settings: Settings) -> Iterator[Running]:
     """A server of the settings, which ends with the context."""
     server = Server(*tiny_model, settings)
-    own = uvicorn.Server(uvicorn.Config(make_app(server), settings.host, 0, log_level="error"))
+    app, most = make_app(server), settings.max_body_bytes
+    own = uvicorn.Server(uvicorn.Config(app, settings.host, 0, log_level="error", ws_max_size=most))
     thread = threading.Thread(target=own.run)
     thread.start()
     while not own.started and thread.is_alive():

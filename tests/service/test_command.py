@@ -24,7 +24,7 @@ from flash_vstream.synthetic.world import ROOMS
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL))
+BLOCKS = dict(reversed(re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL)))  # the first of each language
 
 
 @pytest.fixture(scope="module")
