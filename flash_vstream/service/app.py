@@ -20,16 +20,17 @@ from fastapi.routing import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import flash_vstream
 from flash_vstream.memory.star import StarState
-from flash_vstream.service import errors
-from flash_vstream.service.chat import MODEL, Reply, read_request
+from flash_vstream.service import completions, errors
+from flash_vstream.service.chat import MODEL
 from flash_vstream.service.errors import ApiError
 from flash_vstream.service.guard import Guard
 from flash_vstream.service.metrics import Metrics
 from flash_vstream.service.pictures import decode
-from flash_vstream.service.schemas import ChatRequest, NewStream
+from flash_vstream.service.schemas import ErrorReply, NewStream
 from flash_vstream.service.server import Server
 from flash_vstream.service.settings import StreamDefinition
 from flash_vstream.service.streams import Stream
@@ -49,14 +50,22 @@ def make_app(server: Server) -> FastAPI:
         yield
         await run_in_threadpool(server.close)
 
-    app = FastAPI(title="Flash-VStream", version=flash_vstream.__version__, lifespan=life)
+    app = FastAPI(
+        title="Flash-VStream",
+        version=flash_vstream.__version__,
+        lifespan=life,
+        responses={"4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}},
+    )
     app.state.server, app.state.metrics = server, Metrics(server)
+    app.state.lanes = completions.Lanes(server.settings)
     app.add_middleware(Guard, settings=server.settings)
     app.add_exception_handler(ApiError, errors.on_api_error)
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(RequestValidationError, errors.on_invalid)
+    app.add_exception_handler(ClientDisconnect, errors.on_gone)
     app.add_exception_handler(Exception, errors.on_fault)
     app.include_router(router)
+    app.include_router(completions.router)
     return app
 
 
@@ -222,19 +231,3 @@ async def event_lines(stream: Stream, after: int) -> AsyncIterator[str]:
             quiet_s = 0.0
             yield ": quiet\n\n"
         await asyncio.sleep(POLL_S)
-
-
-@router.post("/v1/chat/completions")
-def chat(body: ChatRequest, request: Request, server: Here) -> Any:
-    """OpenAI's chat completions about a stream."""
-    asked = read_request(body, server.settings)
-    stream = server.find(asked.stream)
-    try:
-        answer = stream.session.ask(asked.turns, asked.max_new_tokens)
-    except ValueError as error:
-        raise ApiError(400, str(error), "invalid_value", "messages") from error
-    reply = Reply(body.model, stream, answer, asked.stop, request.app.state.metrics, stream.wall_time)
-    if not body.stream:
-        return reply.whole()
-    options = body.stream_options
-    return StreamingResponse(reply.events(bool(options and options.include_usage)), media_type="text/event-stream")

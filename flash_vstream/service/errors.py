@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -40,6 +40,11 @@ def on_api_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
     body = body_of(error.status, error.message, error.code, error.param)
     return JSONResponse(body, error.status, headers=error.headers)
+
+
+def on_gone(_: Request, __: Exception) -> Response:
+    """The reply to a caller that has gone away: nobody reads it."""
+    return Response(status_code=400)
 
 
 def on_fault(_: Request, error: Exception) -> JSONResponse:

@@ -25,6 +25,8 @@ class Settings:
         max_streams: More are refused with 503.
         max_body_bytes: The largest request body.
         max_pixels: The largest picture, width times height.
+        max_clip_frames: The longest clip inside a question, in frames at 1 a second.
+        max_clips: Clips that are watched at the same time; ten times as many may wait.
         max_text: The longest text of a request, in characters.
         max_new_tokens: The longest answer, and the default, in tokens.
         stall_s: Seconds without a frame after which a stream counts as stalled.
@@ -39,6 +41,8 @@ class Settings:
     max_streams: int = 64
     max_body_bytes: int = 32 * 2**20
     max_pixels: int = 50_000_000
+    max_clip_frames: int = 3600
+    max_clips: int = 2
     max_text: int = 20_000
     max_new_tokens: int = 256
     stall_s: float = 3.0
@@ -68,6 +72,7 @@ class StreamDefinition:
         fps: Frames for each second of the stream.
         reconnect: Whether a camera that is lost is connected again.
         loop: Whether a file starts again at its end.
+        redirects: Whether an HTTP source may lead to another address; a caller's stream may not.
     """
 
     name: str
@@ -75,6 +80,7 @@ class StreamDefinition:
     fps: float = 1.0
     reconnect: bool = True
     loop: bool = False
+    redirects: bool = True
 
     def __post_init__(self) -> None:
         """Raises ValueError for a name, an address or a rate that cannot be."""
