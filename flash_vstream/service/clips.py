@@ -21,7 +21,7 @@ from PIL import Image
 
 from flash_vstream.serve.session import StreamSession
 from flash_vstream.service.errors import ApiError
-from flash_vstream.service.pictures import SENT, check_pixels, decode_as
+from flash_vstream.service.pictures import SENT, check_pixels, decode_as, too_large
 from flash_vstream.service.settings import Settings
 from flash_vstream.video import masked, read_frames
 from flash_vstream.video.animation import is_animation
@@ -114,6 +114,8 @@ def _check_animation(path: Path, settings: Settings) -> None:
             n_frames = getattr(animation, "n_frames", 1)
     except ApiError:
         raise
+    except Image.DecompressionBombError as error:
+        raise too_large(str(error)) from error
     except Exception as error:  # the decoders' errors for damaged bytes have no common class
         raise ValueError(f"the animation is damaged ({error})") from error
     _check_work(n_frames, animation.width * animation.height, MOST_ANIMATED_PIXELS)

@@ -1,4 +1,4 @@
-"""What every request passes first: the token, and the bound of a body's size, also of one without a stated length."""
+"""What every request passes first: the check of its site and token, and the bound of its body's size, stated or not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flash_vstream.service.errors import body_of, on_http_error
 from flash_vstream.service.settings import Settings
+from flash_vstream.service.sites import refusal
 
 OPEN_PATHS = ("/health",)
 
@@ -30,10 +31,17 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
+        headers = dict(scope.get("headers", ()))
+        foreign = refusal(headers, self.settings) if scope["type"] in ("http", "websocket") else None
+        if foreign is not None and scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": foreign[:120]})  # before accepting: HTTP 403
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        if foreign is not None:
+            await JSONResponse(body_of(403, foreign, "foreign_site"), 403)(scope, receive, send)
+            return
         if not self._is_known(scope["path"], headers):
             body = body_of(401, "the token is missing or wrong: send it as 'Authorization: Bearer TOKEN'")
             await JSONResponse(body, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)

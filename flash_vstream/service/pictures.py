@@ -46,6 +46,8 @@ def decode_as(formats: Sequence[str], data: bytes, max_pixels: int) -> NDArray[n
             return to_rgb(image)
     except ApiError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own bound, which is larger
+        raise too_large(str(error)) from error
     except Exception as error:  # the decoders' errors for damaged bytes have no common class
         raise ApiError(
             422, f"the picture cannot be decoded ({error}): send {' or '.join(formats)}", "bad_picture"
@@ -55,4 +57,9 @@ def decode_as(formats: Sequence[str], data: bytes, max_pixels: int) -> NDArray[n
 def check_pixels(width: int, height: int, most: int) -> None:
     """Raise ApiError 413 for a picture of more pixels than `most`."""
     if width * height > most:
-        raise ApiError(413, f"the picture has {width} x {height} pixels, at most {most} are taken", "too_large")
+        raise too_large(f"{width} x {height} pixels, at most {most} are taken")
+
+
+def too_large(reason: str) -> ApiError:
+    """The error for a picture or a video that has too much of something."""
+    return ApiError(413, f"the picture is too large ({reason}): send a smaller one", "too_large")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 from flash_vstream.engine.batcher import Batcher
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
@@ -38,6 +39,7 @@ class Server:
         """
         if definition.url is not None and not is_trusted:
             check_source(definition.url, self.settings.patterns)
+            definition = replace(definition, redirects=False)
         with self._lock:
             if definition.name in self._streams:
                 raise ApiError(409, f"a stream named {definition.name} exists", "name_taken", "name")

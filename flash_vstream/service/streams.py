@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from flash_vstream.serve.session import StreamSession
 from flash_vstream.service.gallery import Gallery
 from flash_vstream.service.settings import StreamDefinition
+from flash_vstream.service.sources import reader_options
 from flash_vstream.video import FrameBuffer, SourceEvent, masked, open_source
 
 KEPT_EVENTS = 200
@@ -164,6 +165,7 @@ class Stream:
             fps=self.definition.fps,
             reconnect_s=None if self.definition.reconnect else 0.0,
             wait_for_start=self.definition.reconnect,
+            ffmpeg_options=reader_options(self.definition),
         )
         seen = self.session.snapshot.time_s
         start_s = 0.0 if seen is None else seen + 1 / self.definition.fps
