@@ -203,7 +203,8 @@ def test_pages_of_other_sites_are_refused(running: Running) -> None:
     assert running.client.get("/v1/streams", headers={"Host": f"evil.example:{port}"}).status_code == 403
     assert running.client.get("/v1/streams", headers={"Host": "127.0.0.1.evil.example"}).status_code == 403
     preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
-    assert running.client.options("/v1/streams", headers=preflight).status_code == 403
+    asked = running.client.options("/v1/streams", headers=preflight)
+    assert asked.status_code == 405 and not [name for name in asked.headers if name.startswith("access-control")]
     assert running.client.get("/v1/streams/foreign").status_code == 404
     for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "localhost"):
         reply = running.client.get("/v1/streams", headers={"Host": host, "Origin": f"http://{host}"})
