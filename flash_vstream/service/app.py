@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -30,13 +29,14 @@ from flash_vstream.service.errors import ApiError
 from flash_vstream.service.guard import Guard
 from flash_vstream.service.metrics import Metrics
 from flash_vstream.service.pictures import decode
-from flash_vstream.service.schemas import ErrorReply, NewStream
+from flash_vstream.service.schemas import ErrorReply, NewStream, of_type
 from flash_vstream.service.server import Server
 from flash_vstream.service.settings import StreamDefinition
 from flash_vstream.service.streams import Stream
 
 HEARTBEAT_S = 15.0  # between two comments of a quiet event stream, so that proxies keep it open
 POLL_S = 0.2
+LATEST_S = 1e12  # of a pushed frame: also milliseconds since 1970; sums of larger times would overflow
 THREADS = 128  # of requests that wait for tokens, pictures or a source
 router = APIRouter()
 
@@ -85,7 +85,7 @@ def health(server: Here) -> dict[str, Any]:
     return {"status": "ok", "streams": len(server.all())}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses=of_type("text/plain"))
 def metrics(request: Request) -> Response:
     """Prometheus' metrics."""
     return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
@@ -148,8 +148,8 @@ async def push_frame(
 ) -> dict[str, Any]:
     """Push one frame: a JPEG or PNG picture as the body."""
     stream = server.find(name)
-    if time is not None and not math.isfinite(time):
-        raise ApiError(422, f"time is {time}: give a number of seconds", "invalid_value", "time")
+    if time is not None and not time <= LATEST_S:
+        raise ApiError(422, f"time is {time}: give a number of seconds up to {LATEST_S:g}", "invalid_value", "time")
     data, kind = await request.body(), request.headers.get("content-type", "")
 
     def push() -> float:
@@ -161,13 +161,13 @@ async def push_frame(
     return {"time": await run_in_threadpool(push), "frames_seen": stream.session.snapshot.n_frames}
 
 
-@router.get("/v1/streams/{name}/snapshot.jpg")
+@router.get("/v1/streams/{name}/snapshot.jpg", response_class=Response, responses=of_type("image/jpeg"))
 def snapshot(name: str, server: Here) -> Response:
     """The newest picture."""
     return picture_reply(server.find(name).gallery.newest())
 
 
-@router.get("/v1/streams/{name}/frames/{time_s}.jpg")
+@router.get("/v1/streams/{name}/frames/{time_s}.jpg", response_class=Response, responses=of_type("image/jpeg"))
 def frame(name: str, time_s: float, server: Here) -> Response:
     """The picture of a frame that the memory holds."""
     return picture_reply(server.find(name).gallery.at(time_s))
@@ -202,7 +202,7 @@ def describe_memory(stream: Stream) -> dict[str, Any]:
     }
 
 
-@router.get("/v1/streams/{name}/memory.npy")
+@router.get("/v1/streams/{name}/memory.npy", response_class=Response, responses=of_type("application/octet-stream"))
 def memory_tokens(name: str, server: Here) -> Response:
     """The memory's tokens [N, D] as a file of numpy."""
     state = server.find(name).session.snapshot.memory
@@ -211,7 +211,7 @@ def memory_tokens(name: str, server: Here) -> Response:
     return Response(out.getvalue(), media_type="application/octet-stream")
 
 
-@router.get("/v1/streams/{name}/events")
+@router.get("/v1/streams/{name}/events", response_class=StreamingResponse, responses=of_type("text/event-stream"))
 def events(name: str, server: Here, after: Annotated[int, Query(ge=0)] = 0) -> StreamingResponse:
     """State changes and gaps as server-sent events; `after` leaves out those that were seen."""
     return StreamingResponse(event_lines(server.find(name), after), media_type="text/event-stream")

@@ -17,7 +17,7 @@ from flash_vstream.serve.session import StreamSession
 from flash_vstream.service import clips
 from flash_vstream.service.chat import Reply, read_request
 from flash_vstream.service.errors import ApiError, fault_of
-from flash_vstream.service.schemas import ChatRequest
+from flash_vstream.service.schemas import ChatRequest, of_type
 from flash_vstream.service.settings import Settings
 from flash_vstream.service.steps import Steps, while_connected
 
@@ -55,7 +55,7 @@ class Lanes:
             self._n_waiting -= 1
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=of_type("application/json", "text/event-stream"))
 async def chat(body: ChatRequest, request: Request) -> Any:
     """OpenAI's chat completions."""
     server, lanes = request.app.state.server, request.app.state.lanes

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flash_vstream.service.settings import StreamDefinition
+from flash_vstream.service.settings import LEAST_FPS, MOST_FPS, NAME, StreamDefinition
 
 
 class NewStream(BaseModel):
@@ -14,9 +14,11 @@ class NewStream(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str
+    name: str = Field(json_schema_extra={"pattern": f"^{NAME.pattern}$"})
     url: str | None = None
-    fps: float = StreamDefinition.fps
+    fps: float = Field(  # strict: `true` is no number
+        StreamDefinition.fps, strict=True, json_schema_extra={"minimum": LEAST_FPS, "maximum": MOST_FPS}
+    )
     reconnect: bool = StreamDefinition.reconnect
     loop: bool = StreamDefinition.loop
 
@@ -109,3 +111,8 @@ class ErrorReply(BaseModel):
     """The body of every error."""
 
     error: Fault
+
+
+def of_type(*types: str) -> dict[int | str, dict[str, Any]]:
+    """The media types of a reply, for the OpenAPI document."""
+    return {200: {"content": {name: {} for name in types}}}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 KEY_VARIABLE = "VSTREAM_API_KEY"
+LEAST_FPS, MOST_FPS = 0.0001, 60  # a frame in three hours; the rate of a fast camera
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -88,5 +89,5 @@ class StreamDefinition:
             raise ValueError(f"name {self.name!r:.80}: give letters, digits and _.- (at most 64)")
         if self.url is not None and not isinstance(self.url, str):
             raise ValueError(f"url is {self.url!r:.80}: give an address or a file")
-        if not 0 < self.fps <= 60:
-            raise ValueError(f"fps is {self.fps}: give a number above 0 and up to 60")
+        if not LEAST_FPS <= self.fps <= MOST_FPS:
+            raise ValueError(f"fps is {self.fps}: give a number from {LEAST_FPS} to {MOST_FPS}")
