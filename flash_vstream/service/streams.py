@@ -44,6 +44,7 @@ class Stream:
         self.n_reconnects = 0
         self.last_error: str | None = None
         self.wall_time: float | None = None  # of the newest frame
+        self.damage: str | None = None  # why its saved memory cannot be used
         self._stall_s = stall_s
         self._began = time.monotonic() - (session.snapshot.time_s or 0.0)  # a restored stream continues at its time
         self._pushing = threading.Lock()
@@ -59,6 +60,11 @@ class Stream:
         """Begin to read the source, if there is one."""
         if self.definition.url is not None:
             self._thread.start()
+
+    def fail(self, damage: str) -> None:
+        """Instead of `start`: the stream cannot be restored. It reads nothing, and takes no frames."""
+        self.damage = damage
+        self._end("failed", masked(damage))
 
     def stop_reading(self) -> None:
         """Begin to close; does not wait."""
@@ -93,6 +99,8 @@ class Stream:
         """
         if self.definition.url is not None:
             raise ValueError(f"stream {self.definition.name} reads {masked(self.definition.url)}: it takes no frames")
+        if self.damage is not None:
+            raise ValueError(f"stream {self.definition.name} is not restored: delete it and make it again")
         with self._pushing:  # frames without a time would overtake each other
             if time_s is None:
                 time_s = max(time.monotonic() - self._began, self.session.snapshot.time_s or 0.0)
