@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,17 +26,18 @@ AT_ONCE, BLOCK = 4, 100
 
 
 def prepare(server: ServerProcess) -> None:
-    """A stream "cam" with some frames."""
+    """A stream "cam" for the cases, and "still", which is asked in between and gets no more frames."""
     with httpx.Client(base_url=server.address) as client:
-        client.post("/v1/streams", json={"name": "cam"}).raise_for_status()
-        for second in range(3):
-            path, headers = f"/v1/streams/cam/frames?time={second}", {"Content-Type": "image/png"}
+        for name, second in itertools.product(("cam", "still"), range(3)):
+            if second == 0:
+                client.post("/v1/streams", json={"name": name}).raise_for_status()
+            path, headers = f"/v1/streams/{name}/frames?time={second}", {"Content-Type": "image/png"}
             client.post(path, content=picture("PNG"), headers=headers).raise_for_status()
 
 
 def is_served(server: ServerProcess) -> bool:
     """Whether a question is answered."""
-    body = {"model": "flash-vstream/demo", "messages": [{"role": "user", "content": "Which room is shown now?"}]}
+    body = {"model": "flash-vstream/still", "messages": [{"role": "user", "content": "Which room is shown now?"}]}
     return httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=60).status_code == 200
 
 
