@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -20,22 +19,24 @@ from fastapi.routing import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import flash_vstream
 from flash_vstream.memory.star import StarState
-from flash_vstream.service import errors, realtime
-from flash_vstream.service.chat import MODEL, Reply, read_request
+from flash_vstream.service import completions, errors, realtime
+from flash_vstream.service.chat import MODEL
 from flash_vstream.service.errors import ApiError
 from flash_vstream.service.guard import Guard
 from flash_vstream.service.metrics import Metrics
 from flash_vstream.service.pictures import decode
-from flash_vstream.service.schemas import ChatRequest, NewStream
+from flash_vstream.service.schemas import ErrorReply, NewStream, of_type
 from flash_vstream.service.server import Server
 from flash_vstream.service.settings import StreamDefinition
 from flash_vstream.service.streams import Stream
 
 HEARTBEAT_S = 15.0  # between two comments of a quiet event stream, so that proxies keep it open
 POLL_S = 0.2
+LATEST_S = 1e12  # of a pushed frame: also milliseconds since 1970; sums of larger times would overflow
 THREADS = 128  # of requests that wait for tokens, pictures or a source
 router = APIRouter()
 
@@ -49,15 +50,23 @@ def make_app(server: Server) -> FastAPI:
         yield
         await run_in_threadpool(server.close)
 
-    app = FastAPI(title="Flash-VStream", version=flash_vstream.__version__, lifespan=life)
+    app = FastAPI(
+        title="Flash-VStream",
+        version=flash_vstream.__version__,
+        lifespan=life,
+        responses={"4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}},
+    )
     app.state.server, app.state.metrics = server, Metrics(server)
+    app.state.lanes = completions.Lanes(server.settings)
     app.add_middleware(Guard, settings=server.settings)
     app.add_exception_handler(ApiError, errors.on_api_error)
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(RequestValidationError, errors.on_invalid)
+    app.add_exception_handler(ClientDisconnect, errors.on_gone)
     app.add_exception_handler(Exception, errors.on_fault)
     app.include_router(router)
     app.include_router(realtime.router)
+    app.include_router(completions.router)
     return app
 
 
@@ -77,7 +86,7 @@ def health(server: Here) -> dict[str, Any]:
     return {"status": "ok", "streams": len(server.all())}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses=of_type("text/plain"))
 def metrics(request: Request) -> Response:
     """Prometheus' metrics."""
     return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
@@ -140,8 +149,8 @@ async def push_frame(
 ) -> dict[str, Any]:
     """Push one frame: a JPEG or PNG picture as the body."""
     stream = server.find(name)
-    if time is not None and not math.isfinite(time):
-        raise ApiError(422, f"time is {time}: give a number of seconds", "invalid_value", "time")
+    if time is not None and not time <= LATEST_S:
+        raise ApiError(422, f"time is {time}: give a number of seconds up to {LATEST_S:g}", "invalid_value", "time")
     data, kind = await request.body(), request.headers.get("content-type", "")
 
     def push() -> float:
@@ -153,13 +162,13 @@ async def push_frame(
     return {"time": await run_in_threadpool(push), "frames_seen": stream.session.snapshot.n_frames}
 
 
-@router.get("/v1/streams/{name}/snapshot.jpg")
+@router.get("/v1/streams/{name}/snapshot.jpg", response_class=Response, responses=of_type("image/jpeg"))
 def snapshot(name: str, server: Here) -> Response:
     """The newest picture."""
     return picture_reply(server.find(name).gallery.newest())
 
 
-@router.get("/v1/streams/{name}/frames/{time_s}.jpg")
+@router.get("/v1/streams/{name}/frames/{time_s}.jpg", response_class=Response, responses=of_type("image/jpeg"))
 def frame(name: str, time_s: float, server: Here) -> Response:
     """The picture of a frame that the memory holds."""
     return picture_reply(server.find(name).gallery.at(time_s))
@@ -194,7 +203,7 @@ def describe_memory(stream: Stream) -> dict[str, Any]:
     }
 
 
-@router.get("/v1/streams/{name}/memory.npy")
+@router.get("/v1/streams/{name}/memory.npy", response_class=Response, responses=of_type("application/octet-stream"))
 def memory_tokens(name: str, server: Here) -> Response:
     """The memory's tokens [N, D] as a file of numpy."""
     state = server.find(name).session.snapshot.memory
@@ -203,7 +212,7 @@ def memory_tokens(name: str, server: Here) -> Response:
     return Response(out.getvalue(), media_type="application/octet-stream")
 
 
-@router.get("/v1/streams/{name}/events")
+@router.get("/v1/streams/{name}/events", response_class=StreamingResponse, responses=of_type("text/event-stream"))
 def events(name: str, server: Here, after: Annotated[int, Query(ge=0)] = 0) -> StreamingResponse:
     """State changes and gaps as server-sent events; `after` leaves out those that were seen."""
     return StreamingResponse(event_lines(server.find(name), after), media_type="text/event-stream")
@@ -223,19 +232,3 @@ async def event_lines(stream: Stream, after: int) -> AsyncIterator[str]:
             quiet_s = 0.0
             yield ": quiet\n\n"
         await asyncio.sleep(POLL_S)
-
-
-@router.post("/v1/chat/completions")
-def chat(body: ChatRequest, request: Request, server: Here) -> Any:
-    """OpenAI's chat completions about a stream."""
-    asked = read_request(body, server.settings)
-    stream = server.find(asked.stream)
-    try:
-        answer = stream.session.ask(asked.turns, asked.max_new_tokens)
-    except ValueError as error:
-        raise ApiError(400, str(error), "invalid_value", "messages") from error
-    reply = Reply(body.model, stream, answer, asked.stop, request.app.state.metrics, stream.wall_time)
-    if not body.stream:
-        return reply.whole()
-    options = body.stream_options
-    return StreamingResponse(reply.events(bool(options and options.include_usage)), media_type="text/event-stream")

@@ -12,9 +12,11 @@ from typing import Any
 
 from flash_vstream.model.prompts import Turn
 from flash_vstream.serve.session import Answer
+from flash_vstream.service.clips import Visual, check_visual
 from flash_vstream.service.errors import ApiError, body_of, fault_of
 from flash_vstream.service.metrics import Metrics
-from flash_vstream.service.schemas import ChatRequest, Message, TextPart, VideoPart
+from flash_vstream.service.parameters import check_parameters
+from flash_vstream.service.schemas import ChatRequest, ImagePart, Message, TextPart, VideoPart
 from flash_vstream.service.settings import Settings
 from flash_vstream.service.streams import Stream
 
@@ -29,51 +31,56 @@ logger = logging.getLogger(__name__)
 class Chat:
     """A checked request."""
 
-    stream: str  # the name
+    stream: str | None  # the name; None if the question is about `visuals`
+    visuals: tuple[Visual, ...]
     turns: tuple[Turn, ...]
     max_new_tokens: int
     stop: tuple[str, ...]
 
 
 def read_request(request: ChatRequest, settings: Settings) -> Chat:
-    """Check a request. Raises ApiError for what this server cannot do, or a request that names no stream."""
-    if request.temperature:
-        raise ApiError(400, f"temperature is {request.temperature:g}: decoding is greedy, give 0", param="temperature")
-    if (request.n or 1) > 1:
-        raise ApiError(400, f"n is {request.n}: one answer is given, give 1", param="n")
-    if request.tools:
-        raise ApiError(400, "tools are not supported: leave them out", param="tools")
+    """Check a request. Raises ApiError for what this server cannot do, or a request without anything to look at."""
+    check_parameters(request)
     stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
     if len(stop) > MOST_STOPS or not all(stop):
         raise ApiError(400, f"stop: give at most {MOST_STOPS} texts that are not empty", param="stop")
     most = request.max_completion_tokens or request.max_tokens or settings.max_new_tokens
-    return Chat(
-        find_name(request), read_turns(request.messages, settings), min(most, settings.max_new_tokens), tuple(stop)
-    )
+    name, visuals = find_subject(request)
+    turns = read_turns(request.messages, settings)
+    return Chat(name, visuals, turns, min(most, settings.max_new_tokens), tuple(stop))
 
 
-def find_name(request: ChatRequest) -> str:
-    """The stream that a request is about, by `stream://NAME` in its messages or by its model's name."""
+def find_subject(request: ChatRequest) -> tuple[str | None, tuple[Visual, ...]]:
+    """What a request is about: a stream, by `stream://NAME` or by its model's name, or the pictures of all messages."""
     model, _, name = request.model.partition("/")
     if model != MODEL:
         raise ApiError(404, f"the model {request.model!r} does not exist", "model_not_found", "model")
     names = {name} if name else set()
+    visuals = []
     for message in request.messages:
         for part in message.content if isinstance(message.content, list) else ():
-            if isinstance(part, VideoPart):
-                if not part.video_url.url.startswith(SCHEME):
-                    raise ApiError(400, f"video_url {part.video_url.url[:80]!r}: give {SCHEME}NAME", param="messages")
-                names.add(part.video_url.url.removeprefix(SCHEME))
+            if isinstance(part, VideoPart) and part.video_url.url.startswith(SCHEME):
+                names.add(part.video_url.url.removeprefix(SCHEME)[:80])
+            elif isinstance(part, VideoPart):
+                visuals.append(check_visual("video_url", part.video_url.url))
+            elif isinstance(part, ImagePart):
+                visuals.append(check_visual("image_url", part.image_url.url))
     if len(names) > 1:
         raise ApiError(400, f"the request names the streams {', '.join(sorted(names))}: name one", param="messages")
-    if not names:
+    if names and visuals:
         raise ApiError(
             400,
-            f'the request names no stream: give the model "{MODEL}/NAME", or a part {{"type": "video_url", "video_url":'
-            f' {{"url": "{SCHEME}NAME"}}}}',
+            f"the request is about the stream {names.pop()} and holds pictures: leave out one of them",
             param="messages",
         )
-    return names.pop()
+    if not names and not visuals:
+        raise ApiError(
+            400,
+            f'the request names no stream and holds no picture: give the model "{MODEL}/NAME", or a part {{"type":'
+            f' "video_url", "video_url": {{"url": "{SCHEME}NAME"}}}}',
+            param="messages",
+        )
+    return (names.pop() if names else None), tuple(visuals)
 
 
 def read_turns(messages: Sequence[Message], settings: Settings) -> tuple[Turn, ...]:
@@ -118,7 +125,7 @@ class Reply:
     """One answer as OpenAI's replies."""
 
     model: str
-    stream: Stream
+    stream: Stream | None  # None for a clip, whose pictures the caller has
     answer: Answer
     stop: tuple[str, ...]
     metrics: Metrics
@@ -127,7 +134,7 @@ class Reply:
     created: int = field(default_factory=lambda: int(time.time()))
     is_stopped: bool = False
 
-    def pieces(self) -> Generator[str, None, None]:
+    def pieces(self) -> Generator[str]:
         """The pieces of the answer up to a stop text; what may begin one is held back until it is decided."""
         end = "error"
         longest = max(map(len, self.stop), default=0)
@@ -174,22 +181,21 @@ class Reply:
             "stream_time": self.answer.stream_time_s,
             "wall_time": self.wall_time,
             "frames_seen": self.answer.n_frames,
-            "evidence": self.stream.pictured(self.answer.evidence_times),
+            "evidence": self._evidence(),
         }
 
-    def whole(self) -> dict[str, Any]:
-        """The reply of a request that is not streamed."""
-        try:
-            text = "".join(self.pieces())
-        except Exception as error:
-            logger.exception("an answer failed")
-            raise ApiError(500, fault_of(error)) from error
+    def _evidence(self) -> list[dict[str, Any]]:
+        times = self.answer.evidence_times
+        return [{"time": time_s} for time_s in times] if self.stream is None else self.stream.pictured(times)
+
+    def whole(self, text: str) -> dict[str, Any]:
+        """The reply of a request that is not streamed, after the last piece."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": self.finish_reason, "logprobs": None}
         head = {"id": self.id, "object": "chat.completion", "created": self.created, "model": self.model}
         return {**head, "choices": [choice], "usage": self.usage(), "flash_vstream": self.extension()}
 
-    def events(self, include_usage: bool) -> Iterator[str]:
+    def events(self, include_usage: bool) -> Generator[str]:
         """The server-sent events of a streamed reply."""
         yield self._chunk({"role": "assistant", "content": ""})
         try:

@@ -19,7 +19,15 @@ import uvicorn
 import yaml
 
 from flash_vstream.model import load
-from flash_vstream.options import CommandParser, add_device, add_memory, add_model, non_negative_float, positive_int
+from flash_vstream.options import (
+    CommandParser,
+    add_device,
+    add_memory,
+    add_model,
+    non_negative_float,
+    positive_float,
+    positive_int,
+)
 from flash_vstream.process import Process
 from flash_vstream.serve.command import CLIP
 from flash_vstream.service.app import make_app
@@ -40,6 +48,13 @@ def parser() -> argparse.ArgumentParser:
     add_model(options)
     add("--streams", type=Path, metavar="FILE", help="YAML list of streams to begin with")
     add("--state_dir", type=Path, metavar="DIR", help="save all streams there, and continue them at the next start")
+    add(
+        "--save_every",
+        type=positive_float,
+        default=default.save_every_s,
+        metavar="SECONDS",
+        help="how often streams are saved (%(default)g)",
+    )
     add(
         "--allow_source",
         action="append",
@@ -76,6 +91,7 @@ def run(options: argparse.Namespace) -> int:
         api_key=os.environ.get(KEY_VARIABLE) or None,
         allow_source=tuple(options.allow_source),
         state_dir=options.state_dir,
+        save_every_s=options.save_every,
         max_streams=options.max_streams,
         max_new_tokens=options.max_new_tokens,
         prefill_s=options.prefill,

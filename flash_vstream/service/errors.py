@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -32,7 +32,12 @@ def body_of(status: int, message: str, code: str | None = None, param: str | Non
     """The body of an error."""
     kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
     kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"error": {"message": encodable(message), "type": kind, "param": param and encodable(param), "code": code}}
+
+
+def encodable(text: str) -> str:
+    """A text with ? for lone surrogates, which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def on_api_error(_: Request, error: Exception) -> JSONResponse:
@@ -40,6 +45,11 @@ def on_api_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
     body = body_of(error.status, error.message, error.code, error.param)
     return JSONResponse(body, error.status, headers=error.headers)
+
+
+def on_gone(_: Request, __: Exception) -> Response:
+    """The reply to a caller that has gone away: nobody reads it."""
+    return Response(status_code=400)
 
 
 def on_fault(_: Request, error: Exception) -> JSONResponse:

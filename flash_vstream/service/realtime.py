@@ -20,7 +20,7 @@ from flash_vstream.service.chat import MODEL, Reply
 from flash_vstream.service.conversation import Conversation, Item, turns_of
 from flash_vstream.service.errors import ApiError, fault_of
 from flash_vstream.service.metrics import Metrics
-from flash_vstream.service.pictures import decode_data_url
+from flash_vstream.service.pictures import SENT, content_of, decode_as
 from flash_vstream.service.realtime_events import (
     ImagePart,
     ItemCreate,
@@ -89,8 +89,9 @@ class Socket:
         try:
             self.stream = await run_in_threadpool(open_stream, self.server, self.model)
         except ApiError as error:
-            await self._send(error_event(error))
-            await self.websocket.close(TRY_LATER if error.status == 503 else REFUSED, error.code)
+            with contextlib.suppress(WebSocketDisconnect, SlowClient):
+                await self._send(error_event(error))
+                await self.websocket.close(TRY_LATER if error.status == 503 else REFUSED, error.code)
             return
         try:
             async with asyncio.TaskGroup() as self.tasks:
@@ -214,7 +215,8 @@ class Socket:
         """Watch a frame; returns its stream time. Runs in a thread."""
         self._check_stream()
         try:
-            return self.stream.push(decode_data_url(part.image_url, self.settings.max_pixels), part.time)
+            frame = decode_as(SENT, content_of(part.type, part.image_url), self.settings.max_pixels)
+            return self.stream.push(frame, part.time)
         except ApiError as error:
             raise ApiError(error.status, error.message, error.code, place) from error
         except ValueError as error:

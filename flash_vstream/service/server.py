@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from dataclasses import replace
 
 from flash_vstream.engine.base import Engine
 from flash_vstream.engine.batcher import Batcher
@@ -12,8 +14,10 @@ from flash_vstream.serve.session import StreamSession
 from flash_vstream.service.errors import ApiError
 from flash_vstream.service.settings import Settings, StreamDefinition
 from flash_vstream.service.sources import check_source
-from flash_vstream.service.state import StateFolder
+from flash_vstream.service.state import Saved, StateFolder
 from flash_vstream.service.streams import Stream
+
+logger = logging.getLogger(__name__)
 
 
 class Server:
@@ -34,8 +38,8 @@ class Server:
         self._saving = threading.Lock()  # a stream that is removed must not be saved again
         self.state = None if settings.state_dir is None else StateFolder(settings.state_dir)
         if self.state is not None:
-            for definition, path in self.state.saved():
-                self._start(definition, StreamSession.load(model, processor, path, engine=self.engine))
+            for saved in self.state.saved():
+                self._restore(saved)
             self._saver = threading.Thread(target=self._save_often, name="saver", daemon=True)
             self._saver.start()
 
@@ -48,6 +52,7 @@ class Server:
         """
         if definition.url is not None and not is_trusted:
             check_source(definition.url, self.settings.patterns)
+            definition = replace(definition, redirects=False)
         with self._lock:
             if definition.name in self._streams:
                 raise ApiError(409, f"a stream named {definition.name} exists", "name_taken", "name")
@@ -90,13 +95,36 @@ class Server:
         for stream in streams:
             stream.close()
         self._save_all()
+        if self.state is not None:
+            self.state.close()
         self.engine.close()
 
-    def _start(self, definition: StreamDefinition, session: StreamSession, is_saved: bool = True) -> Stream:
+    def _restore(self, saved: Saved) -> None:
+        """Start a saved stream. One that is damaged is there as `failed`, and its files stay as they are."""
+        session, damage = StreamSession(self.model, self.processor, self.engine), saved.damage
+        if damage is None:
+            try:
+                session = StreamSession.load(self.model, self.processor, saved.session, engine=self.engine)
+            except Exception as error:  # a damaged file can raise anything
+                damage = str(error) or type(error).__name__
+        stream = self._start(saved.definition, session, damage=damage)
+        if stream.damage is not None:
+            logger.warning("the stream %s is not restored: %s", saved.definition.name, stream.damage)
+
+    def _start(
+        self,
+        definition: StreamDefinition,
+        session: StreamSession,
+        is_saved: bool = True,
+        damage: str | None = None,
+    ) -> Stream:
         stream = self._streams[definition.name] = Stream(
             definition, session, self.settings.stall_s, self.settings.prefill_s, is_saved
         )
-        stream.start()
+        if damage is None:
+            stream.start()
+        else:
+            stream.fail(damage)
         return stream
 
     def _save_often(self) -> None:
@@ -110,7 +138,9 @@ class Server:
             with self._saving:
                 if not stream.is_saved or self._streams.get(stream.definition.name) is not stream:
                     continue  # the latter was removed meanwhile
+                if stream.damage is not None:
+                    continue
                 try:
                     self.state.save(stream)
-                except (OSError, ValueError) as error:  # a full disk must not end watching
+                except Exception as error:  # a full disk must not end watching, nor the saving of others
                     stream.record("not_saved", reason=str(error))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 KEY_VARIABLE = "VSTREAM_API_KEY"
+LEAST_FPS, MOST_FPS = 0.0001, 60  # a frame in three hours; the rate of a fast camera
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -25,6 +26,8 @@ class Settings:
         max_streams: More are refused with 503.
         max_body_bytes: The largest request body, and the largest message of a socket.
         max_pixels: The largest picture, width times height.
+        max_clip_frames: The longest clip inside a question, in frames at 1 a second.
+        max_clips: Clips that are watched at the same time; ten times as many may wait.
         max_text: The longest text of a request, in characters.
         max_new_tokens: The longest answer, and the default, in tokens.
         prefill_s: So many seconds after a question, each new frame's memory is prefilled before it is asked about.
@@ -41,6 +44,8 @@ class Settings:
     max_streams: int = 64
     max_body_bytes: int = 32 * 2**20
     max_pixels: int = 50_000_000
+    max_clip_frames: int = 3600
+    max_clips: int = 2
     max_text: int = 20_000
     max_new_tokens: int = 256
     prefill_s: float = 0.0
@@ -72,6 +77,7 @@ class StreamDefinition:
         fps: Frames for each second of the stream.
         reconnect: Whether a camera that is lost is connected again.
         loop: Whether a file starts again at its end.
+        redirects: Whether an HTTP source may lead to another address; a caller's stream may not.
     """
 
     name: str
@@ -79,6 +85,7 @@ class StreamDefinition:
     fps: float = 1.0
     reconnect: bool = True
     loop: bool = False
+    redirects: bool = True
 
     def __post_init__(self) -> None:
         """Raises ValueError for a name, an address or a rate that cannot be."""
@@ -86,5 +93,5 @@ class StreamDefinition:
             raise ValueError(f"name {self.name!r:.80}: give letters, digits and _.- (at most 64)")
         if self.url is not None and not isinstance(self.url, str):
             raise ValueError(f"url is {self.url!r:.80}: give an address or a file")
-        if not 0 < self.fps <= 60:
-            raise ValueError(f"fps is {self.fps}: give a number above 0 and up to 60")
+        if not LEAST_FPS <= self.fps <= MOST_FPS:
+            raise ValueError(f"fps is {self.fps}: give a number from {LEAST_FPS} to {MOST_FPS}")

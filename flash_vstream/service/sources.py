@@ -11,7 +11,10 @@ import re
 from collections.abc import Iterable
 
 from flash_vstream.service.errors import ApiError
+from flash_vstream.service.settings import StreamDefinition
 from flash_vstream.video import masked
+
+HTTP_ONLY = "http,https,httpproxy,tls,tcp,crypto"  # FFmpeg's protocols that HTTP needs, and no file
 
 
 def check_source(url: str, allowed: Iterable[re.Pattern[str]]) -> None:
@@ -24,3 +27,13 @@ def check_source(url: str, allowed: Iterable[re.Pattern[str]]) -> None:
             "source_refused",
             "url",
         )
+
+
+def reader_options(definition: StreamDefinition) -> dict[str, str]:
+    """FFmpeg's options for a stream: a caller's HTTP source neither redirects nor names files and other protocols.
+
+    A playlist may still name other HTTP addresses: FFmpeg has no option against that.
+    """
+    if definition.redirects or definition.url is None or not definition.url.lower().startswith(("http://", "https://")):
+        return {}
+    return {"max_redirects": "0", "protocol_whitelist": HTTP_ONLY}

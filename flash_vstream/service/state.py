@@ -1,34 +1,80 @@
-"""Saved streams: a folder with a definition and a session for each, both written atomically."""
+"""Saved streams: a folder with a definition and a session for each, both written atomically.
+
+What cannot be restored is told and left as it is: no stream is lost because another one, or the folder, is damaged.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flash_vstream.files import atomic
-from flash_vstream.service.settings import StreamDefinition
+from flash_vstream.files import atomic, explain_failed_writing, lock, remove_partials
+from flash_vstream.service.settings import NAME, StreamDefinition
 from flash_vstream.service.streams import Stream
 
-DEFINITION, SESSION = "stream.json", "session.safetensors"
+DEFINITION, SESSION, LOCK = "stream.json", "session.safetensors", ".lock"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved stream.
+
+    Attributes:
+        definition: With only a name if it is damaged.
+        session: The file of its memory.
+        damage: Why it cannot be restored; None if nothing is known to be wrong.
+    """
+
+    definition: StreamDefinition
+    session: Path
+    damage: str | None = None
 
 
 class StateFolder:
-    """The folder of `--state_dir`; passwords in addresses are stored in it, so only its owner may read it."""
+    """The folder of `--state_dir`; passwords in addresses are stored in it, so only its owner may read it.
+
+    One server at a time has it. Raises ValueError if it cannot be written, or another server has it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with explain_failed_writing(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            lock(self._lock, folder)
+        except BaseException:
+            os.close(self._lock)
+            raise
 
-    def saved(self) -> Iterator[tuple[StreamDefinition, Path]]:
-        """The definition and the session file of each saved stream. Raises ValueError for a damaged definition."""
-        for path in sorted(self.folder.glob(f"*/{DEFINITION}")):
+    def saved(self) -> Iterator[Saved]:
+        """The saved streams. A folder without a definition is no stream; one that holds a session is logged."""
+        for folder in sorted(path for path in self.folder.iterdir() if path.is_dir()):
+            files = folder / DEFINITION, folder / SESSION
+            remove_partials(files)  # of a server that was killed while it wrote
+            if not files[0].exists():
+                if files[1].exists():
+                    logger.warning("%s holds a memory but no %s: it is left as it is", folder, DEFINITION)
+                continue
             try:
-                definition = StreamDefinition(**json.loads(path.read_text(encoding="utf-8")))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path} is damaged ({error}): remove {path.parent}") from error
-            yield definition, path.parent / SESSION
+                definition = StreamDefinition(**json.loads(files[0].read_text(encoding="utf-8")))
+                if definition.name != folder.name:
+                    raise ValueError(f"it names the stream {definition.name}, its folder {folder.name}")
+            except (OSError, TypeError, ValueError, RecursionError) as error:
+                damage = f"{files[0]} is damaged ({error}): repair it, or delete the stream"
+                if NAME.fullmatch(folder.name):
+                    yield Saved(StreamDefinition(folder.name), files[1], damage)
+                else:
+                    logger.warning("%s", damage)
+                continue
+            yield Saved(definition, files[1])
 
     def save(self, stream: Stream) -> None:
         """Write a stream's memory and definition. The memory comes first: a definition always has one."""
@@ -39,9 +85,14 @@ class StateFolder:
             path.write_text(json.dumps(asdict(stream.definition)), encoding="utf-8")
 
     def remove(self, name: str) -> None:
-        """Forget a stream; its definition goes first."""
-        folder = self.folder / name
-        for file in (DEFINITION, SESSION):
-            (folder / file).unlink(missing_ok=True)
-        if folder.is_dir():
-            folder.rmdir()
+        """Forget a stream; its definition goes first. Files that are not the server's stay."""
+        files = [self.folder / name / file for file in (DEFINITION, SESSION)]
+        for file in files:
+            file.unlink(missing_ok=True)
+        remove_partials(files)
+        with contextlib.suppress(OSError):
+            (self.folder / name).rmdir()
+
+    def close(self) -> None:
+        """Let another server have the folder."""
+        os.close(self._lock)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from flash_vstream.serve.session import StreamSession
 from flash_vstream.service.gallery import Gallery
 from flash_vstream.service.settings import StreamDefinition
+from flash_vstream.service.sources import reader_options
 from flash_vstream.video import FrameBuffer, SourceEvent, masked, open_source
 
 KEPT_EVENTS = 200
@@ -51,6 +52,7 @@ class Stream:
         self.n_reconnects = 0
         self.last_error: str | None = None
         self.wall_time: float | None = None  # of the newest frame
+        self.damage: str | None = None  # why its saved memory cannot be used
         self._stall_s, self._prefill_s = stall_s, prefill_s
         self._began = time.monotonic() - (session.snapshot.time_s or 0.0)  # a restored stream continues at its time
         self._pushing = threading.Lock()
@@ -66,6 +68,11 @@ class Stream:
         """Begin to read the source, if there is one."""
         if self.definition.url is not None:
             self._thread.start()
+
+    def fail(self, damage: str) -> None:
+        """Instead of `start`: the stream cannot be restored. It reads nothing, and takes no frames."""
+        self.damage = damage
+        self._end("failed", masked(damage))
 
     def stop_reading(self) -> None:
         """Begin to close; does not wait."""
@@ -100,6 +107,8 @@ class Stream:
         """
         if self.definition.url is not None:
             raise ValueError(f"stream {self.definition.name} reads {masked(self.definition.url)}: it takes no frames")
+        if self.damage is not None:
+            raise ValueError(f"stream {self.definition.name} is not restored: delete it and make it again")
         with self._pushing:  # frames without a time would overtake each other
             if time_s is None:
                 time_s = max(time.monotonic() - self._began, self.session.snapshot.time_s or 0.0)
@@ -174,6 +183,7 @@ class Stream:
             fps=self.definition.fps,
             reconnect_s=None if self.definition.reconnect else 0.0,
             wait_for_start=self.definition.reconnect,
+            ffmpeg_options=reader_options(self.definition),
         )
         seen = self.session.snapshot.time_s
         start_s = 0.0 if seen is None else seen + 1 / self.definition.fps

@@ -13,5 +13,7 @@ from tests.service.servers import Running, serve
 
 @pytest.fixture(scope="session")
 def running(tiny_model: TinyModel) -> Iterator[Running]:
-    with serve(tiny_model, Settings(max_body_bytes=2**20, max_pixels=10_000, max_new_tokens=16)) as found:
+    with serve(
+        tiny_model, Settings(max_body_bytes=2**20, max_pixels=10_000, max_new_tokens=16, max_clip_frames=12)
+    ) as found:
         yield found

@@ -17,9 +17,11 @@ import httpx
 import pytest
 
 from flash_vstream.cli import main
+from flash_vstream.serve.command import CLIP
 from flash_vstream.service.command import read_streams
 from flash_vstream.service.settings import StreamDefinition
 from flash_vstream.synthetic.world import ROOMS
+from flash_vstream.video import read_frames
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
@@ -64,6 +66,15 @@ def test_the_examples_of_the_documentation(demo: tuple[subprocess.Popen[str], st
         _, curl = BLOCKS["bash"].split("&\n")
         run = subprocess.run(curl.replace("http://127.0.0.1:8000", address), shell=True, capture_output=True, text=True)
         assert re.search(rf'"content":"({rooms})"', run.stdout), run.stdout
+
+
+@pytest.mark.slow
+def test_the_example_of_a_video_in_a_question(demo: tuple[subprocess.Popen[str], str]) -> None:
+    (block,) = (text for text in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if "video/mp4" in text)
+    python = block.replace("http://127.0.0.1:8000", demo[1])
+    run = subprocess.run([sys.executable, "-c", python], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    n_frames = sum(1 for _ in read_frames(CLIP, fps=1.0))
+    assert re.fullmatch(rf"({'|'.join(ROOMS)})\S* {n_frames}\n", run.stdout), run.stdout + run.stderr
 
 
 @pytest.mark.slow

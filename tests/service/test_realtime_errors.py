@@ -122,11 +122,10 @@ def update(**session: Any) -> dict[str, Any]:
         ({**create("What?"), "previous_item_id": "nowhere"}, "item_not_found", "nowhere"),
         ({"type": "conversation.item.create", "item": {"type": "function_call"}}, "invalid_value", "item.type"),
         (create({"type": "input_image", "image_url": PNG}, role="system"), "invalid_value", "system"),
-        (image("https://example.org/x.png"), "bad_picture", "https://example.org/x.png"),
-        (image("data:image/png,abc"), "bad_picture", "data:image/png"),
-        (image("data:image/png;base64,a-b"), "bad_picture", "base64"),
+        (image("https://example.org/x.png"), "bad_data_url", "https://example.org/x.png"),
+        (image("data:image/png,abc"), "bad_data_url", "data:image/png"),
+        (image("data:image/png;base64,a-b"), "bad_data_url", "base64"),
         (image(PNG[:-200]), "bad_picture", "decoded"),
-        (image(PNG.replace("png", "gif", 1)), "unsupported_media_type", "image/gif"),
         (image(PNG, time=-1), "invalid_value", "time"),
         (image(PNG, time="soon"), "invalid_value", "time"),
         ({"type": "conversation.item.delete", "item_id": "nowhere"}, "item_not_found", "nowhere"),
@@ -214,7 +213,7 @@ def test_sockets_count_as_streams_and_are_not_saved(tiny_model: TinyModel, tmp_p
             wait_for(saved.exists)
             saved.unlink()
             wait_for(saved.exists)  # so all streams were saved once
-            assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+            assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["kept"]
         wait_for(lambda: not own_streams(running))
         with open_socket(running) as again:
             assert again.receive()["type"] == "session.created"

@@ -174,13 +174,6 @@ def test_a_state_that_cannot_be_written_is_told(tiny_model: TinyModel, tmp_path:
         assert running.push("cam", to_png(frames(1, 1)[0]), time=1).status_code == 200
 
 
-def test_a_damaged_state_is_named(tiny_model: TinyModel, tmp_path: Path) -> None:
-    (tmp_path / "cam").mkdir()
-    (tmp_path / "cam" / "stream.json").write_text('{"name": "cam", "colour": 1}')
-    with pytest.raises(ValueError, match=r"cam/stream\.json"), serve(tiny_model, Settings(state_dir=tmp_path)):
-        pass
-
-
 def test_a_password_is_shown_to_nobody(tiny_model: TinyModel) -> None:
     allowed = Settings(allow_source=("rtsp://.*@127.0.0.1.*",))
     with serve(tiny_model, allowed) as running:
