@@ -23,7 +23,8 @@ from starlette.exceptions import HTTPException
 
 import flash_vstream
 from flash_vstream.memory.star import StarState
-from flash_vstream.service import errors
+from flash_vstream.model.checkpoints.load import is_embedded
+from flash_vstream.service import errors, page
 from flash_vstream.service.chat import MODEL, Reply, read_request
 from flash_vstream.service.errors import ApiError
 from flash_vstream.service.guard import Guard
@@ -57,6 +58,7 @@ def make_app(server: Server) -> FastAPI:
     app.add_exception_handler(RequestValidationError, errors.on_invalid)
     app.add_exception_handler(Exception, errors.on_fault)
     app.include_router(router)
+    app.include_router(page.router)
     return app
 
 
@@ -72,8 +74,8 @@ Here = Annotated[Server, Depends(server_of)]
 
 @router.get("/health")
 def health(server: Here) -> dict[str, Any]:
-    """Whether the server is ready."""
-    return {"status": "ok", "streams": len(server.all())}
+    """Whether the server is ready; `embedded`: whether it serves the shipped tiny model."""
+    return {"status": "ok", "streams": len(server.all()), "embedded": is_embedded(server.model)}
 
 
 @router.get("/metrics")

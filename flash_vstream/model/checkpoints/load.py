@@ -24,6 +24,11 @@ def embedded_checkpoint() -> Path:
     return folder
 
 
+def is_embedded(model: VStreamForConditionalGeneration) -> bool:
+    """Whether a model was opened from the embedded checkpoint."""
+    return bool(model.name_or_path) and Path(model.name_or_path) == embedded_checkpoint()
+
+
 def load(
     path: str | Path | None = None,
     device: str | torch.device | None = None,
