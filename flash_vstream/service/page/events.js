@@ -31,7 +31,7 @@ function show(name, event) {
   const text = textOf(event);
   const item = element("li", { dataset: { kind: event.kind } },
     element("time", { dateTime: new Date(event.at * 1000).toISOString(),
-      title: new Date(event.at * 1000).toLocaleString() }, clock(event.stream_time)), text);
+      title: new Date(event.at * 1000).toLocaleString() }, clock(event.stream_time ?? 0)), text);
   const list = byId("events");
   list.prepend(item);
   while (list.children.length > MOST) list.lastElementChild.remove();

@@ -41,18 +41,24 @@ async function draw(stream, memory) {
   const isEmpty = memory === null;
   if (isEmpty) drawn = "";
   byId("no-memory").hidden = !isEmpty;
-  byId("thumbs").hidden = byId("chart").toggleAttribute("hidden", isEmpty);
+  for (const id of ["thumbs", "chart", "legend", "table"]) byId(id).toggleAttribute("hidden", isEmpty);
   setText(byId("memory-text"), isEmpty ? "" : sentence(memory));
   showRows(isEmpty ? [] : memory.centroids);
   if (isEmpty) return;
   const frames = framesOf(memory);
-  await showThumbs(stream, frames, drawTimeline(byId("chart"), memory, frames, sentence(memory)));
+  await showThumbs(stream, frames, drawTimeline(byId("chart"), memory, frames, ratio(), sentence(memory)));
 }
 
 function forget() {
   for (const button of thumbs.values()) button.remove();
   thumbs.clear();
   byId("chart").replaceChildren();
+}
+
+/** Width by height of the stream's pictures, as the live picture has it. */
+function ratio() {
+  const { naturalWidth, naturalHeight } = byId("snapshot");
+  return naturalHeight ? Math.min(16 / 9, Math.max(3 / 4, naturalWidth / naturalHeight)) : 4 / 3;
 }
 
 /** Key frames and newest frames in time order; a frame that is both counts as newest. */
@@ -70,7 +76,7 @@ function sentence(memory) {
   if (!centroids.length) return `${plural(seen, "frame")} seen; the memory holds the newest one only.`;
   const heaviest = centroids.reduce((most, one) => (one.weight > most.weight ? one : most));
   const [first, last] = spanOf(heaviest);
-  const times = keys.map((frame) => clock(frame.time)).join(", ");
+  const times = keys.map((frame) => frame.time).sort((one, other) => one - other).map((time) => clock(time)).join(", ");
   return `${plural(seen, "frame")} are summarized by ${plural(centroids.length, "centroid")}. The heaviest stands for `
     + `${plural(Math.round(heaviest.weight), "frame")} between ${clock(first)} and ${clock(last)}.`
     + (times ? ` Key frames at ${times}.` : "");

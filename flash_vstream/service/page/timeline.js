@@ -3,14 +3,14 @@
 import { setAll, shape } from "./dom.js";
 import { clock } from "./format.js";
 
-const GUTTER = 36; // pixels at the left, for the weights
+const GUTTER = 46; // pixels at the left, for the weights
 const EDGE = 10; // pixels at the right
 const LEADERS = 22; // height of the lines from the pictures to the axis
 const AXIS = 20; // height of the axis
 const ROW = 14; // height of a centroid's row
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400];
 const TICK_APART = 70; // pixels
-const THUMB = 88; // pixels, the widest picture
+const THUMB = 66; // height of a picture
 const THUMB_GAP = 4;
 
 /** First and last time of a centroid; the control memories keep whole frames, which have no span. */
@@ -29,7 +29,7 @@ function spread(wanted, apart, end) {
 }
 
 /** Draw; returns the width of the frames' pictures above the drawing and their left edges, in pixels. */
-export function drawTimeline(chart, memory, frames, description) {
+export function drawTimeline(chart, memory, frames, ratio, description) {
   const centroids = [...memory.centroids].sort((one, other) => spanOf(one)[0] - spanOf(other)[0]);
   const width = Math.max(200, chart.parentElement.clientWidth);
   const height = LEADERS + AXIS + Math.max(1, centroids.length) * ROW + 6;
@@ -38,7 +38,7 @@ export function drawTimeline(chart, memory, frames, description) {
   const start = first < (last - first) / 4 ? 0 : first;
   const scale = (width - GUTTER - EDGE) / Math.max(10, last - start);
   const place = (time) => GUTTER + (time - start) * scale;
-  const thumb = Math.min(width / Math.max(1, frames.length) - THUMB_GAP, THUMB);
+  const thumb = Math.min(width / Math.max(1, frames.length) - THUMB_GAP, THUMB * ratio);
   const lefts = spread(frames.map((frame) => place(frame.time) - thumb / 2), thumb + THUMB_GAP, width + THUMB_GAP);
   setAll(chart, { viewBox: `0 0 ${width} ${height}`, width, height, "aria-label": description });
   drawAxis(layer(chart, "axis"), place, start, Math.max(last, start + 10), scale, width, height);
@@ -75,11 +75,12 @@ function drawAxis(parent, place, start, end, scale, width, height) {
     return group;
   });
   setAll(made[0].firstElementChild, { x1: GUTTER, x2: width, y1: base, y2: base, class: "base" });
+  setAll(made[0].lastElementChild, { x: GUTTER - 10, y: base - 6, "text-anchor": "end" }).textContent = "frames";
   ticks.forEach((time, index) => {
     const [line, text] = made[index + 1].children;
     const x = Math.round(place(time)) + 0.5;
     setAll(line, { x1: x, x2: x, y1: base, y2: height });
-    setAll(text, { x: Math.min(x, width - 16), y: base - 6 });
+    setAll(text, { x: Math.min(Math.max(x, GUTTER + 14), width - 16), y: base - 6 });
     text.textContent = clock(time);
   });
 }
