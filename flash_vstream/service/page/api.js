@@ -10,6 +10,11 @@ export class ApiError extends Error {
   }
 }
 
+let skew = 0; // seconds that the server's clock is ahead of this one
+
+/** The server's clock, in seconds since 1970; replies state it to the second. */
+export const serverTime = () => Date.now() / 1000 + skew;
+
 /** Keep the token until the tab is closed. */
 export const setToken = (token) => sessionStorage.setItem(KEY, token);
 
@@ -27,6 +32,8 @@ export async function call(path, { method = "GET", json, body, type, signal } = 
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, "The server does not answer.");
   }
+  const ahead = (Date.parse(reply.headers.get("Date")) - Date.now()) / 1000;
+  skew = Math.abs(ahead) > 2 ? ahead : 0;
   if (reply.ok) return reply;
   let found = null;
   try {

@@ -1,6 +1,6 @@
 // The events of the selected stream, as they happen.
 
-import { call, eventsOf, streamPath } from "./api.js";
+import { call, eventsOf, serverTime, streamPath } from "./api.js";
 import { announce, byId, element } from "./dom.js";
 import { clock, duration } from "./format.js";
 
@@ -51,7 +51,7 @@ export function stopListening() {
 export async function listen(name) {
   stopListening();
   const own = (listening = new AbortController());
-  seenAt = Date.now() / 1000;
+  seenAt = serverTime();
   while (!own.signal.aborted) {
     try {
       const reply = await call(streamPath(name, "/events"), { signal: own.signal });

@@ -1,5 +1,7 @@
 // Times, sizes and states as people read them.
 
+import { serverTime } from "./api.js";
+
 /** Stream time: 1:05, 1:02:03; below a minute also with its tenths if `fine`. */
 export function clock(seconds, fine = false) {
   if (seconds === null || seconds === undefined) return "–";
@@ -28,9 +30,9 @@ export const count = (number) => number.toLocaleString("en");
 /** A noun with its number: 1 frame, 2 frames. */
 export const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
-/** Seconds since the newest frame of a stream came, by this machine's clock; null without a frame. */
+/** Seconds since the newest frame of a stream came; null without a frame. */
 export function silence(stream) {
-  return stream.wall_time === null ? null : Math.max(0, Date.now() / 1000 - stream.wall_time);
+  return stream.wall_time === null ? null : Math.max(0, serverTime() - stream.wall_time);
 }
 
 /** What a user should know about the state of a stream; null if all is well. */
