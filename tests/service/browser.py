@@ -18,9 +18,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from flash_vstream.serve.command import CLIP
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-LONG_MS = int(
-    __import__("os").environ.get("X_MS", 120_000)
-)  # a busy machine needs long; nothing waits longer than it must
+LONG_MS = int(os.environ.get("X_MS", 120_000))  # a busy machine needs long
 REFUSED = re.compile(r"Failed to load resource: the server responded with a status of (\d+)")
 expect.set_options(timeout=LONG_MS)
 
@@ -67,14 +65,16 @@ def open_page(browser: Browser, address: str, refused: tuple[int, ...] = (), **c
     page = own.new_page()
     page.on("console", on_console)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(address)
-    yield page
-    own.close()
+    try:
+        page.goto(address)
+        yield page
+    finally:
+        own.close()  # an open page would keep the server from ending
     assert problems == []
 
 
 def cut_clip(path: Path, first_s: float, last_s: float, codec: str) -> Path:
-    """The part of the shipped clip between two times, as a film of its own: "libx264" or "mjpeg", by its file's name."""
+    """A part of the shipped clip as a film of its own, in the codec "libx264" or "mjpeg"."""
     with av.open(str(CLIP)) as source, av.open(str(path), "w") as target:
         stream = target.add_stream(codec, rate=8)
         assert isinstance(stream, av.VideoStream)

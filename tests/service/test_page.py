@@ -70,6 +70,12 @@ def choose(page: Page, name: str) -> Locator:
     return row
 
 
+def seconds_of(clock: str) -> float:
+    """The seconds of a stream time such as 1:05.3."""
+    minutes, seconds = clock.split(":")
+    return 60 * float(minutes) + float(seconds)
+
+
 def figure(page: Page, term: str) -> Locator:
     """A figure of the memory by its name."""
     return page.locator("#figures div", has_text=term).locator("dd")
@@ -171,9 +177,7 @@ def test_the_memory_is_the_server_s(browser: Browser, tiny: Running) -> None:
             memory = tiny.client.get("/v1/streams/held/memory").json()
             page.locator("summary").evaluate("element => { element.parentElement.open = true }")
             shown = [row.split("\t") for row in page.locator("#centroid-rows").inner_text().split("\n")]
-            found = [
-                [float(weight), *(60 * float(time[0]) + float(time[2:]) for time in times)] for weight, *times in shown
-            ]
+            found = [[float(weight), *map(seconds_of, times)] for weight, *times in shown]
             keys = ("weight", "first_time", "mean_time", "last_time")
             n_centroids.append(len(found))
             held = sorted(([one[key] for key in keys] for one in memory["centroids"]), key=lambda one: one[1])
@@ -289,10 +293,9 @@ def test_the_token_is_asked_for_and_used(browser: Browser, tiny_model: TinyModel
 
 
 def test_a_server_that_went_away_is_told(browser: Browser, tiny_model: TinyModel) -> None:
-    own = browser.new_context()
-    with serve(tiny_model, Settings()) as running:
-        page = own.new_page()
-        page.goto(running.address)
-        expect(page.get_by_text("There are no streams.")).to_be_visible()
-    expect(page.get_by_role("alert").first).to_contain_text("does not answer")
-    own.close()
+    with browser.new_context() as own:
+        with serve(tiny_model, Settings()) as running:
+            page = own.new_page()
+            page.goto(running.address)
+            expect(page.get_by_text("There are no streams.")).to_be_visible()
+        expect(page.get_by_role("alert").first).to_contain_text("does not answer")
