@@ -157,12 +157,14 @@ def test_everything_works_by_keyboard(browser: Browser, shown: Running) -> None:
         page.keyboard.type(str(CLIP))
         assert press("Tab") == "new-loop"
         assert press("Space", "Tab") == "new-fps"
+        page.keyboard.type("8")
         assert press("Tab") == "adding-cancel"
         press("Tab", "Enter")
         expect(page.get_by_role("dialog")).to_have_count(0)
         assert page.evaluate(focused) == "add"
         expect(page.get_by_role("img", name="Newest frame of keyed")).to_be_visible()
         assert shown.client.get("/v1/streams/keyed").json()["loop"] is True
+        expect(page.locator("#thumbs [data-kind=key]")).not_to_have_count(0)
         visited = []
         while (at := press("Tab")) != "question":
             visited.append(at)
@@ -247,7 +249,7 @@ def test_the_files_and_their_policy(running: Running) -> None:
         assert (policy["img-src"], policy["media-src"]) == ("'self' blob: data:", "blob:")
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert reply.headers["permissions-policy"].startswith("camera=(self)")
-    for path in ("/page/app.py", "/page/..%2fpage.py", "/page/index.html/", "/page/"):
+    for path in ("/page/app.py", "/page/..%2fpage.py", "/page/index.html.bak"):
         assert running.client.get(path).status_code == 404
 
 
