@@ -28,7 +28,6 @@ from flash_vstream.service.settings import Settings, StreamDefinition
 QUESTIONS = ("Which room was shown first?", "What colour was the cross in the kitchen?", "Which room is shown now?")
 WATCHED = 100  # frames before the pictures are taken
 DESKTOP, PHONE = (1440, 900), (390, 844)
-COLOURS = 128  # of a picture: it stays below 200 kB
 
 
 @contextmanager
@@ -78,7 +77,7 @@ def shoot(browser: Browser, address: str, path: Path, size: tuple[int, int], sch
     page.screenshot(path=path)
     context.close()
     with Image.open(path) as picture:
-        picture.convert("RGB").quantize(COLOURS).save(path, optimize=True)
+        picture.convert("RGB").save(path, optimize=True)
 
 
 def main() -> None:

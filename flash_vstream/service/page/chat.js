@@ -88,7 +88,8 @@ async function ask(text) {
   } catch (error) {
     const isStopped = stop.signal.aborted;
     status.className = isStopped ? "muted" : "error";
-    setText(status, isStopped ? "Stopped." : error.message);
+    const hint = error.status === 400 && conversation.turns.length ? " Earlier turns count: clear the conversation to start again." : "";
+    setText(status, isStopped ? "Stopped." : error.message + hint);
   } finally {
     running = null;
     if (body.textContent) {

@@ -18,15 +18,20 @@ export async function showMemory(stream) {
   const version = `${stream.name} ${stream.frames_seen}`;
   if (version === drawn) return;
   const memory = await callJson(streamPath(stream.name, "/memory"));
-  drawn = version;
+  if (byId("memory-title").textContent !== titleOf(stream)) return; // another stream was selected meanwhile
+  drawn = `${stream.name} ${memory.frames_seen}`;
+  // A frame may have come since the list of streams was fetched: the figures are those of the drawing.
+  showFigures({ ...stream, frames_seen: memory.frames_seen, stream_time: memory.newest_frames.at(-1)?.time ?? stream.stream_time });
   await draw(stream, memory);
 }
 
 /** Draw again after the width has changed. */
 export const redraw = () => shown && draw(shown.stream, shown.memory);
 
+const titleOf = (stream) => (stream === null ? "Memory" : `Memory of ${stream.name}`);
+
 function showFigures(stream) {
-  setText(byId("memory-title"), stream === null ? "Memory" : `Memory of ${stream.name}`);
+  setText(byId("memory-title"), titleOf(stream));
   setPairs(byId("figures"), stream === null ? [] : [
     ["Stream time", clock(stream.stream_time)],
     ["Frames seen", count(stream.frames_seen)],
