@@ -20,6 +20,7 @@ from tests.service.servers import Running, serve
 
 LONG_NAME = "a-name-of-64-characters-" + "x" * 40
 LONGEST_SCRIPT = 300
+MOTION = "one => getComputedStyle(one).transitionProperty"
 COLOURS = """() => {
   const solid = (element) => {  // the first background below an element that is not transparent
     for (let one = element; one; one = one.parentElement) {
@@ -108,7 +109,12 @@ def test_all_text_has_contrast_in_light_and_in_dark(browser: Browser, shown: Run
 
 @pytest.mark.slow
 def test_a_phone_needs_no_sideways_scrolling(browser: Browser, shown: Running) -> None:
-    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    phone = {
+        "viewport": {"width": 360, "height": 740},
+        "has_touch": True,
+        "is_mobile": True,
+        "reduced_motion": "reduce",
+    }
     with open_page(browser, shown.address, refused=(422,), **phone) as page:
         select(page, LONG_NAME)
         ask(page, "W" * 300)
@@ -123,6 +129,7 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Browser, shown: Running) -
         small = """() => [...document.querySelectorAll("button, summary, nav a")].filter((one) => one.checkVisibility())
             .filter((one) => one.clientHeight < 22).map((one) => one.outerHTML)"""
         assert page.evaluate(small) == []
+        assert page.locator("#chart rect").first.evaluate(MOTION) == "none"
         links = page.get_by_role("navigation", name="Parts of the page").get_by_role("link")
         for link, place in zip(links.all(), ("#streams", "#memory", "#chat"), strict=True):
             link.click()
@@ -191,6 +198,7 @@ def test_names_and_roles(browser: Browser, shown: Running) -> None:
     with open_page(browser, shown.address) as page:
         select(page, LONG_NAME)
         expect(page.locator("#chart .centroids > g")).to_have_count(6)
+        assert "width" in page.locator("#chart rect").first.evaluate(MOTION)
         ask(page, "What is shown?")
         expect(page.locator(".evidence button")).not_to_have_count(0)
         expect(page.locator("body")).to_match_aria_snapshot(f"""

@@ -26,7 +26,8 @@ def embedded_checkpoint() -> Path:
 
 def is_embedded(model: VStreamForConditionalGeneration) -> bool:
     """Whether a model was opened from the embedded checkpoint."""
-    return bool(model.name_or_path) and Path(model.name_or_path) == embedded_checkpoint()
+    name = model.name_or_path
+    return bool(name) and Path(name) == embedded_checkpoint()
 
 
 def load(
