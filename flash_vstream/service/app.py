@@ -23,7 +23,8 @@ from starlette.requests import ClientDisconnect
 
 import flash_vstream
 from flash_vstream.memory.star import StarState
-from flash_vstream.service import completions, errors, realtime
+from flash_vstream.model.checkpoints.load import is_embedded
+from flash_vstream.service import completions, errors, page, realtime
 from flash_vstream.service.chat import MODEL
 from flash_vstream.service.errors import ApiError
 from flash_vstream.service.guard import Guard
@@ -67,6 +68,7 @@ def make_app(server: Server) -> FastAPI:
     app.include_router(router)
     app.include_router(realtime.router)
     app.include_router(completions.router)
+    app.include_router(page.router)
     return app
 
 
@@ -82,8 +84,8 @@ Here = Annotated[Server, Depends(server_of)]
 
 @router.get("/health")
 def health(server: Here) -> dict[str, Any]:
-    """Whether the server is ready."""
-    return {"status": "ok", "streams": len(server.all())}
+    """Whether the server is ready; `embedded`: whether it serves the shipped tiny model."""
+    return {"status": "ok", "streams": len(server.all()), "embedded": is_embedded(server.model)}
 
 
 @router.get("/metrics", response_class=Response, responses=of_type("text/plain"))

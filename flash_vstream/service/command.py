@@ -140,7 +140,7 @@ def introduce(settings: Settings, server: Server) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{host}:{settings.port}"
     names = [stream.definition.name for stream in server.all()]
-    print(f"serving {address} with {len(names)} streams; API: {address}/docs", flush=True)
+    print(f"serving {address} with {len(names)} streams; page: {address}/ API: {address}/docs", flush=True)
     key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if settings.api_key else ""
     body = f'{{"model": "flash-vstream/{names[0] if names else "NAME"}", "messages": [{{"role": "user", "content": '
     body += '"Which room is shown now?"}]}'

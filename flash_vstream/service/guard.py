@@ -15,9 +15,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flash_vstream.service.errors import body_of, on_http_error
+from flash_vstream.service.page import PATHS
 from flash_vstream.service.settings import KEY_VARIABLE, LOOPBACK, Settings
 
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = frozenset({"/health", *PATHS})
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 TOKEN_SUBPROTOCOL = b"openai-insecure-api-key."  # browsers cannot set headers of a socket
 

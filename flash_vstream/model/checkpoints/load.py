@@ -24,6 +24,12 @@ def embedded_checkpoint() -> Path:
     return folder
 
 
+def is_embedded(model: VStreamForConditionalGeneration) -> bool:
+    """Whether a model was opened from the embedded checkpoint."""
+    name = model.name_or_path
+    return bool(name) and Path(name) == embedded_checkpoint()
+
+
 def load(
     path: str | Path | None = None,
     device: str | torch.device | None = None,
