@@ -16,6 +16,7 @@ from flash_vstream.service.errors import ApiError, body_of
 MOST_PARTS = 100
 MOST_ITEMS = 200
 ID_LENGTH = 512
+LATEST_S = 1e12  # of a frame: also milliseconds since 1970; sums of larger times would overflow
 
 
 class TextPart(BaseModel):
@@ -30,7 +31,7 @@ class ImagePart(BaseModel):
 
     type: Literal["input_image"]
     image_url: str
-    time: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    time: float | None = Field(default=None, ge=0, le=LATEST_S)
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]

@@ -128,6 +128,8 @@ def update(**session: Any) -> dict[str, Any]:
         (image(PNG[:-200]), "bad_picture", "decoded"),
         (image(PNG, time=-1), "invalid_value", "time"),
         (image(PNG, time="soon"), "invalid_value", "time"),
+        (image(PNG, time=1e300), "invalid_value", "time"),
+        ('{"type": "conversation.item.create", "item": {"time": NaN}}', "invalid_json", "JSON"),
         ({"type": "conversation.item.delete", "item_id": "nowhere"}, "item_not_found", "nowhere"),
         ({"type": "response.create"}, "no_frame", "input_image"),
         ({"type": "response.create", "response": {"output_modalities": ["audio"]}}, "invalid_value", "modalities"),
