@@ -2,7 +2,7 @@
 
     python scripts/draw_page.py --output docs      writes page.png, page_dark.png and page_phone.png
 
-Needs chromium. The clip is watched at its own pace, so this takes about two minutes.
+Run it in the root of the repository. Needs chromium. The clip is watched at its own pace: this takes about two minutes.
 """
 
 from __future__ import annotations

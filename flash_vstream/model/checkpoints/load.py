@@ -26,8 +26,7 @@ def embedded_checkpoint() -> Path:
 
 def is_embedded(model: VStreamForConditionalGeneration) -> bool:
     """Whether a model was opened from the embedded checkpoint."""
-    name = model.name_or_path
-    return bool(name) and Path(name) == embedded_checkpoint()
+    return Path(model.name_or_path or "") == embedded_checkpoint()
 
 
 def load(
