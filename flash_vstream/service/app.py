@@ -32,12 +32,11 @@ from flash_vstream.service.metrics import Metrics
 from flash_vstream.service.pictures import decode
 from flash_vstream.service.schemas import ErrorReply, NewStream, of_type
 from flash_vstream.service.server import Server
-from flash_vstream.service.settings import StreamDefinition
+from flash_vstream.service.settings import LATEST_S, StreamDefinition
 from flash_vstream.service.streams import Stream
 
 HEARTBEAT_S = 15.0  # between two comments of a quiet event stream, so that proxies keep it open
 POLL_S = 0.2
-LATEST_S = 1e12  # of a pushed frame: also milliseconds since 1970; sums of larger times would overflow
 THREADS = 128  # of requests that wait for tokens, pictures or a source
 router = APIRouter()
 

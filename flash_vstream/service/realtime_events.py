@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError, from_json
 
-from flash_vstream.service.errors import ApiError, body_of
+from flash_vstream.service.errors import ApiError
+from flash_vstream.service.settings import LATEST_S, body_of
 
 MOST_PARTS = 100
 MOST_ITEMS = 200
 ID_LENGTH = 512
-LATEST_S = 1e12  # of a frame: also milliseconds since 1970; sums of larger times would overflow
 
 
 class TextPart(BaseModel):

@@ -9,6 +9,7 @@ from pathlib import Path
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 KEY_VARIABLE = "VSTREAM_API_KEY"
 LEAST_FPS, MOST_FPS = 0.0001, 60  # a frame in three hours; the rate of a fast camera
+LATEST_S = 1e12  # of a frame: also milliseconds since 1970; sums of larger times would overflow
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
