@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from flash_vstream.engine.batcher import Batcher
+from flash_vstream.engine.encoder import Encoder
 from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.generation import greedy_tokens, stop_ids
@@ -135,15 +136,25 @@ class Answer(Iterator[str]):
 class StreamSession:
     """A live stream on a model, which is only read. Raises ValueError if the model's memory mode is offline only.
 
+    Sessions may share an `engine`, which answers their questions together, and an `encoder`, which encodes their frames
+    together; both must be of this model, and the caller closes them.
+
     Thread-safe: `watch` calls run one at a time; `ask`, `stats` and `save` may run beside them.
     """
 
     def __init__(
-        self, model: VStreamForConditionalGeneration, processor: VStreamProcessor, engine: Batcher | None = None
+        self,
+        model: VStreamForConditionalGeneration,
+        processor: VStreamProcessor,
+        engine: Batcher | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
+        if encoder is not None and (encoder.model is not model or encoder.processor.frames != processor.frames):
+            raise ValueError("the encoder is of another model or preprocessing: make it with this session's")
         self.model = model
         self.processor = processor
         self.engine = engine
+        self.encoder = encoder
         self._watch_lock = threading.Lock()
         self._start(Snapshot(model.memory.init_state(), None, 0))
 
@@ -188,8 +199,11 @@ class StreamSession:
             before = self._snapshot
             # Anything else than an array is passed on for the error of the preprocessing.
             frames = frame[None] if isinstance(frame, np.ndarray | torch.Tensor) else frame
-            pixels = self.processor.frames_to_pixels(frames)  # [1, 3, S, S]
-            features = self.model.encode_frames(pixels.to(self.model.device, self.model.dtype))  # [1, P, D]
+            if self.encoder is None:
+                pixels = self.processor.frames_to_pixels(frames)  # [1, 3, S, S]
+                features = self.model.encode_frames(pixels.to(self.model.device, self.model.dtype))  # [1, P, D]
+            else:
+                features = self.encoder.encode(frames)
             times = torch.tensor([time_s], dtype=torch.float64, device=features.device)
             memory = self.model.memory.update(before.memory, features, times=times)
             self._snapshot = Snapshot(memory, float(time_s), before.n_frames + 1)
@@ -264,12 +278,13 @@ class StreamSession:
         processor: VStreamProcessor,
         path: str | PathLike[str],
         engine: Batcher | None = None,
+        encoder: Encoder | None = None,
     ) -> StreamSession:
         """Open a saved session; it continues bit for bit like the one that was saved.
 
         Raises ValueError if the file is missing, damaged, no session, or of another model or memory configuration.
         """
-        session = cls(model, processor, engine)
+        session = cls(model, processor, engine, encoder)
         memory, time_s = session_file.read(path, model)
         session._start(Snapshot(memory, time_s, memory.n_frames))
         return session

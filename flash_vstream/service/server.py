@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from flash_vstream.engine.batcher import Batcher
+from flash_vstream.engine.encoder import Encoder
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.serve.session import StreamSession
 from flash_vstream.service.errors import ApiError
@@ -15,11 +16,12 @@ from flash_vstream.service.streams import Stream
 
 
 class Server:
-    """All streams on one model and one engine. Thread-safe."""
+    """All streams on one model, one engine and one encoder. Thread-safe."""
 
     def __init__(self, model: VStreamForConditionalGeneration, processor: VStreamProcessor, settings: Settings) -> None:
         self.model, self.processor, self.settings = model, processor, settings
         self.engine = Batcher(model)
+        self.encoder = Encoder(model, processor)
         self._lock = threading.Lock()
         self._streams: dict[str, Stream] = {}
         self._closing = threading.Event()
@@ -27,7 +29,8 @@ class Server:
         self.state = None if settings.state_dir is None else StateFolder(settings.state_dir)
         if self.state is not None:
             for definition, path in self.state.saved():
-                self._start(definition, StreamSession.load(model, processor, path, engine=self.engine))
+                session = StreamSession.load(model, processor, path, engine=self.engine, encoder=self.encoder)
+                self._start(definition, session)
             self._saver = threading.Thread(target=self._save_often, name="saver", daemon=True)
             self._saver.start()
 
@@ -48,7 +51,7 @@ class Server:
                     "at_capacity",
                     headers={"Retry-After": "30"},
                 )
-            return self._start(definition, StreamSession(self.model, self.processor, self.engine))
+            return self._start(definition, StreamSession(self.model, self.processor, self.engine, self.encoder))
 
     def find(self, name: str) -> Stream:
         """The stream of a name. Raises ApiError 404."""
@@ -77,6 +80,7 @@ class Server:
         streams = self.all()
         for stream in streams:
             stream.stop_reading()
+        self.encoder.close()  # no stream waits for a frame that is far back in the queue
         for stream in streams:
             stream.close()
         self._save_all()
