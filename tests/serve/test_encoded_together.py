@@ -39,7 +39,7 @@ def watch(session: StreamSession, frames: Frames, start: int = 0) -> None:
 
 
 def answer_of(session: StreamSession) -> str:
-    return "".join(session.ask(QUESTION, max_new_tokens=16))
+    return "".join(session.ask(QUESTION, max_new_tokens=8))
 
 
 def test_eight_sessions_beside_each_other_are_each_as_alone(tiny_model: TinyModel, encoder: Encoder) -> None:
