@@ -105,7 +105,7 @@ def check_finite(features: Tensor, probe: Tensor) -> None:
 
     `probe` is any sum over all features, which is cheap to check: it is not finite if one of them is not.
     """
-    if not bool(torch.isfinite(probe)):
+    if not math.isfinite(probe.item()):
         finite = torch.isfinite(features).flatten(1).all(1)
         where = "features hold"
         if not bool(finite.all()):

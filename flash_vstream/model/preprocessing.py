@@ -67,21 +67,34 @@ class FramePreprocessor:
         `pad` first puts each picture on a square canvas of the mean colour, so that the crop removes nothing. Raises
         ValueError for another dtype or shape.
         """
+        return self.normalised(self.levels(frames, pad))
+
+    def levels(self, frames: Tensor | np.ndarray, pad: bool = False) -> Tensor:
+        """The part of `__call__` that depends on the frames' size: resize and crop, to uint8 [T, 3, S, S]."""
         images = _checked(frames).permute(0, 3, 1, 2)  # [T, 3, H, W], channels last in memory
         height, width = images.shape[-2:]
         side = self.output_size
-        pixels = torch.empty(len(images), 3, side, side, dtype=torch.float32, device=images.device)
         canvas = (max(height, width),) * 2 if pad else (height, width)
-        step = max(1, SLICE_BYTES // (3 * (math.prod(canvas) + math.prod(self._resized_shape(*canvas)))))
-        scale = 1 / (255 * torch.tensor(self.std, device=images.device).view(3, 1, 1))
-        shift = (torch.tensor(self.mean) / torch.tensor(self.std)).to(images.device).view(3, 1, 1)
+        resized = self._resized_shape(*canvas)
+        step = max(1, SLICE_BYTES // (3 * (math.prod(canvas) + math.prod(resized))))
+        parts = []
         for start in range(0, len(images), step):
             part = images[start : start + step]
             if pad:
                 part = self._on_square_canvas(part)
-            part = _resize(part, self._resized_shape(*canvas), self.resample)
-            pixels[start : start + step] = _centre_crop(part, side).float() * scale - shift
-        return pixels
+            parts.append(_centre_crop(_resize(part, resized, self.resample), side))
+        return torch.cat(parts)
+
+    def normalised(self, levels: Tensor) -> Tensor:
+        """The rest of `__call__`: uint8 [T, 3, S, S] -> float32 [T, 3, S, S]."""
+        scale, shift = (values.to(levels.device) for values in self._scale_and_shift)
+        return levels.contiguous().float().mul_(scale).sub_(shift)
+
+    @functools.cached_property
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What a level is multiplied by, and what is taken off then, each [3, 1, 1]."""
+        std = torch.tensor(self.std)
+        return 1 / (255 * std.view(3, 1, 1)), (torch.tensor(self.mean) / std).view(3, 1, 1)
 
     def _resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after the resize; the long side is rounded down, as in the reference."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from flash_vstream.engine.base import Engine, Pieces, Prompt
+from flash_vstream.engine.encoder import Encoder
 from flash_vstream.engine.local import LocalEngine
 from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
@@ -122,15 +123,25 @@ class Answer(Iterator[str]):
 class StreamSession:
     """A live stream on a model, which is only read. Raises ValueError if the model's memory mode is offline only.
 
+    Sessions may share an `engine`, which answers their questions together, and an `encoder`, which encodes their frames
+    together; both must be of this model, and the caller closes them.
+
     Thread-safe: `watch` calls run one at a time; `ask`, `stats` and `save` may run beside them.
     """
 
     def __init__(
-        self, model: VStreamForConditionalGeneration, processor: VStreamProcessor, engine: Engine | None = None
+        self,
+        model: VStreamForConditionalGeneration,
+        processor: VStreamProcessor,
+        engine: Engine | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
+        if encoder is not None and (encoder.model is not model or encoder.processor.frames != processor.frames):
+            raise ValueError("the encoder is of another model or preprocessing: make it with this session's")
         self.model = model
         self.processor = processor
         self.engine = engine or LocalEngine(model, processor)
+        self.encoder = encoder
         self.picture_at: Callable[[float], bytes | None] = lambda time_s: None
         self.asked_at = -math.inf  # of the newest question, by time.monotonic
         self._watch_lock = threading.Lock()
@@ -177,8 +188,11 @@ class StreamSession:
             before = self._snapshot
             # Anything else than an array is passed on for the error of the preprocessing.
             frames = frame[None] if isinstance(frame, np.ndarray | torch.Tensor) else frame
-            pixels = self.processor.frames_to_pixels(frames)  # [1, 3, S, S]
-            features = self.model.encode_frames(pixels.to(self.model.device, self.model.dtype))  # [1, P, D]
+            if self.encoder is None:
+                pixels = self.processor.frames_to_pixels(frames)  # [1, 3, S, S]
+                features = self.model.encode_frames(pixels.to(self.model.device, self.model.dtype))  # [1, P, D]
+            else:
+                features = self.encoder.encode(frames)
             times = torch.tensor([time_s], dtype=torch.float64, device=features.device)
             memory = self.model.memory.update(before.memory, features, times=times)
             self._snapshot = Snapshot(memory, float(time_s), before.n_frames + 1)
@@ -241,12 +255,13 @@ class StreamSession:
         processor: VStreamProcessor,
         path: str | PathLike[str],
         engine: Engine | None = None,
+        encoder: Encoder | None = None,
     ) -> StreamSession:
         """Open a saved session; it continues bit for bit like the one that was saved.
 
         Raises ValueError if the file is missing, damaged, no session, or of another model or memory configuration.
         """
-        session = cls(model, processor, engine)
+        session = cls(model, processor, engine, encoder)
         memory, time_s = session_file.read(path, model)
         session._start(Snapshot(memory, time_s, memory.n_frames))
         return session

@@ -62,7 +62,7 @@ async def chat(body: ChatRequest, request: Request) -> Any:
     asked = read_request(body, server.settings)
     stream = None
     if asked.stream is None:
-        session = StreamSession(server.model, server.processor, server.engine)
+        session = StreamSession(server.model, server.processor, server.engine, server.encoder)
         await while_connected(request, lanes.watch(clips.watch(session, asked.visuals, server.settings)))
     else:
         stream = server.find(asked.stream)

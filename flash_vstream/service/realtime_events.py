@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError, from_json
 
-from flash_vstream.service.errors import ApiError
-from flash_vstream.service.settings import LATEST_S, body_of
+from flash_vstream.service.errors import ApiError, body_of
+from flash_vstream.service.settings import LATEST_S
 
 MOST_PARTS = 100
 MOST_ITEMS = 200

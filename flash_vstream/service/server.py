@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from flash_vstream.engine.base import Engine
 from flash_vstream.engine.batcher import Batcher
+from flash_vstream.engine.encoder import Encoder
 from flash_vstream.engine.local import LocalEngine
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.serve.session import StreamSession
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Server:
-    """All streams on one model and one engine. Thread-safe."""
+    """All streams on one model, one engine and one encoder. Thread-safe."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Server:
     ) -> None:
         self.model, self.processor, self.settings = model, processor, settings
         self.engine = engine or LocalEngine(model, processor, Batcher(model))
+        self.encoder = Encoder(model, processor)
         self._lock = threading.Lock()
         self._streams: dict[str, Stream] = {}
         self._closing = threading.Event()
@@ -63,7 +65,8 @@ class Server:
                     "at_capacity",
                     headers={"Retry-After": "30"},
                 )
-            return self._start(definition, StreamSession(self.model, self.processor, self.engine), is_saved)
+            session = StreamSession(self.model, self.processor, self.engine, self.encoder)
+            return self._start(definition, session, is_saved)
 
     def find(self, name: str) -> Stream:
         """The stream of a name. Raises ApiError 404."""
@@ -92,6 +95,7 @@ class Server:
         streams = self.all()
         for stream in streams:
             stream.stop_reading()
+        self.encoder.close()  # no stream waits for a frame that is far back in the queue
         for stream in streams:
             stream.close()
         self._save_all()
@@ -101,10 +105,11 @@ class Server:
 
     def _restore(self, saved: Saved) -> None:
         """Start a saved stream. One that is damaged is there as `failed`, and its files stay as they are."""
-        session, damage = StreamSession(self.model, self.processor, self.engine), saved.damage
+        shared = (self.engine, self.encoder)
+        session, damage = StreamSession(self.model, self.processor, *shared), saved.damage
         if damage is None:
             try:
-                session = StreamSession.load(self.model, self.processor, saved.session, engine=self.engine)
+                session = StreamSession.load(self.model, self.processor, saved.session, *shared)
             except Exception as error:  # a damaged file can raise anything
                 damage = str(error) or type(error).__name__
         stream = self._start(saved.definition, session, damage=damage)

@@ -196,6 +196,7 @@ class Stream:
                     self._state = "playing"
                     self.record("playing")
                 self._watch(frame, time_s)
+                self.session.note_lag(buffer.lag_s())
                 n_before, n_dropped = n_dropped, buffer.dropped
                 self.session.count_dropped(n_dropped - n_before)
 
