@@ -18,8 +18,10 @@ import torch
 import uvicorn
 import yaml
 
+from flash_vstream.engine.address import parse_engine
+from flash_vstream.engine.opening import open_remote
 from flash_vstream.model import load
-from flash_vstream.options import CommandParser, add_device, add_memory, add_model, positive_int
+from flash_vstream.options import CommandParser, add_device, add_engine, add_memory, add_model, positive_int
 from flash_vstream.process import Process
 from flash_vstream.serve.command import CLIP
 from flash_vstream.service.app import make_app
@@ -54,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="where a long answer is cut (%(default)s)",
     )
+    add_engine(options)
     add_memory(options)
     add_device(options)
     return options
@@ -70,11 +73,13 @@ def run(options: argparse.Namespace) -> int:
         max_streams=options.max_streams,
         max_new_tokens=options.max_new_tokens,
     )
+    address = parse_engine(options.engine)
     definitions = read_streams(options.streams) if options.streams else []
     device = Process().device(options.device)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     model, processor = load(options.model_path, device=device, dtype=dtype, memory_mode=options.memory)
-    server = Server(model, processor, settings)
+    engine = None if address is None else open_remote(address, model, processor)
+    server = Server(model, processor, settings, engine)
     known = {stream.definition.name for stream in server.all()}
     if not definitions and not known and options.model_path is None:
         definitions = [DEMO]
