@@ -121,7 +121,9 @@ class StreamSession:
         self.model = model
         self.processor = processor
         self.engine = engine or LocalEngine(model, processor)
+        # The pictures of frames, for engines that look at them; whoever reads the source keeps them.
         self.picture_at: Callable[[float], bytes | None] = lambda time_s: None
+        self.keep_picture: Callable[[np.ndarray, Snapshot], None] = lambda frame, snapshot: None
         self._watch_lock = threading.Lock()
         self._start(Snapshot(model.memory.init_state(), None, 0))
 
