@@ -25,4 +25,4 @@ fi
 # Without a size of its own (GiB) the cache wants most of the machine's memory. Compilation needs a C++ compiler and did
 # not help a small model. Only whole blocks of the cache are shared between questions, and 128 tokens are many.
 export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}
-exec "$python" "$root/scripts/vllm_cpu.py" serve --host 127.0.0.1 --enforce-eager --block-size 32 "$@"
+exec "$python" "$root/scripts/vllm_cpu.py" serve "$1" --host 127.0.0.1 --enforce-eager --block-size 32 "${@:2}"

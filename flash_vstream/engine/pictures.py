@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flash_vstream.engine.base import EngineError, Pieces, Prompt
 from flash_vstream.engine.remote import ChatClient, Messages
+from flash_vstream.memory.star import StarState
 from flash_vstream.memory.state import State
 
 INSTRUCTION = (
@@ -22,6 +23,14 @@ class Picture:
 
     time_s: float
     jpeg: bytes
+
+
+def frame_times(memory: State) -> set[float]:
+    """The stream times of the frames that the memory holds whole, and may choose: the window and the candidates."""
+    times = {frame.time for frame in memory.window}
+    if isinstance(memory, StarState) and memory.clusters is not None:
+        times |= {frame.time for frames in memory.clusters.members for frame in frames}
+    return times
 
 
 def chosen_times(memory: State, n_pictures: int) -> list[float]:

@@ -152,27 +152,28 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + ba
 
 
 @pytest.mark.parametrize(
-    ("parts", "statuses"),
+    ("parts", "status"),
     [
-        ([text("What is <image> now?")], {200, 400}),
-        ([text(f"What is {PLACEHOLDER} now?")], {200, 400}),
-        ([video(npy(GOOD)), text("What is <image> <image> now?")], {200, 400}),
-        ([video(npy(GOOD)), text(f"What is {PLACEHOLDER} {PLACEHOLDER} now?")], {400}),
-        ([video(npy(GOOD[:, :64])), WHAT], {400, 422}),
-        ([video(npy(np.zeros((9999, 128), dtype=np.float32))), WHAT], {400, 422}),
-        ([video(npy(np.full((58, 128), np.nan))), WHAT], {400, 422}),
-        ([video(npy(np.array([{}] * 3, dtype=object), allow_pickle=True)), WHAT], {400, 422}),
-        ([video(npy(GOOD)[:-1]), WHAT], {400, 422}),
-        ([video(CLIP.read_bytes()), WHAT], {400, 422}),
-        ([video(npy(GOOD)), video(npy(GOOD)), WHAT], {400}),
-        ([IMAGE, WHAT], {400}),
+        ([text("What is <image> now?")], 200),
+        ([text(f"What is {PLACEHOLDER} now?")], 200),
+        ([video(npy(GOOD)), text("What is <image> <image> now?")], 200),
+        ([video(npy(GOOD)), text(f"What is {PLACEHOLDER} {PLACEHOLDER} now?")], 400),
+        ([video(npy(GOOD[:, :64])), WHAT], 400),
+        ([video(npy(np.zeros((9999, 128), dtype=np.float32))), WHAT], 400),
+        ([video(npy(np.full((58, 128), np.nan))), WHAT], 400),
+        ([video(npy(np.array([{}] * 3, dtype=object), allow_pickle=True)), WHAT], 400),
+        ([video(npy(GOOD)[:-1]), WHAT], 400),
+        ([video(CLIP.read_bytes()), WHAT], 400),
+        ([video(npy(GOOD)), video(npy(GOOD)), WHAT], 400),
+        ([{"type": "video_embeds", "video_embeds": "eA=="}, WHAT], 400),
+        ([{"type": "video_url", "video_url": None, "uuid": "a"}, WHAT], 400),
+        ([IMAGE, WHAT], 400),
     ],
-    ids=lambda value: None,
 )
-def test_bad_requests(address: str, parts: list[dict[str, Any]], statuses: set[int]) -> None:
-    """The status is the caller's fault, and the next question is answered."""
+def test_bad_requests(address: str, parts: list[dict[str, Any]], status: int) -> None:
+    """A placeholder that a user writes is text; what is no memory is refused; the next question is answered."""
     reply = chat(address, *parts)
-    assert reply.status_code in statuses, reply.text
+    assert reply.status_code == status, reply.text
     after = chat(address, video(npy(GOOD)), WHAT)
     assert after.status_code == 200, after.text
 
