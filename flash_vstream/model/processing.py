@@ -115,7 +115,7 @@ class VStreamProcessor(ProcessorMixin):
         An instruction (`system`) follows the conversation's own, as in the release; if the conversation has none, it
         precedes the first question. Control tokens in the texts are marked as plain text (see `plain`).
         """
-        turns = [(question, None)] if isinstance(question, str) else list(question)
+        turns: list[Turn] = [(question, None)] if isinstance(question, str) else list(question)
         text = self._write(turns, conversation, int(with_visual)).text
         if not system:
             return text

@@ -39,14 +39,14 @@ class VStreamForVllm(nn.Module, SupportsMultiModal, SupportsPP):
         config = vllm_config.model_config.hf_config
         text_config = config.text_config
         self._vocab_size = text_config.vocab_size
-        with self._mark_tower_model(vllm_config, "video"):
+        with self._mark_tower_model(vllm_config, "video"):  # type: ignore[operator]
             self.projector = nn.Sequential(
                 nn.Linear(config.vision_config.hidden_size, text_config.hidden_size, bias=config.projector_bias),
                 ACT2FN[config.projector_hidden_act],
                 nn.Linear(text_config.hidden_size, text_config.hidden_size, bias=config.projector_bias),
             )
         names = text_config.architectures or [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[text_config.model_type]]
-        with self._mark_language_model(vllm_config):
+        with self._mark_language_model(vllm_config):  # type: ignore[operator]
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config,
                 hf_config=text_config,

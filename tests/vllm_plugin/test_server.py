@@ -28,6 +28,7 @@ from flash_vstream.engine.vllm import VllmEngine, memory_url
 from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load
 from flash_vstream.model.checkpoints.load import embedded_checkpoint
+from flash_vstream.model.generation import greedy_tokens
 from flash_vstream.serve.command import CLIP
 from flash_vstream.serve.session import StreamSession
 from flash_vstream.video import read_frames
@@ -109,7 +110,7 @@ def test_answers_are_those_of_this_process(model: Model, memories: list[State], 
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda prompt: "".join(engine.answer(prompt)), asked))
     engine.close()
-    assert len(asked) == 65 and len(set(expected)) > 8
+    assert len(asked) == 65 and len(set(expected)) >= 8
     assert found == expected
 
 
@@ -122,6 +123,18 @@ def test_as_many_tokens_as_wanted(model: Model, memories: list[State], address: 
         assert "".join(found) == "".join(expected)
         assert (found.n_prompt_tokens, found.is_cut) == (expected.n_prompt_tokens, expected.is_cut)
     engine.close()
+
+
+def test_tokens_past_the_end_of_an_answer(model: Model, memories: list[State], address: str) -> None:
+    """Answers of the tiny model are a word or two; 24 tokens show more of the logits."""
+    processor = model[1]
+    ids = [processor(processor.prompt(WHAT["text"]), n_frames=[memory.n_frames])["input_ids"] for memory in memories]
+    expected = [list(greedy_tokens(model[0], *asked, 24)) for asked in zip(ids, memories, strict=True)]
+    parts = [{"type": "video_url", "video_url": {"url": memory_url(model[0], memory)}} for memory in memories]
+    replies = [chat(address, part, WHAT, max_tokens=24, ignore_eos=True).json() for part in parts]
+    found = [reply["choices"][0]["message"]["content"].strip() for reply in replies]
+    assert found == [processor.decode(tokens).strip() for tokens in expected]
+    assert [reply["usage"]["completion_tokens"] for reply in replies] == [24] * N_MEMORIES
 
 
 def chat(address: str, *parts: dict[str, Any], **more: Any) -> httpx.Response:
