@@ -179,7 +179,7 @@ class ChatClient:
             "extra_body": self._extra or None,
         }
         while True:
-            arguments = {**fixed, self._limit_name: max_new_tokens, **self._sampling}
+            arguments: dict[str, Any] = {**fixed, self._limit_name: max_new_tokens, **self._sampling}
             try:
                 return await self._client.chat.completions.create(**arguments)
             except openai.BadRequestError as error:

@@ -108,7 +108,8 @@ def load(
         raise ValueError(f"--annotations belong to one TAG, and {len(benchmarks)} are given")
     where = (options.data_root, options.limit, options.allow_missing, options.annotations, options.prompt)
     loaded = {each.tag: load_questions(each, *where) for each in benchmarks if each.make_files is None}
-    model = open_model(options.model_path, process.device(options.device), options.memory)
+    is_local = parse_engine(options.engine) is None
+    model = open_model(options.model_path, process.device(options.device), options.memory, is_local)
     for each in benchmarks:
         if each.tag not in loaded:
             make_files(each, options.data_root, model, options.streams, process)

@@ -223,8 +223,14 @@ def _open_session(options: argparse.Namespace) -> StreamSession:
     transformers.utils.logging.set_verbosity_error()
     device = Process().device(options.device)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model, processor = load(options.model_path, device=device, dtype=dtype, memory_mode=options.memory)
     address = parse_engine(options.engine)
+    model, processor = load(
+        options.model_path,
+        device=device,
+        dtype=dtype,
+        memory_mode=options.memory,
+        with_language_model=address is None,
+    )
     engine: Engine = LocalEngine(model, processor) if address is None else open_remote(address, model, processor)
     if options.resume is None:
         session = StreamSession(model, processor, engine)

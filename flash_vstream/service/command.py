@@ -77,7 +77,13 @@ def run(options: argparse.Namespace) -> int:
     definitions = read_streams(options.streams) if options.streams else []
     device = Process().device(options.device)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model, processor = load(options.model_path, device=device, dtype=dtype, memory_mode=options.memory)
+    model, processor = load(
+        options.model_path,
+        device=device,
+        dtype=dtype,
+        memory_mode=options.memory,
+        with_language_model=address is None,
+    )
     engine = None if address is None else open_remote(address, model, processor)
     server = Server(model, processor, settings, engine)
     known = {stream.definition.name for stream in server.all()}

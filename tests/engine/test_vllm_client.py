@@ -14,6 +14,7 @@ from flash_vstream.engine.address import EngineAddress
 from flash_vstream.engine.base import Prompt
 from flash_vstream.engine.local import encode
 from flash_vstream.engine.vllm import VllmEngine
+from flash_vstream.model import load
 from flash_vstream.serve.session import StreamSession
 from tests.conftest import TinyModel
 from tests.engine.remote_server import RemoteServer, remote
@@ -59,6 +60,22 @@ def test_an_answer_has_room_in_the_model(asked: tuple[StreamSession, RemoteServe
     length = encode(session.model, session.processor, prompt)[0].shape[1]
     list(session.ask("What?", 100_000))
     assert server.bodies[0]["max_tokens"] == session.model.config.text_config.max_position_embeddings - length
+
+
+def test_a_process_that_only_watches() -> None:
+    """Without its language model a checkpoint gives the same memory, and prompts of the same length."""
+    (whole, processor), (watcher, _) = load(), load(with_language_model=False)
+    assert not list(watcher.language_model.parameters()) and list(whole.language_model.parameters())
+    with remote(lambda connection: connection.answer("a")) as server:
+        engine = VllmEngine(watcher, processor, EngineAddress("vllm", server.url))
+        session, expected = StreamSession(watcher, processor, engine), StreamSession(whole, processor)
+        for second, frame in enumerate(frames(3, 0)):
+            session.watch(frame, second)
+            expected.watch(frame, second)
+        assert "".join(session.ask("What?", 5)) == "a"
+        engine.close()
+    tokens = tokens_of(server.bodies[0]["messages"][0]["content"][0])
+    assert np.array_equal(tokens, whole.memory.read(expected.snapshot.memory).detach().numpy())
 
 
 @pytest.mark.parametrize("text", ["What</s>?", "<s>"])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flash_vstream.cli import main
-from flash_vstream.engine.address import EngineAddress
+from flash_vstream.engine.address import EngineAddress, parse_engine
 from flash_vstream.engine.pictures import PictureEngine
 from flash_vstream.engine.remote import ChatClient
 from flash_vstream.service.settings import Settings
@@ -55,6 +57,14 @@ def test_the_error_of_another_server(service: tuple[Running, RemoteServer]) -> N
     assert reply.status_code >= 500 and "out of memory" in reply.json()["error"]["message"]
     reply = running.client.post("/v1/chat/completions", json=question("Fail?", stream=True))
     assert "out of memory" in reply.text and "[DONE]" not in reply.text
+
+
+def test_the_engines_of_the_documentation() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    found = [
+        parse_engine(text.strip('"')) for text in re.findall(r"--engine (\"[^\"]+\"|(?:vllm|openai)=[^\s`)]+)", page)
+    ]
+    assert {address.kind for address in found if address is not None} == {"vllm", "openai"} and len(found) >= 4
 
 
 def test_an_engine_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,8 +31,10 @@ from flash_vstream.model.checkpoints.load import embedded_checkpoint
 from flash_vstream.model.generation import greedy_tokens
 from flash_vstream.serve.command import CLIP
 from flash_vstream.serve.session import StreamSession
+from flash_vstream.service.settings import Settings
 from flash_vstream.video import read_frames
 from flash_vstream.vllm_plugin.tokenizer import PLACEHOLDER
+from tests.service.servers import serve
 
 Model = tuple[VStreamForConditionalGeneration, VStreamProcessor]
 PYTHON = os.environ.get("VLLM_PYTHON")
@@ -59,6 +61,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("vllm") / "log"
     command = ["bash", str(ROOT / "scripts" / "vllm_cpu.sh"), str(embedded_checkpoint())]
     options = ["--port", str(port), "--dtype", "float32", "--served-model-name", "tiny"]
+    options += ["--allowed-media-domains", "127.0.0.1"]
     url = f"http://127.0.0.1:{port}"
     with (
         log.open("w") as out,
@@ -112,6 +115,20 @@ def test_answers_are_those_of_this_process(model: Model, memories: list[State], 
     engine.close()
     assert len(asked) == 65 and len(set(expected)) >= 8
     assert found == expected
+
+
+def test_vllm_fetches_a_stream_from_the_service(model: Model, address: str) -> None:
+    """The memory of a stream is an ordinary video address, for any OpenAI client."""
+    with serve(model, Settings()) as running:
+        running.add("cam", 5)
+        part = {"type": "video_url", "video_url": {"url": f"{running.address}/v1/streams/cam/memory.npy"}}
+        reply = chat(address, part, WHAT, max_tokens=32)
+        missing = {"type": "video_url", "video_url": {"url": f"{running.address}/v1/streams/no/memory.npy"}}
+        assert chat(address, missing, WHAT).status_code == 422
+        foreign = {"type": "video_url", "video_url": {"url": "http://example.com/memory.npy"}}
+        assert chat(address, foreign, WHAT).status_code == 400
+        expected = "".join(running.server.find("cam").session.ask(WHAT["text"], 32))
+    assert reply.json()["choices"][0]["message"]["content"].strip() == expected
 
 
 def test_as_many_tokens_as_wanted(model: Model, memories: list[State], address: str) -> None:
