@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from flash_vstream.video.addresses import masked
@@ -29,7 +29,7 @@ class EngineAddress:
     url: str
     model: str | None = None
     n_pictures: int = N_PICTURES
-    timeout_s: float = field(default=TIMEOUT_S, compare=False)
+    timeout_s: float = TIMEOUT_S
 
 
 def parse_engine(text: str) -> EngineAddress | None:

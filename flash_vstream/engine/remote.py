@@ -154,8 +154,8 @@ class ChatClient:
             async with await self._open(messages, max_new_tokens) as stream:
                 has_begun = True
                 async for chunk in stream:
-                    for choice in chunk.choices[:1]:
-                        if choice.delta.content:
+                    for choice in (chunk.choices or ())[:1]:
+                        if choice.delta is not None and choice.delta.content:
                             put(choice.delta.content)
                         reason = choice.finish_reason or reason
                     if chunk.usage is not None:

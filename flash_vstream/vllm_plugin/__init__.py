@@ -20,7 +20,7 @@ def register() -> None:
 
     import flash_vstream.model  # noqa: F401  (registers the configuration)
     from flash_vstream.vllm_plugin.media import MemoryLoader
-    from flash_vstream.vllm_plugin.settings import Settings
+    from flash_vstream.vllm_plugin.settings import VllmSettings
 
     if ARCHITECTURE in MODELS_CONFIG_MAP:
         return  # a process may load its plug-ins twice
@@ -28,4 +28,4 @@ def register() -> None:
     TokenizerRegistry.register(MODE, "flash_vstream.vllm_plugin.tokenizer", "VStreamTokenizer")
     RENDERER_REGISTRY.register(MODE, "vllm.renderers.hf", "HfRenderer")
     VIDEO_LOADER_REGISTRY.register(VIDEO_BACKEND)(MemoryLoader)
-    MODELS_CONFIG_MAP[ARCHITECTURE] = Settings
+    MODELS_CONFIG_MAP[ARCHITECTURE] = VllmSettings

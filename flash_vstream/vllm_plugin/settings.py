@@ -7,7 +7,7 @@ from typing import Any
 from flash_vstream.vllm_plugin import MODE, VIDEO_BACKEND
 
 
-class Settings:
+class VllmSettings:
     """vLLM calls these when it has read a checkpoint's configuration."""
 
     @staticmethod

@@ -21,10 +21,13 @@ import httpx
 import numpy as np
 import pytest
 
+from flash_vstream import cli
 from flash_vstream.engine.address import EngineAddress
 from flash_vstream.engine.base import Prompt
 from flash_vstream.engine.local import LocalEngine
 from flash_vstream.engine.vllm import VllmEngine, memory_url
+from flash_vstream.eval.answering.store import read_run
+from flash_vstream.files import read_json_lines
 from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor, load
 from flash_vstream.model.checkpoints.load import embedded_checkpoint
@@ -109,7 +112,7 @@ def test_answers_are_those_of_this_process(model: Model, memories: list[State], 
     asked.append(Prompt(turns, memories[-1], 32, lambda time_s: None, "Answer in one word."))
     local = LocalEngine(*model)
     expected = ["".join(local.answer(prompt)) for prompt in asked]
-    engine = VllmEngine(*model, EngineAddress("vllm", f"{address}/v1"))
+    engine = VllmEngine(*load(with_language_model=False), EngineAddress("vllm", f"{address}/v1"))
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda prompt: "".join(engine.answer(prompt)), asked))
     engine.close()
@@ -129,6 +132,17 @@ def test_vllm_fetches_a_stream_from_the_service(model: Model, address: str) -> N
         assert chat(address, foreign, WHAT).status_code == 400
         expected = "".join(running.server.find("cam").session.ask(WHAT["text"], 32))
     assert reply.json()["choices"][0]["message"]["content"].strip() == expected
+
+
+def test_an_evaluation_has_the_predictions_of_this_process(address: str, tmp_path: Path) -> None:
+    """On feature files, whose memories have tokens but no pictures."""
+    command = ["eval", "--data_root", str(tmp_path / "data"), "--streams", "1", "--limit", "16", "--device", "cpu"]
+    texts = []
+    for name, more in (("local", []), ("vllm", ["--engine", f"vllm={address}"])):
+        assert cli.main([*command, "--output_dir", str(tmp_path / name), *more]) == 0
+        texts.append([row["prediction"] for row in read_json_lines(tmp_path / name / "predictions.jsonl")])
+    assert texts[0] == texts[1] and len(set(texts[0])) >= 3
+    assert read_run(tmp_path / "vllm")["engine"] == {"kind": "vllm", "model": "tiny"}
 
 
 def test_as_many_tokens_as_wanted(model: Model, memories: list[State], address: str) -> None:
