@@ -18,11 +18,12 @@ from flash_vstream.eval.answering.predict import predict
 from flash_vstream.eval.answering.remote import Remote
 from flash_vstream.eval.answering.store import PredictionStore, merge, read_run
 from flash_vstream.eval.sample import Prediction, Sample
+from flash_vstream.features import SUFFIX
 from flash_vstream.files import read_json_lines
 from flash_vstream.serve.gallery import to_jpeg
-from tests.conftest import TinyModel
+from tests.conftest import TinyModel, make_tiny_model
 from tests.engine.remote_server import Connection, remote
-from tests.eval.worlds import N_FRAMES, RUN, SETTINGS, make_samples, tiny, write_videos
+from tests.eval.worlds import MEMORY, N_FRAMES, RUN, SETTINGS, make_samples, tiny, write_videos
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +132,15 @@ def test_an_engine_that_is_not_there(data_root: Path, tmp_path: Path, capsys: py
     assert not list(tmp_path.iterdir())
 
 
-def test_feature_files_hold_no_pictures(
-    synthetic_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["eval", "--data_root", str(synthetic_root), "--streams", "2", "--output_dir", str(tmp_path)]
+def test_what_an_engine_elsewhere_cannot_do(model: TinyModel, tmp_path: Path) -> None:
+    """Said before anything is watched: the files do not exist."""
+    features = {"v0": tmp_path / f"v0{SUFFIX}", "v1": tmp_path / "v1.mp4"}
     with remote(lambda connection: connection.answer("a")) as server:
-        assert "no pictures" in refused([*command, "--engine", f"openai={server.url}"], capsys)
-        assert server.bodies == []
+        engine = PictureEngine(ChatClient(EngineAddress("openai", server.url)), 8)
+        with pytest.raises(ValueError, match="no pictures"):
+            predictions(model, make_samples(), features, tmp_path, Remote(engine, to_jpeg))
+        offline = make_tiny_model(replace(MEMORY, mode="published"))
+        with pytest.raises(ValueError, match="published"):
+            predictions(offline, make_samples(), features, tmp_path, Remote(engine))
+        engine.close()
+    assert server.bodies == []
