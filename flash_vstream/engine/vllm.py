@@ -50,7 +50,23 @@ class VllmEngine:
                 end = self.processor.tokenizer.eos_token
                 raise ValueError(f"{text[:80]!r} holds the name of a control token, such as {end}: leave it out")
         ids, max_new_tokens = encode(self.model, self.processor, prompt)
-        return self.client.ask(partial(messages_of, self.model, prompt), max_new_tokens, n_prompt_tokens=ids.shape[1])
+        make_messages = partial(self.messages, prompt)
+        return self.client.ask(make_messages, max_new_tokens, n_prompt_tokens=ids.shape[1])
+
+    def messages(self, prompt: Prompt) -> Messages:
+        """The messages of a chat; the memory's tokens stand in front of the first question, as in training."""
+        (question, answer), *others = prompt.turns
+        messages: Messages = []
+        if prompt.system and self.processor.conversation == "v1":
+            messages.append({"role": "system", "content": prompt.system})
+        elif prompt.system:  # as `VStreamProcessor.prompt` writes it
+            question = f"{prompt.system}\n{question}"
+        part = {"type": "video_url", "video_url": {"url": memory_url(self.model, prompt.memory)}}
+        messages.append({"role": "user", "content": [part, {"type": "text", "text": question}]})
+        for asked, earlier in others:
+            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": asked}]
+            answer = earlier
+        return messages
 
     def load(self) -> dict[str, int]:
         """How many questions are "running"."""
@@ -59,19 +75,6 @@ class VllmEngine:
     def close(self) -> None:
         """End all answers with `EngineClosed`."""
         self.client.close()
-
-
-def messages_of(model: VStreamForConditionalGeneration, prompt: Prompt) -> Messages:
-    """The messages of a chat; the memory's tokens stand in front of the first question, as in training."""
-    messages: Messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    for question, answer in prompt.turns:
-        messages.append({"role": "user", "content": question})
-        if answer is not None:
-            messages.append({"role": "assistant", "content": answer})
-    first = next(message for message in messages if message["role"] == "user")
-    part = {"type": "video_url", "video_url": {"url": memory_url(model, prompt.memory)}}
-    first["content"] = [part, {"type": "text", "text": first["content"]}]
-    return messages
 
 
 def memory_url(model: VStreamForConditionalGeneration, memory: State) -> str:
