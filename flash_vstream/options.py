@@ -89,6 +89,19 @@ def add_fps(parser: argparse._ActionsContainer, default: float = 1.0) -> None:
     )
 
 
+def add_engine(parser: argparse._ActionsContainer) -> None:
+    """--engine: what answers."""
+    parser.add_argument(
+        "--engine",
+        default="local",
+        metavar="local|vllm=URL|openai=URL",
+        help="what answers: the model in this process; a vLLM server of the same checkpoint, with this package as its "
+        "plug-in; or any OpenAI-compatible vision model, which is shown the pictures that the memory holds. URL may "
+        "end in ?model=NAME&pictures=8&timeout=120; the environment variable VSTREAM_ENGINE_API_KEY has its key "
+        "(%(default)s)",
+    )
+
+
 def add_data_root(parser: argparse._ActionsContainer) -> None:
     """--data_root: the folder of the benchmarks."""
     parser.add_argument(

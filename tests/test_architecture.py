@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "flash_vstream"
 # A room may import from rooms of a lower rank and from itself. cli imports commands lazily, by module path.
 RANKS = {
     "__init__": 0, "files": 0, "run_record": 0, "process": 0, "memory": 1, "options": 2, "video": 2, "model": 3,
-    "features": 4, "engine": 4, "data": 5, "serve": 6, "train": 6, "eval": 7, "service": 7, "synthetic": 8, "cli": 9,
-    "recipe": 10, "__main__": 10,
+    "features": 4, "engine": 4, "vllm_plugin": 4, "data": 5, "serve": 6, "train": 6, "eval": 7, "service": 7,
+    "synthetic": 8, "cli": 9, "recipe": 10, "__main__": 10,
 }  # fmt: skip
 LAZY = {"flash_vstream.__init__"}  # exports names of upper rooms on first use
 LONGEST_FILE = 330

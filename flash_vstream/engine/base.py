@@ -32,12 +32,14 @@ class Prompt:
         memory: What was seen.
         max_new_tokens: The most tokens of the answer.
         picture_at: The picture (JPEG) of the frame at a stream time; None if it is not kept.
+        system: An instruction for the whole conversation; "" for none.
     """
 
     turns: tuple[Turn, ...]
     memory: State
     max_new_tokens: int
     picture_at: Callable[[float], bytes | None]
+    system: str = ""
 
 
 class Pieces(Iterator[str], ABC):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 
+from torch import Tensor
+
 from flash_vstream.engine.base import Pieces, Prompt, PromptTooLong
 from flash_vstream.engine.batcher import Batcher
 from flash_vstream.memory.state import State
@@ -65,6 +67,19 @@ class TokenPieces(Pieces):
         return piece
 
 
+def encode(model: VStreamForConditionalGeneration, processor: VStreamProcessor, prompt: Prompt) -> tuple[Tensor, int]:
+    """The ids [1, L] of a prompt, and the most tokens of its answer.
+
+    Raises PromptTooLong if the model cannot hold the prompt and one token.
+    """
+    text = processor.prompt(prompt.turns, system=prompt.system)
+    prompt_ids = processor(text=text, n_frames=[prompt.memory.n_frames])["input_ids"]
+    length, limit = prompt_ids.shape[1], model.config.text_config.max_position_embeddings
+    if length >= limit:
+        raise PromptTooLong(f"the prompt has {length} tokens and the model holds {limit}; ask something shorter")
+    return prompt_ids, min(prompt.max_new_tokens, limit - length)
+
+
 class LocalEngine:
     """The model of this process, which is only read.
 
@@ -81,14 +96,11 @@ class LocalEngine:
 
     def answer(self, prompt: Prompt) -> Pieces:
         """The greedy answer to a prompt. Raises PromptTooLong if the model cannot hold the prompt and one token."""
-        text = self.processor.prompt(prompt.turns)
-        prompt_ids = self.processor(text=text, n_frames=[prompt.memory.n_frames])["input_ids"]  # [1, L]
-        length, limit = prompt_ids.shape[1], self.model.config.text_config.max_position_embeddings
-        if length >= limit:
-            raise PromptTooLong(f"the prompt has {length} tokens and the model holds {limit}; ask something shorter")
-        asked = (prompt_ids, prompt.memory, min(prompt.max_new_tokens, limit - length))
+        prompt_ids, max_new_tokens = encode(self.model, self.processor, prompt)
+        asked = (prompt_ids, prompt.memory, max_new_tokens)
         tokens = greedy_tokens(self.model, *asked) if self.batcher is None else self.batcher.tokens(*asked)
-        return TokenPieces(tokens, stop_ids(self.model, self.processor.tokenizer), self.processor.decode, length)
+        stop = stop_ids(self.model, self.processor.tokenizer)
+        return TokenPieces(tokens, stop, self.processor.decode, prompt_ids.shape[1])
 
     def prefill(self, memory: State) -> None:
         """Have the batcher compute what all prompts on a memory begin with."""

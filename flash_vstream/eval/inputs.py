@@ -43,10 +43,14 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=positive_int, metavar="N", help="only the first N questions of each tag, for a quick try")
 
 
-def open_model(model_path: str | None, device: str, memory_mode: str | None = None) -> Model:
+def open_model(
+    model_path: str | None, device: str, memory_mode: str | None = None, with_language_model: bool = True
+) -> Model:
     """Open a checkpoint in its own dtype; on a CPU in float32, because 16 bits are slow there."""
     dtype: str | torch.dtype = torch.float32 if device == "cpu" else "auto"
-    return load(model_path, device=device, dtype=dtype, memory_mode=memory_mode)
+    return load(
+        model_path, device=device, dtype=dtype, memory_mode=memory_mode, with_language_model=with_language_model
+    )
 
 
 def load_questions(

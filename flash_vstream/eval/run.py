@@ -4,6 +4,9 @@
     flash-vstream eval --model_path DIR actnet msvd     a model on public benchmarks (prepare them first)
     flash-vstream choose ovo                            the same command; multiple choice, with every option rated
 
+--engine lets another server answer: a vLLM server of the same checkpoint, or any OpenAI-compatible vision model, which
+is shown the pictures that the memory holds.
+
 It runs on all GPUs, or on as many as GPUS says. Everything is written to one results folder; the same command resumes
 after a kill. Exit code 1 if the judge failed too often.
 """
@@ -11,10 +14,16 @@ after a kill. Exit code 1 if the judge failed too often.
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
+from typing import Any
 
+from flash_vstream.engine.address import EngineAddress, parse_engine
+from flash_vstream.engine.base import EngineError
+from flash_vstream.engine.opening import RemoteEngine, open_remote
 from flash_vstream.eval.answering.identity import default_folder, describe_run
 from flash_vstream.eval.answering.predict import PROTOCOLS, PredictSettings, predict, shuffled
+from flash_vstream.eval.answering.remote import Remote
 from flash_vstream.eval.answering.store import PredictionStore, forget_failures, merge
 from flash_vstream.eval.benchmarks import DEFAULT_TAG, REGISTRY, find_benchmark
 from flash_vstream.eval.benchmarks.base import OWN_PROMPT, PROMPTS, Benchmark, missing_videos
@@ -27,8 +36,9 @@ from flash_vstream.eval.reporting.report import write_report
 from flash_vstream.eval.results import write_verdicts
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.encoder import FrameEncoder
-from flash_vstream.options import CommandParser, add_fps, add_memory, positive_int
+from flash_vstream.options import CommandParser, add_engine, add_fps, add_memory, positive_int
 from flash_vstream.process import Process
+from flash_vstream.serve.gallery import to_jpeg
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add("--retry_failures", action="store_true", help="predict again what failed before")
     add("--protocol", choices=PROTOCOLS, default=default.protocol, help="stream: ask at end_time, on what was seen")
     add("--prompt", choices=PROMPTS, default=OWN_PROMPT, help="official: in the words of the benchmark's own script")
+    add_engine(parser)
     add_memory(parser)
     add("--shuffle_videos", action="store_true", help="a control: every question is asked about another video")
     add("--max_new_tokens", type=positive_int, metavar="N", help="default: 128, of multiple choice 16")
@@ -52,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Load, answer, judge, report; all processes answer, and rank 0 does the rest. Returns the exit code."""
-    process, judging = Process.current(), judge_settings(options)
+    process, judging, address = Process.current(), judge_settings(options), parse_engine(options.engine)
     model, processor, sets = load(options, process)
     settings = {each.benchmark.tag: settings_for(each.benchmark, options) for each in sets}
     samples = [sample for each in sets for sample in each.samples]
@@ -60,15 +71,22 @@ def run(options: argparse.Namespace) -> int:
     record = describe_run(model, options.model_path, samples, settings, options.shuffle_videos, options.limit)
     if options.prompt != OWN_PROMPT:
         record["prompt"] = options.prompt
+    engine = None if address is None else open_remote(address, model, processor)
+    remote = None
+    if address is not None and engine is not None:
+        record["engine"] = describe_engine(address, engine)
+        remote = Remote(engine, to_jpeg if address.kind == "openai" else None)
     folder = options.output_dir or default_folder(record)
     if options.retry_failures and process.is_main:
         print(f"{forget_failures(folder, record)} failures are tried again")
     process.barrier()
 
-    with PredictionStore(folder, record, process.rank) as store:
+    with PredictionStore(folder, record, process.rank) as store, contextlib.ExitStack() as ending:
+        if engine is not None:
+            ending.callback(engine.close)
         for benchmark, questions, media in sets:
             shown = shuffled(media) if options.shuffle_videos else media
-            predict(model, processor, questions, shown, store, settings[benchmark.tag], process)
+            predict(model, processor, questions, shown, store, settings[benchmark.tag], process, remote)
     process.barrier()
     if not process.is_main:
         return 0
@@ -90,7 +108,8 @@ def load(
         raise ValueError(f"--annotations belong to one TAG, and {len(benchmarks)} are given")
     where = (options.data_root, options.limit, options.allow_missing, options.annotations, options.prompt)
     loaded = {each.tag: load_questions(each, *where) for each in benchmarks if each.make_files is None}
-    model = open_model(options.model_path, process.device(options.device), options.memory)
+    is_local = parse_engine(options.engine) is None
+    model = open_model(options.model_path, process.device(options.device), options.memory, is_local)
     for each in benchmarks:
         if each.tag not in loaded:
             make_files(each, options.data_root, model, options.streams, process)
@@ -106,6 +125,16 @@ def load(
     paths = [path for each in sets for path in each.media.values()]
     check_features(paths, model[0], FrameEncoder.of(*model).expected(), options.fps, show_progress=process.is_main)
     return *model, sets
+
+
+def describe_engine(address: EngineAddress, engine: RemoteEngine) -> dict[str, Any]:
+    """What decides the answers of an engine elsewhere; not its address. Raises ValueError if it does not answer."""
+    try:
+        model = engine.client.model()
+    except EngineError as error:
+        raise ValueError(str(error)) from error
+    pictures = {"pictures": address.n_pictures} if address.kind == "openai" else {}
+    return {"kind": address.kind, "model": model, **pictures}
 
 
 def settings_for(benchmark: Benchmark, options: argparse.Namespace) -> PredictSettings:

@@ -27,7 +27,7 @@ from flash_vstream.model.checkpoints.weights import changed_memory
 from flash_vstream.model.configuration import VStreamConfig
 from flash_vstream.model.plain_text import MARK, PlainText
 from flash_vstream.model.preprocessing import FramePreprocessor
-from flash_vstream.model.prompts import STYLES, VISUAL_TOKEN, Conversation, Turn, write
+from flash_vstream.model.prompts import STYLES, V1_SYSTEM, VISUAL_TOKEN, Conversation, Turn, write
 from flash_vstream.model.tokenizer import load_tokenizer
 
 IGNORED = -100
@@ -103,12 +103,25 @@ class VStreamProcessor(ProcessorMixin):
         """Frames uint8 RGB [T, H, W, 3] -> float32 [T, 3, S, S]; `pad` keeps the whole picture, on a square canvas."""
         return self.frames(frames, pad=pad)
 
-    def prompt(self, question: str | Sequence[Turn], conversation: str | None = None, with_visual: bool = True) -> str:
+    def prompt(
+        self,
+        question: str | Sequence[Turn],
+        conversation: str | None = None,
+        with_visual: bool = True,
+        system: str = "",
+    ) -> str:
         """The text that the model continues, from a question or from turns of which the last answer is None.
 
-        Control tokens in the turns are marked as plain text (see `plain`).
+        An instruction (`system`) follows the conversation's own, as in the release; if the conversation has none, it
+        precedes the first question. Control tokens in the texts are marked as plain text (see `plain`).
         """
-        turns = [(question, None)] if isinstance(question, str) else question
+        turns: list[Turn] = [(question, None)] if isinstance(question, str) else list(question)
+        text = self._write(turns, conversation, int(with_visual)).text
+        if not system:
+            return text
+        if text.startswith(V1_SYSTEM):
+            return f"{V1_SYSTEM} {self.plain(system)}{text.removeprefix(V1_SYSTEM)}"
+        turns[0] = (f"{system}\n{turns[0][0]}", turns[0][1])
         return self._write(turns, conversation, int(with_visual)).text
 
     def plain(self, text: str) -> str:

@@ -7,6 +7,9 @@ In a terminal it takes questions at any moment. Elsewhere it asks those of --ask
 plain line when it arrives, "SECONDS: question" at that stream time; "/save FILE" saves the session. The exit code is 1
 if an answer could not be generated, 3 if a camera was lost for good.
 
+--engine lets another server answer, with the memory's tokens (vLLM) or with the pictures that the memory holds (any
+OpenAI-compatible vision model).
+
 A camera that goes away is reconnected: the memory is kept, the stream time continues with the clock, and a line says
 how long there was no picture.
 """
@@ -23,10 +26,15 @@ from pathlib import Path
 import torch
 import transformers
 
+from flash_vstream.engine.address import LOCAL, parse_engine
+from flash_vstream.engine.base import Engine
+from flash_vstream.engine.local import LocalEngine
+from flash_vstream.engine.opening import open_remote
 from flash_vstream.model import load
 from flash_vstream.options import (
     CommandParser,
     add_device,
+    add_engine,
     add_fps,
     add_memory,
     add_model,
@@ -36,6 +44,7 @@ from flash_vstream.options import (
 from flash_vstream.process import Process
 from flash_vstream.serve import plain
 from flash_vstream.serve.event_log import EventLog
+from flash_vstream.serve.gallery import Gallery
 from flash_vstream.serve.loop import AnswerError
 from flash_vstream.serve.questions import Schedule, parse, read_file
 from flash_vstream.serve.session import DEFAULT_MAX_NEW_TOKENS, StreamSession
@@ -113,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="continue a saved session: its memory is kept, and its stream time continues with this stream",
     )
+    add_engine(options)
     add_memory(options)
     add(
         "--max_new_tokens",
@@ -131,6 +141,7 @@ def run(options: argparse.Namespace) -> int:
     video = str(CLIP) if options.video_file is None else options.video_file
     is_clip = Path(video).is_file() and CLIP.samefile(video)
     schedule = Schedule([parse(line, need_time=True) for line in options.ask])
+    parse_engine(options.engine)  # before the model is read, which takes long
     source = open_source(
         video,
         fps=options.fps,
@@ -144,7 +155,7 @@ def run(options: argparse.Namespace) -> int:
     session = _open_session(options)
     seen_s = session.snapshot.time_s
     # Opened last: a command that is refused leaves no file behind.
-    with contextlib.closing(EventLog(options.log_file)) as log:
+    with contextlib.closing(session.engine), contextlib.closing(EventLog(options.log_file)) as log:
         # Each of the two is None if it was closed.
         terminals = [stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)]
         is_interactive = all(terminals) and not options.ask
@@ -159,6 +170,7 @@ def run(options: argparse.Namespace) -> int:
             "start",
             video=masked(video),
             model=options.model_path,
+            engine=masked(options.engine),
             memory=session.model.config.memory.to_dict(),
             video_fps=options.fps,
             play_speed=str(options.play_speed),
@@ -211,14 +223,30 @@ def _open_session(options: argparse.Namespace) -> StreamSession:
     transformers.utils.logging.set_verbosity_error()
     device = Process().device(options.device)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model, processor = load(options.model_path, device=device, dtype=dtype, memory_mode=options.memory)
-    is_new = options.resume is None
-    return StreamSession(model, processor) if is_new else StreamSession.load(model, processor, options.resume)
+    address = parse_engine(options.engine)
+    model, processor = load(
+        options.model_path,
+        device=device,
+        dtype=dtype,
+        memory_mode=options.memory,
+        with_language_model=address is None,
+    )
+    engine: Engine = LocalEngine(model, processor) if address is None else open_remote(address, model, processor)
+    if options.resume is None:
+        session = StreamSession(model, processor, engine)
+    else:
+        session = StreamSession.load(model, processor, options.resume, engine)
+    if address is not None and address.kind == "openai":
+        gallery = Gallery()
+        session.picture_at, session.keep_picture = gallery.at, gallery.add
+    return session
 
 
 def _introduce(options: argparse.Namespace, session: StreamSession, is_clip: bool) -> None:
     memory = session.model.config.memory
     print(f"model: {options.model_path or 'the shipped tiny model'} on {session.model.device}, memory: {memory.mode}")
+    if options.engine != LOCAL:
+        print(f"answers: {masked(options.engine)}")
     speed = "as fast as possible" if options.play_speed == math.inf else f"at {options.play_speed:g} times its own pace"
     if options.video_file and is_camera(options.video_file):
         speed = "at its own pace"

@@ -142,7 +142,9 @@ class StreamSession:
         self.processor = processor
         self.engine = engine or LocalEngine(model, processor)
         self.encoder = encoder
+        # The pictures of frames, for engines that look at them; whoever reads the source keeps them.
         self.picture_at: Callable[[float], bytes | None] = lambda time_s: None
+        self.keep_picture: Callable[[np.ndarray, Snapshot], None] = lambda frame, snapshot: None
         self.asked_at = -math.inf  # of the newest question, by time.monotonic
         self._watch_lock = threading.Lock()
         self._start(Snapshot(model.memory.init_state(), None, 0))

@@ -18,10 +18,13 @@ import torch
 import uvicorn
 import yaml
 
+from flash_vstream.engine.address import parse_engine
+from flash_vstream.engine.opening import open_remote
 from flash_vstream.model import load
 from flash_vstream.options import (
     CommandParser,
     add_device,
+    add_engine,
     add_memory,
     add_model,
     non_negative_float,
@@ -78,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
         help="so long after a question, compute the memory's part of the prompt for each new frame, before the next "
         "question (%(default)s: never)",
     )
+    add_engine(options)
     add_memory(options)
     add_device(options)
     return options
@@ -96,11 +100,19 @@ def run(options: argparse.Namespace) -> int:
         max_new_tokens=options.max_new_tokens,
         prefill_s=options.prefill,
     )
+    address = parse_engine(options.engine)
     definitions = read_streams(options.streams) if options.streams else []
     device = Process().device(options.device)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model, processor = load(options.model_path, device=device, dtype=dtype, memory_mode=options.memory)
-    server = Server(model, processor, settings)
+    model, processor = load(
+        options.model_path,
+        device=device,
+        dtype=dtype,
+        memory_mode=options.memory,
+        with_language_model=address is None,
+    )
+    engine = None if address is None else open_remote(address, model, processor)
+    server = Server(model, processor, settings, engine)
     known = {stream.definition.name for stream in server.all()}
     if not definitions and not known and options.model_path is None:
         definitions = [DEMO]

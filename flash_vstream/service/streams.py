@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_vstream.serve.gallery import Gallery
 from flash_vstream.serve.session import StreamSession
-from flash_vstream.service.gallery import Gallery
 from flash_vstream.service.settings import StreamDefinition
 from flash_vstream.service.sources import reader_options
 from flash_vstream.video import FrameBuffer, SourceEvent, masked, open_source

@@ -11,6 +11,7 @@ from flash_vstream import cli
 from flash_vstream.eval.answering.store import read_run
 from flash_vstream.eval.judging.multiple_choice import methods_of
 from flash_vstream.files import read_json_lines
+from tests.engine.remote_server import remote
 from tests.eval.launch import finish, two_processes
 from tests.eval.worlds import write_videos
 
@@ -177,3 +178,10 @@ def test_bad_input_is_one_line_and_changes_nothing(
     assert cli.main(command(tmp_path, checkpoint, tmp_path / "out", "--allow_missing")) == 0
     printed = capsys.readouterr().out
     assert "2 videos are missing" in printed and "sub/v1, v1\n" in printed
+
+
+def test_ratings_need_the_model_itself(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["choose", "ovo", "--data_root", str(data_root), "--output_dir", str(tmp_path), "--fps", "2"]
+    with remote(lambda connection: connection.answer("A")) as server:
+        assert cli.main([*command, "--engine", f"openai={server.url}"]) == 2
+    assert "--engine local" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
 
+from flash_vstream.engine.base import Engine
 from flash_vstream.service.app import make_app
 from flash_vstream.service.server import Server
 from flash_vstream.service.settings import Settings
@@ -59,9 +60,9 @@ def to_png(frame: NDArray[np.uint8]) -> bytes:
 
 
 @contextlib.contextmanager
-def serve(tiny_model: TinyModel, settings: Settings) -> Iterator[Running]:
+def serve(tiny_model: TinyModel, settings: Settings, engine: Engine | None = None) -> Iterator[Running]:
     """A server of the settings, which ends with the context."""
-    server = Server(*tiny_model, settings)
+    server = Server(*tiny_model, settings, engine)
     app, most = make_app(server), settings.max_body_bytes
     own = uvicorn.Server(uvicorn.Config(app, settings.host, 0, log_level="error", ws_max_size=most))
     thread = threading.Thread(target=own.run)

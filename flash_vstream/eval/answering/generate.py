@@ -8,21 +8,12 @@ from flash_vstream.eval.answering.watch import Seen
 from flash_vstream.eval.sample import Sample
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.generation import greedy_batch
-from flash_vstream.model.prompts import V1_SYSTEM, VISUAL_TOKEN
+from flash_vstream.model.prompts import VISUAL_TOKEN
 
 
 def prompt_of(sample: Sample, processor: VStreamProcessor) -> str:
-    """The prompt of a sample: its question as the benchmark words it, after the placeholder of the video.
-
-    An instruction of the benchmark (`Sample.system`) follows the conversation's own, as in the release; if the
-    conversation has none, it precedes the question.
-    """
-    text = processor.prompt(sample.question)
-    if not sample.system:
-        return text
-    if text.startswith(V1_SYSTEM):
-        return f"{V1_SYSTEM} {processor.plain(sample.system)}{text.removeprefix(V1_SYSTEM)}"
-    return processor.prompt(f"{sample.system}\n{sample.question}")
+    """The prompt of a sample: its question as the benchmark words it, after the placeholder of the video."""
+    return processor.prompt(sample.question, system=sample.system)
 
 
 def checked_prompt(

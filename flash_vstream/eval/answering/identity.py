@@ -24,7 +24,10 @@ from flash_vstream.run_record import digest_of
 EMBEDDED = "embedded"  # the name of the model that ships with the package
 # All code that decides a prediction lies here (a test holds the imports against it). Judging and reporting may change
 # between a prediction and its report.
-DECIDING_CODE = ("memory", "model", "video", "features", "eval/answering", "eval/benchmarks", "eval/sample.py")
+DECIDING_CODE = (
+    "memory", "model", "video", "features", "engine", "serve/gallery.py", "eval/answering", "eval/benchmarks",
+    "eval/sample.py",
+)  # fmt: skip
 
 
 def describe_run(

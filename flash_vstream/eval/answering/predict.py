@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 from flash_vstream.eval.answering.generate import checked_prompt, generate
 from flash_vstream.eval.answering.multiple_choice import Ratings, rate_options
+from flash_vstream.eval.answering.remote import Remote, ask_all
 from flash_vstream.eval.answering.store import PredictionStore
 from flash_vstream.eval.answering.watch import EVERYTHING, Seen, watch
 from flash_vstream.eval.benchmarks.base import as_watched
 from flash_vstream.eval.sample import Prediction, Sample
+from flash_vstream.features import SUFFIX
 from flash_vstream.features.file import frames_before
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.generation import NOT_FINITE, NotFiniteError
@@ -60,13 +62,17 @@ def predict(
     store: PredictionStore,
     settings: PredictSettings,
     process: Process | None = None,
+    remote: Remote | None = None,
 ) -> None:
     """Answer this process's share of the samples of one benchmark into `store`, except those stored already.
 
-    `media` is video_id -> feature file, video or folder of pictures. A video that is missing or cannot be read gives
-    predictions with `error` and without a text. Raises ValueError if the model's memory is offline only, and a question
-    is asked before the end of its video.
+    `media` is video_id -> feature file, video or folder of pictures. A video that is missing or cannot be read, and a
+    question that the `remote` engine does not answer, gives a prediction with `error` and without a text. Raises
+    ValueError if the model's memory is offline only, and a question is asked before the end of its video; and if the
+    engine cannot answer such questions.
     """
+    if remote is not None:
+        check_remote(remote, model, media, settings)
     if model.config.memory.mode == "published" and any(settings.moment(sample) != EVERYTHING for sample in samples):
         raise ValueError(
             "the published memory is offline only and cannot answer while a video runs: give --protocol release, or"
@@ -77,15 +83,33 @@ def predict(
     batches = plan(shard(samples, process.rank, process.world_size), settings)
     open_batches = [batch for batch in batches if any(sample not in store for sample in batch)]
     n_samples, n_open = sum(map(len, batches)), sum(map(len, open_batches))
-    watched = watch_for(model, processor, [sample for batch in open_batches for sample in batch], media, settings)
+    asked = [sample for batch in open_batches for sample in batch]
+    watched = watch_for(model, processor, asked, media, settings, remote)
     label = f"predicting {samples[0].tag}" if samples else "predicting"
     with tqdm(
         total=n_samples, initial=n_samples - n_open, desc=label, unit="question", disable=not process.is_main
     ) as progress:
         for batch in open_batches:
-            answered = answer_batch(model, processor, list(islice(watched, len(batch))), settings)
+            questions = list(islice(watched, len(batch)))
+            if remote is None:
+                answered = answer_batch(model, processor, questions, settings)
+            else:
+                answered = answer_remotely(remote, questions, settings)
             store.append(sample for sample in answered if sample not in store)
             progress.update(len(batch))
+
+
+def check_remote(
+    remote: Remote, model: VStreamForConditionalGeneration, media: Mapping[str, Path], settings: PredictSettings
+) -> None:
+    """Raise ValueError if questions of these settings, or about these media, need the model of this process."""
+    if settings.rate_options:
+        raise ValueError("multiple choice is decided by likelihoods, which need the model itself: give --engine local")
+    if model.config.memory.mode == "published":
+        raise ValueError("the published memory holds no stream: give --memory star, or --engine local")
+    files = [path for path in media.values() if path.suffix == SUFFIX]
+    if remote.to_jpeg is not None and files:
+        raise ValueError(f"{files[0]} holds no pictures: give videos, or --engine vllm=URL or local for feature files")
 
 
 def shard(samples: Sequence[Sample], rank: int, world_size: int) -> list[Sample]:
@@ -109,8 +133,10 @@ def watch_for(
     samples: Sequence[Sample],
     media: Mapping[str, Path],
     settings: PredictSettings,
+    remote: Remote | None = None,
 ) -> Iterator[tuple[Sample, Seen | str]]:
     """Each of the samples, ordered as by `plan`, with what had been seen when it is asked, or why nothing had."""
+    keep_memory, to_jpeg = remote is not None, None if remote is None else remote.to_jpeg
     for (video_id, is_faulty), group in groupby(samples, key=lambda sample: (sample.video_id, bool(sample.fault))):
         waiting = list(group)
         if is_faulty:
@@ -121,7 +147,7 @@ def watch_for(
             continue
         moments = sorted({settings.moment(sample) for sample in waiting})
         try:
-            for moment, seen in watch(model, processor, media[video_id], moments, settings.fps):
+            for moment, seen in watch(model, processor, media[video_id], moments, settings.fps, keep_memory, to_jpeg):
                 while waiting and settings.moment(waiting[0]) == moment:
                     yield waiting.pop(0), seen
         except (ValueError, OSError) as error:
@@ -163,6 +189,25 @@ def answer_batch(
             note = late_note(settings.moment(sample), seen, settings.fps)
             predictions[sample.id] = Prediction(text, failure, seen.n_frames, seconds, None if failure else rated, note)
     return [replace(sample, prediction=predictions[sample.id]) for sample, _ in watched]
+
+
+def answer_remotely(
+    remote: Remote, watched: Sequence[tuple[Sample, Seen | str]], settings: PredictSettings
+) -> list[Sample]:
+    """As `answer_batch`, by an engine elsewhere."""
+    ready = [(sample, seen) for sample, seen in watched if not isinstance(seen, str)]
+    start = time.perf_counter()
+    answers = iter(ask_all(remote.engine, ready, settings.max_new_tokens) if ready else ())
+    seconds = round((time.perf_counter() - start) / max(1, len(ready)), 4)
+    answered = []
+    for sample, seen in watched:
+        if isinstance(seen, str):
+            prediction = Prediction(None, seen, 0, 0.0)
+        else:
+            note = late_note(settings.moment(sample), seen, settings.fps)
+            prediction = Prediction(*next(answers), seen.n_frames, seconds, None, note)
+        answered.append(replace(sample, prediction=prediction))
+    return answered
 
 
 def late_note(moment: float, seen: Seen, fps: float) -> str | None:

@@ -6,18 +6,21 @@ T frames, P patches a frame, D vision features, N memory tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from flash_vstream.engine.pictures import frame_times
 from flash_vstream.features import SUFFIX
 from flash_vstream.features.file import FeatureFile
 from flash_vstream.memory.pooling import pool_grid
+from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.video import open_source, read_frames
 
@@ -27,10 +30,19 @@ EVERYTHING = math.inf  # the moment after the last frame
 
 @dataclass(frozen=True)
 class Seen:
-    """The memory's tokens [N, D] at one moment of a video, when `n_frames` have been watched."""
+    """What was seen at one moment of a video.
+
+    Attributes:
+        n_frames: Frames that had been watched.
+        tokens: The memory's tokens [N, D].
+        memory: Its state, if it was wanted.
+        pictures: The JPEG of the frames that the memory holds whole, by time, if they were wanted.
+    """
 
     n_frames: int
     tokens: Tensor
+    memory: State | None = None
+    pictures: Mapping[float, bytes] = field(default_factory=dict)
 
 
 def watch(
@@ -39,35 +51,44 @@ def watch(
     path: Path,
     moments: Sequence[float],
     fps: float,
+    keep_memory: bool = False,
+    to_jpeg: Callable[[NDArray[np.uint8]], bytes] | None = None,
 ) -> Iterator[tuple[float, Seen]]:
     """Watch a feature file, a video or a folder of pictures; yield each moment with the memory at that moment.
 
     Moments are numbers of frames, distinct and rising; `EVERYTHING` is the end of the video. A moment after the end has
-    the memory at the end; nothing after the last moment is read. Raises ValueError if the file cannot be read or holds
-    no frame; moments before the fault have been yielded by then.
+    the memory at the end; nothing after the last moment is read. `keep_memory` adds the memory's state, and `to_jpeg`
+    pictures, which a feature file does not have. Raises ValueError if the file cannot be read or holds no frame;
+    moments before the fault have been yielded by then.
     """
     blocks = _blocks(model, processor, path, moments, fps)
     if model.config.memory.mode == "published":
         assert list(moments) == [EVERYTHING]  # an offline memory: `predict` refuses anything else
-        yield EVERYTHING, _consolidated(model, blocks)
+        yield EVERYTHING, _consolidated(model, (features for features, _ in blocks))
         return
     waiting = list(moments)
     state = model.memory.init_state()
-    for features in blocks:
+    pictures: dict[float, bytes] = {}
+
+    def read(state: State) -> Seen:
+        with torch.no_grad():
+            return Seen(state.n_frames, model.memory.read(state), state if keep_memory else None, pictures)
+
+    for features, frames in blocks:
         times = torch.arange(state.n_frames, state.n_frames + len(features), dtype=torch.float64) / fps
         with torch.no_grad():
             state = model.memory.update(state, features, times=times.to(features.device))
+        if to_jpeg is not None:
+            kept = frame_times(state)
+            new = zip(times.tolist(), frames, strict=bool(frames))
+            pictures = {time_s: picture for time_s, picture in pictures.items() if time_s in kept}
+            pictures |= {time_s: to_jpeg(frame) for time_s, frame in new if time_s in kept}
         while waiting and state.n_frames >= waiting[0]:
-            yield waiting.pop(0), _read(model, state)
+            yield waiting.pop(0), read(state)
     if state.n_frames == 0:
         raise ValueError(f"{path} holds no frame: get it again")
     for moment in waiting:
-        yield moment, _read(model, state)
-
-
-def _read(model: VStreamForConditionalGeneration, state: Any) -> Seen:
-    with torch.no_grad():
-        return Seen(state.n_frames, model.memory.read(state))
+        yield moment, read(state)
 
 
 def _consolidated(model: VStreamForConditionalGeneration, blocks: Iterator[Tensor]) -> Seen:
@@ -85,25 +106,29 @@ def _blocks(
     path: Path,
     moments: Sequence[float],
     fps: float,
-) -> Iterator[Tensor]:
-    """Features [T, P, D] in the model's dtype, T at most `BLOCK`; a block ends at each moment."""
+) -> Iterator[tuple[Tensor, list[NDArray[np.uint8]]]]:
+    """Features [T, P, D] in the model's dtype, T at most `BLOCK`, and the frames; a block ends at each moment.
+
+    A feature file has no frames.
+    """
     device = model.memory.q_proj.weight.device
     if path.suffix == SUFFIX:
         file = FeatureFile(path)
         for start, stop in _spans(moments):
             if start >= len(file):
                 return
-            yield file.read(start, min(stop, len(file))).to(device, model.dtype)
+            yield file.read(start, min(stop, len(file))).to(device, model.dtype), []
         return
     end = None if moments[-1] == EVERYTHING else moments[-1] / fps
     frames = open_source(path, fps, play_speed=math.inf) if path.is_dir() else read_frames(path, fps, end=end)
     for start, stop in _spans(moments):
         # One by one: the pictures of a folder may differ in size.
-        pixels = [processor.frames_to_pixels(frame[None]) for frame, _ in islice(frames, stop - start)]
-        if not pixels:
+        block = [frame for frame, _ in islice(frames, stop - start)]
+        if not block:
             return
+        pixels = torch.cat([processor.frames_to_pixels(frame[None]) for frame in block])
         with torch.no_grad():
-            yield model.encode_frames(torch.cat(pixels).to(model.device, model.dtype)).to(device)
+            yield model.encode_frames(pixels.to(model.device, model.dtype)).to(device), block
 
 
 def _spans(moments: Sequence[float]) -> Iterator[tuple[int, int]]:

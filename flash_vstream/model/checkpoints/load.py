@@ -35,12 +35,14 @@ def load(
     dtype: str | torch.dtype = "auto",
     memory_mode: str | None = None,
     base: str | Path | None = None,
+    with_language_model: bool = True,
     **kwargs: Any,
 ) -> tuple[VStreamForConditionalGeneration, VStreamProcessor]:
     """Open a checkpoint of any kind: native, published, or an adapter on its `base` (default: the one that it names).
 
     `path` is a folder or hub id (None: the embedded tiny model), `dtype` that of the weights ("auto": the checkpoint's
-    own). `memory_mode` replaces the memory mode of model and processor; other arguments go to
+    own). `memory_mode` replaces the memory mode of model and processor. Without its language model, which is dropped
+    before the model goes to `device`, it watches, and another engine answers. Other arguments go to
     `VStreamForConditionalGeneration.from_pretrained`. Returns the model in evaluation mode, on `device` if one is
     given, and its processor; the model's generation config names the stop tokens of both. Raises ValueError if the
     checkpoint or the device cannot be used.
@@ -61,6 +63,8 @@ def load(
         model = load_adapter(model, adapter)
         check_finite(model, str(adapter))
         model.set_memory(processor.memory)  # the adapter's own, in the wanted mode
+    if not with_language_model:
+        model.language_model = torch.nn.Module()
     if device is not None:
         try:
             if torch.device(device).type == "meta":  # torch accepts it and drops the weights

@@ -7,8 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from flash_vstream.serve.gallery import SLACK, Gallery, remembered_times, to_jpeg
 from flash_vstream.serve.session import StreamSession
-from flash_vstream.service.gallery import SLACK, Gallery, remembered_times, to_jpeg
 from tests.conftest import TinyModel
 from tests.service.servers import frames
 

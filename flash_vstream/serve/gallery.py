@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flash_vstream.memory.star import StarState
+from flash_vstream.engine.pictures import frame_times
 from flash_vstream.serve.session import Snapshot
 
 LONGEST_SIDE = 640  # pixels
@@ -31,11 +31,7 @@ def to_jpeg(frame: NDArray[np.uint8], longest_side: int = LONGEST_SIDE) -> bytes
 
 def remembered_times(snapshot: Snapshot) -> set[float]:
     """The stream times of the frames that the memory holds whole: the window and the candidates."""
-    memory = snapshot.memory
-    times = {frame.time for frame in memory.window}
-    if isinstance(memory, StarState) and memory.clusters is not None:
-        times |= {frame.time for frames in memory.clusters.members for frame in frames}
-    return times
+    return frame_times(snapshot.memory)
 
 
 class Gallery:
