@@ -7,7 +7,6 @@ import binascii
 import io
 import threading
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +30,10 @@ def decode(data: bytes, content_type: str, max_pixels: int) -> NDArray[np.uint8]
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in PUSHED:
         raise ApiError(415, f"content type {kind[:80]!r}: send {' or '.join(PUSHED)}", "unsupported_media_type")
-    return decode_as([PUSHED[kind]], data, max_pixels)
+    return decode_as((PUSHED[kind],), data, max_pixels)
 
 
-def decode_as(formats: Sequence[str], data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+def decode_as(formats: tuple[str, ...], data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """A picture of one of Pillow's formats as uint8 RGB [H, W, 3]; its content decides which.
 
     Raises ApiError: 413 for too many pixels, 422 for a damaged picture, another format, or several frames.

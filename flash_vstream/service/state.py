@@ -17,7 +17,7 @@ from flash_vstream.files import atomic, explain_failed_writing, lock, remove_par
 from flash_vstream.service.settings import NAME, StreamDefinition
 from flash_vstream.service.streams import Stream
 
-DEFINITION, SESSION, LOCK = "stream.json", "session.safetensors", ".lock"
+DEFINITION, SESSION = "stream.json", "session.safetensors"
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,9 @@ class StateFolder:
         self.folder = folder
         with explain_failed_writing(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError("no permission")
+            self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             lock(self._lock, folder)
         except BaseException:

@@ -194,7 +194,9 @@ def test_pages_of_other_sites_are_refused(running: Running) -> None:
     body = {"model": "flash-vstream/here", "messages": [{"role": "user", "content": "What?"}]}
     stream = {"name": "foreign"}
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", None):
-        headers = {} if kind is None else {"Content-Type": kind}  # what a page may send without asking first
+        headers: dict[str, str] = (
+            {} if kind is None else {"Content-Type": kind}
+        )  # what a page may send without asking first
         for path, content in (("/v1/streams", stream), ("/v1/chat/completions", body)):
             data = json.dumps(content).encode()
             assert running.client.post(path, content=data, headers=headers).status_code == 422
