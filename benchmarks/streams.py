@@ -22,9 +22,11 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -50,9 +52,7 @@ class Fed:
 
     def __init__(self, session: StreamSession, frames: Frames) -> None:
         self.session, self._frames = session, frames
-        self._times = itertools.count()
-        for _ in range(WARM_UP):
-            self.watch()
+        self._times = itertools.count(session.snapshot.n_frames)
 
     def watch(self) -> None:
         """One more frame."""
@@ -106,10 +106,16 @@ def compare(
     """Print the figures of each way, and the ratio of its rate to that of one stream alone."""
     encoder = Encoder(model, processor)
     ways = [("apart", None, n) for n in (1, 8)] + [("together", encoder, n) for n in (1, 8, 16)]
-    fed = {
-        (name, count): [Fed(StreamSession(model, processor, encoder=own), frames) for _ in range(count)]
-        for name, own, count in ways
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "session.safetensors"
+        warm = Fed(StreamSession(model, processor, encoder=encoder), frames)
+        for _ in range(WARM_UP):
+            warm.watch()
+        warm.session.save(path)
+        fed = {
+            (name, count): [Fed(StreamSession.load(model, processor, path, encoder=own), frames) for _ in range(count)]
+            for name, own, count in ways
+        }
     found: dict[tuple[str, int], list[Figures]] = {way: [] for way in fed}
     for number in range(rounds):
         for way, streams in fed.items():
