@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -84,7 +85,7 @@ def ask(client: openai.OpenAI, http: httpx.Client, watched: list[Watched], numbe
     """Ask about one stream; check the answer and the picture that it rests on."""
     stream = watched[number]
     began, first = time.monotonic(), 0.0
-    text, facts = "", {}
+    text, facts = "", dict[str, Any]()
     for chunk in client.chat.completions.create(
         model=f"flash-vstream/{stream.name}", messages=[{"role": "user", "content": QUESTION}], stream=True
     ):

@@ -232,14 +232,11 @@ def _open_session(options: argparse.Namespace) -> StreamSession:
         with_language_model=address is None,
     )
     engine: Engine = LocalEngine(model, processor) if address is None else open_remote(address, model, processor)
+    shows_pictures = address is not None and address.kind == "openai"
+    gallery = Gallery() if shows_pictures else None
     if options.resume is None:
-        session = StreamSession(model, processor, engine)
-    else:
-        session = StreamSession.load(model, processor, options.resume, engine)
-    if address is not None and address.kind == "openai":
-        gallery = Gallery()
-        session.picture_at, session.keep_picture = gallery.at, gallery.add
-    return session
+        return StreamSession(model, processor, engine, gallery=gallery)
+    return StreamSession.load(model, processor, options.resume, engine, gallery=gallery)
 
 
 def _introduce(options: argparse.Namespace, session: StreamSession, is_clip: bool) -> None:

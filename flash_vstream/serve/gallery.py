@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import threading
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from flash_vstream.engine.pictures import frame_times
-from flash_vstream.serve.session import Snapshot
+from flash_vstream.files import atomic
+from flash_vstream.memory.state import State
 
 LONGEST_SIDE = 640  # pixels
 QUALITY = 80
@@ -29,9 +31,9 @@ def to_jpeg(frame: NDArray[np.uint8], longest_side: int = LONGEST_SIDE) -> bytes
     return out.getvalue()
 
 
-def remembered_times(snapshot: Snapshot) -> set[float]:
-    """The stream times of the frames that the memory holds whole: the window and the candidates."""
-    return frame_times(snapshot.memory)
+def file_name(time_s: float) -> str:
+    """The name of a picture's file: its stream time exactly, without signs that file systems refuse."""
+    return f"{time_s.hex()}.jpg"
 
 
 class Gallery:
@@ -43,17 +45,35 @@ class Gallery:
         self._newest: bytes | None = None
         self._since = 0
 
-    def add(self, frame: NDArray[np.uint8], snapshot: Snapshot) -> None:
-        """Keep the picture of the newest frame of a snapshot, and drop those that the memory has forgotten."""
-        assert snapshot.time_s is not None
+    def add(self, frame: NDArray[np.uint8], memory: State) -> None:
+        """Keep the picture of the newest frame [H, W, 3] of a memory, and drop those that the memory has forgotten."""
         picture = to_jpeg(frame)
         with self._lock:
-            self._newest = self._pictures[snapshot.time_s] = picture
+            self._newest = self._pictures[memory.last_time] = picture
             self._since += 1
             if self._since >= SLACK:
                 self._since = 0
-                kept = remembered_times(snapshot)
+                kept = frame_times(memory)
                 self._pictures = {time: picture for time, picture in self._pictures.items() if time in kept}
+
+    def save(self, folder: Path, memory: State) -> None:
+        """Make the files of a folder those of the pictures of a memory; those that are there already stay."""
+        folder.mkdir(exist_ok=True, mode=0o700)
+        kept = frame_times(memory)
+        with self._lock:
+            pictures = {file_name(time): picture for time, picture in self._pictures.items() if time in kept}
+        there = {path.name for path in folder.iterdir()}
+        for name in pictures.keys() - there:
+            with atomic(folder / name) as path:
+                path.write_bytes(pictures[name])
+        for name in there - pictures.keys():
+            (folder / name).unlink()
+
+    def load(self, folder: Path, memory: State) -> None:
+        """Read the saved pictures of a memory; those that are missing are not kept."""
+        for time in sorted(frame_times(memory)):
+            if (path := folder / file_name(time)).is_file():
+                self._newest = self._pictures[time] = path.read_bytes()
 
     def newest(self) -> bytes | None:
         """The picture of the newest frame."""

@@ -180,7 +180,6 @@ def watch_stream(
         if is_over():
             return None
         session.watch(frame, time_s)
-        session.keep_picture(frame, session.snapshot)
         # The increase of the source's count, not the count itself: a reset of the session starts a new one.
         n_dropped_before, n_dropped = n_dropped, source.dropped
         session.count_dropped(n_dropped - n_dropped_before)

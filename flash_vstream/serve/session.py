@@ -24,6 +24,7 @@ from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
 from flash_vstream.model.prompts import VISUAL_TOKEN, Turn
 from flash_vstream.serve import session_file
+from flash_vstream.serve.gallery import Gallery
 from flash_vstream.serve.questions import check_text
 
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -124,7 +125,8 @@ class StreamSession:
     """A live stream on a model, which is only read. Raises ValueError if the model's memory mode is offline only.
 
     Sessions may share an `engine`, which answers their questions together, and an `encoder`, which encodes their frames
-    together; both must be of this model, and the caller closes them.
+    together; both must be of this model, and the caller closes them. A `gallery` keeps the pictures of the frames that
+    the memory holds.
 
     Thread-safe: `watch` calls run one at a time; `ask`, `stats` and `save` may run beside them.
     """
@@ -135,6 +137,7 @@ class StreamSession:
         processor: VStreamProcessor,
         engine: Engine | None = None,
         encoder: Encoder | None = None,
+        gallery: Gallery | None = None,
     ) -> None:
         if encoder is not None and (encoder.model is not model or encoder.processor.frames != processor.frames):
             raise ValueError("the encoder is of another model or preprocessing: make it with this session's")
@@ -142,9 +145,7 @@ class StreamSession:
         self.processor = processor
         self.engine = engine or LocalEngine(model, processor)
         self.encoder = encoder
-        # The pictures of frames, for engines that look at them; whoever reads the source keeps them.
-        self.picture_at: Callable[[float], bytes | None] = lambda time_s: None
-        self.keep_picture: Callable[[np.ndarray, Snapshot], None] = lambda frame, snapshot: None
+        self.gallery = gallery
         self.asked_at = -math.inf  # of the newest question, by time.monotonic
         self._watch_lock = threading.Lock()
         self._start(Snapshot(model.memory.init_state(), None, 0))
@@ -197,6 +198,9 @@ class StreamSession:
                 features = self.encoder.encode(frames)
             times = torch.tensor([time_s], dtype=torch.float64, device=features.device)
             memory = self.model.memory.update(before.memory, features, times=times)
+            if self.gallery is not None:
+                # Before the snapshot: an answer on it may need its newest picture.
+                self.gallery.add(frame if isinstance(frame, np.ndarray) else frame.cpu().numpy(), memory)
             self._snapshot = Snapshot(memory, float(time_s), before.n_frames + 1)
             seconds, count = self._watched
             self._watched = (seconds + time.perf_counter() - began, count + 1)
@@ -219,13 +223,16 @@ class StreamSession:
         if snapshot.n_frames == 0:
             raise ValueError("the question came before the first frame; ask again when a frame was watched")
         self.asked_at = time.monotonic()
-        prompt = Prompt(tuple(turns), snapshot.memory, max_new_tokens, self.picture_at)
+        prompt = Prompt(tuple(turns), snapshot.memory, max_new_tokens, self._picture_at)
 
         def on_first_token() -> float:
             self._last_time_to_first_token_s = time.perf_counter() - asked
             return self._last_time_to_first_token_s
 
         return Answer(snapshot, self.engine.answer(prompt), on_first_token)
+
+    def _picture_at(self, time_s: float) -> bytes | None:
+        return None if self.gallery is None else self.gallery.at(time_s)
 
     def stats(self) -> SessionStats:
         """Figures at this moment."""
@@ -258,12 +265,13 @@ class StreamSession:
         path: str | PathLike[str],
         engine: Engine | None = None,
         encoder: Encoder | None = None,
+        gallery: Gallery | None = None,
     ) -> StreamSession:
         """Open a saved session; it continues bit for bit like the one that was saved.
 
         Raises ValueError if the file is missing, damaged, no session, or of another model or memory configuration.
         """
-        session = cls(model, processor, engine, encoder)
+        session = cls(model, processor, engine, encoder, gallery)
         memory, time_s = session_file.read(path, model)
         session._start(Snapshot(memory, time_s, memory.n_frames))
         return session

@@ -13,7 +13,6 @@ from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRouter
 from starlette.concurrency import run_in_threadpool
 
-from flash_vstream.serve.session import StreamSession
 from flash_vstream.service import clips
 from flash_vstream.service.chat import Reply, read_request
 from flash_vstream.service.errors import ApiError, fault_of
@@ -62,7 +61,7 @@ async def chat(body: ChatRequest, request: Request) -> Any:
     asked = read_request(body, server.settings)
     stream = None
     if asked.stream is None:
-        session = StreamSession(server.model, server.processor, server.engine, server.encoder)
+        session = server.new_session()
         await while_connected(request, lanes.watch(clips.watch(session, asked.visuals, server.settings)))
     else:
         stream = server.find(asked.stream)

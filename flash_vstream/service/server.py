@@ -11,6 +11,7 @@ from flash_vstream.engine.batcher import Batcher
 from flash_vstream.engine.encoder import Encoder
 from flash_vstream.engine.local import LocalEngine
 from flash_vstream.model import VStreamForConditionalGeneration, VStreamProcessor
+from flash_vstream.serve.gallery import Gallery
 from flash_vstream.serve.session import StreamSession
 from flash_vstream.service.errors import ApiError
 from flash_vstream.service.settings import Settings, StreamDefinition
@@ -65,8 +66,11 @@ class Server:
                     "at_capacity",
                     headers={"Retry-After": "30"},
                 )
-            session = StreamSession(self.model, self.processor, self.engine, self.encoder)
-            return self._start(definition, session, is_saved)
+            return self._start(definition, self.new_session(), is_saved)
+
+    def new_session(self) -> StreamSession:
+        """A session on the server's model that has seen nothing."""
+        return StreamSession(self.model, self.processor, self.engine, self.encoder, Gallery())
 
     def find(self, name: str) -> Stream:
         """The stream of a name. Raises ApiError 404."""
@@ -105,11 +109,12 @@ class Server:
 
     def _restore(self, saved: Saved) -> None:
         """Start a saved stream. One that is damaged is there as `failed`, and its files stay as they are."""
-        shared = (self.engine, self.encoder)
-        session, damage = StreamSession(self.model, self.processor, *shared), saved.damage
+        session, damage = self.new_session(), saved.damage
         if damage is None:
             try:
+                shared = (self.engine, self.encoder, Gallery())
                 session = StreamSession.load(self.model, self.processor, saved.session, *shared)
+                saved.load_pictures(session)
             except Exception as error:  # a damaged file can raise anything
                 damage = str(error) or type(error).__name__
         stream = self._start(saved.definition, session, damage=damage)

@@ -1,4 +1,4 @@
-"""Saved streams: a folder with a definition and a session for each, both written atomically.
+"""Saved streams: a folder with a definition, a session and its pictures for each, all written atomically.
 
 What cannot be restored is told and left as it is: no stream is lost because another one, or the folder, is damaged.
 """
@@ -9,15 +9,17 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flash_vstream.files import atomic, explain_failed_writing, lock, remove_partials
+from flash_vstream.serve.session import StreamSession
 from flash_vstream.service.settings import NAME, StreamDefinition
 from flash_vstream.service.streams import Stream
 
-DEFINITION, SESSION = "stream.json", "session.safetensors"
+DEFINITION, SESSION, PICTURES = "stream.json", "session.safetensors", "pictures"
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,11 @@ class Saved:
     definition: StreamDefinition
     session: Path
     damage: str | None = None
+
+    def load_pictures(self, session: StreamSession) -> None:
+        """Read the pictures of a session's memory, as far as they were saved."""
+        assert session.gallery is not None
+        session.gallery.load(self.session.parent / PICTURES, session.snapshot.memory)
 
 
 class StateFolder:
@@ -79,9 +86,10 @@ class StateFolder:
             yield Saved(definition, files[1])
 
     def save(self, stream: Stream) -> None:
-        """Write a stream's memory and definition. The memory comes first: a definition always has one."""
+        """Write a stream's pictures, memory and definition. The definition comes last: it always has a memory."""
         folder = self.folder / stream.definition.name
         folder.mkdir(exist_ok=True, mode=0o700)
+        stream.gallery.save(folder / PICTURES, stream.session.snapshot.memory)
         stream.session.save(folder / SESSION)
         with atomic(folder / DEFINITION) as path:
             path.write_text(json.dumps(asdict(stream.definition)), encoding="utf-8")
@@ -92,6 +100,7 @@ class StateFolder:
         for file in files:
             file.unlink(missing_ok=True)
         remove_partials(files)
+        shutil.rmtree(self.folder / name / PICTURES, ignore_errors=True)
         with contextlib.suppress(OSError):
             (self.folder / name).rmdir()
 

@@ -47,8 +47,8 @@ class Stream:
         is_saved: bool = True,
     ) -> None:
         self.definition, self.session, self.is_saved = definition, session, is_saved
-        self.gallery = Gallery()
-        session.picture_at = self.gallery.at
+        session.gallery = session.gallery or Gallery()
+        self.gallery = session.gallery
         self.n_reconnects = 0
         self.last_error: str | None = None
         self.wall_time: float | None = None  # of the newest frame
@@ -156,7 +156,6 @@ class Stream:
     def _watch(self, frame: NDArray[np.uint8], time_s: float) -> None:
         self.session.watch(frame, time_s)
         self.wall_time = time.time()
-        self.gallery.add(frame, self.session.snapshot)
         if time.monotonic() - self.session.asked_at < self._prefill_s:
             self.session.engine.prefill(self.session.snapshot.memory)
 

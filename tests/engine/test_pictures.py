@@ -13,6 +13,7 @@ from flash_vstream.engine.address import EngineAddress
 from flash_vstream.engine.base import EngineError
 from flash_vstream.engine.pictures import PictureEngine, chosen_times
 from flash_vstream.engine.remote import ChatClient
+from flash_vstream.serve.gallery import Gallery
 from flash_vstream.serve.session import StreamSession
 from tests.conftest import TinyModel
 from tests.engine.remote_server import remote
@@ -30,13 +31,24 @@ def session(tiny_model: TinyModel) -> StreamSession:
     return found
 
 
+class Kept(Gallery):
+    """A gallery whose pictures a test chooses."""
+
+    def __init__(self, picture_at: Callable[[float], bytes | None]) -> None:
+        super().__init__()
+        self._picture_at = picture_at
+
+    def at(self, time_s: float) -> bytes | None:
+        return self._picture_at(time_s)
+
+
 def ask(session: StreamSession, turns: Any, picture_at: Callable[[float], bytes | None], n_pictures: int = 8) -> Any:
     """The body of the request that a question makes."""
     with remote(lambda connection: connection.answer("a")) as server:
         engine = PictureEngine(ChatClient(EngineAddress("openai", server.url), max_retries=0), n_pictures)
-        session.engine, session.picture_at = engine, picture_at
+        session.engine, session.gallery = engine, Kept(picture_at)
         answer = session.ask(turns, 5)
-        session.picture_at = lambda time_s: None  # what is dropped after the question is no longer needed
+        session.gallery = None  # what is dropped after the question is no longer needed
         assert "".join(answer) == "a"
         engine.close()
     return server.bodies[0]

@@ -157,9 +157,13 @@ def test_streams_continue_after_a_restart(tiny_model: TinyModel, tmp_path: Path)
         running.add("gone", 2)
         running.client.delete("/v1/streams/gone")
         before = running.client.get("/v1/streams/kept/memory.npy").content
+        keys = running.client.get("/v1/streams/kept/memory").json()["key_frames"]
+        pictures = [running.client.get(key["picture"]).content for key in keys]
     with serve(tiny_model, settings) as running:
         assert [stream["name"] for stream in running.client.get("/v1/streams").json()["data"]] == ["kept"]
         assert running.client.get("/v1/streams/kept/memory.npy").content == before
+        assert [running.client.get(key["picture"]).content for key in keys] == pictures and pictures
+        assert running.client.get("/v1/streams/kept/snapshot.jpg").status_code == 200
         first, second = (running.push("kept", to_png(frames(1, seed)[0])).json()["time"] for seed in range(2))
         assert 8 < first < second < 68  # without a time of their own, frames continue where the stream was
 
