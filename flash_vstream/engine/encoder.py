@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flash_vstream.engine.base import EngineClosed
 from flash_vstream.memory.threads import one_thread
 from flash_vstream.model.modeling import VStreamForConditionalGeneration
 from flash_vstream.model.processing import VStreamProcessor
@@ -29,7 +30,7 @@ MAX_FRAMES = 16  # larger batches cost as much a frame, and their first frame wa
 SMALL_TOWER = 10_000_000
 
 
-class EncoderClosed(RuntimeError):
+class EncoderClosed(EngineClosed):
     """The encoder was closed before the frame was encoded."""
 
 

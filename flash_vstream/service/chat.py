@@ -13,7 +13,7 @@ from typing import Any
 from flash_vstream.model.prompts import Turn
 from flash_vstream.serve.session import Answer
 from flash_vstream.service.clips import Visual, check_visual
-from flash_vstream.service.errors import ApiError, body_of, fault_of
+from flash_vstream.service.errors import ApiError, body_of, fault_of, status_of
 from flash_vstream.service.metrics import Metrics
 from flash_vstream.service.parameters import check_parameters
 from flash_vstream.service.schemas import ChatRequest, ImagePart, Message, TextPart, VideoPart
@@ -203,7 +203,7 @@ class Reply:
                 yield self._chunk({"content": piece})
         except Exception as error:  # the reply has begun: its status says 200
             logger.exception("an answer failed")
-            yield f"data: {json.dumps(body_of(500, fault_of(error)))}\n\n"
+            yield f"data: {json.dumps(body_of(status_of(error), fault_of(error)))}\n\n"
             return
         yield self._chunk({}, self.finish_reason, flash_vstream=self.extension())
         if include_usage:

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from flash_vstream.service import clips
 from flash_vstream.service.chat import Reply, read_request
-from flash_vstream.service.errors import ApiError, fault_of
+from flash_vstream.service.errors import ApiError, fault_of, status_of
 from flash_vstream.service.schemas import ChatRequest, of_type
 from flash_vstream.service.settings import Settings
 from flash_vstream.service.steps import Steps, while_connected
@@ -85,5 +85,5 @@ async def whole(reply: Reply, lanes: Lanes) -> dict[str, Any]:
         text = "".join([piece async for piece in Steps(reply.pieces(), lanes.answers)])
     except Exception as error:
         logger.exception("an answer failed")
-        raise ApiError(500, fault_of(error)) from error
+        raise ApiError(status_of(error), fault_of(error)) from error
     return reply.whole(text)

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from flash_vstream.engine.base import EngineError
+from flash_vstream.engine.base import EngineClosed, EngineError
 from flash_vstream.model.generation import NotFiniteError
 
 
@@ -54,7 +54,12 @@ def on_gone(_: Request, __: Exception) -> Response:
 
 def on_fault(_: Request, error: Exception) -> JSONResponse:
     """The reply after a fault of the server or the model; uvicorn logs it."""
-    return JSONResponse(body_of(500, fault_of(error)), 500)
+    return JSONResponse(body_of(status_of(error), fault_of(error)), status_of(error))
+
+
+def status_of(error: Exception) -> int:
+    """The status for a fault: 503 while the server ends, 502 for one of an engine elsewhere, 500 for any other."""
+    return 503 if isinstance(error, EngineClosed) else 502 if isinstance(error, EngineError) else 500
 
 
 def fault_of(error: Exception) -> str:

@@ -18,7 +18,7 @@ from flash_vstream.engine.base import PromptTooLong
 from flash_vstream.serve.session import Answer, check_turn
 from flash_vstream.service.chat import MODEL, Reply
 from flash_vstream.service.conversation import Conversation, Item, turns_of
-from flash_vstream.service.errors import ApiError, fault_of
+from flash_vstream.service.errors import ApiError, fault_of, status_of
 from flash_vstream.service.metrics import Metrics
 from flash_vstream.service.pictures import SENT, content_of, decode_as
 from flash_vstream.service.realtime_events import (
@@ -135,7 +135,7 @@ class Socket:
                 raise
             except Exception as error:  # a fault ends its event, not the socket
                 logger.exception("an event failed")
-                await self._send(error_event(ApiError(500, fault_of(error)), event_id))
+                await self._send(error_event(ApiError(status_of(error), fault_of(error)), event_id))
 
     async def _handle(self, raw: dict[str, Any]) -> None:
         match check(raw):

@@ -13,7 +13,7 @@ from anyio.lowlevel import RunVar
 
 from flash_vstream.service.chat import Reply
 from flash_vstream.service.conversation import Item
-from flash_vstream.service.errors import body_of, fault_of
+from flash_vstream.service.errors import body_of, fault_of, status_of
 from flash_vstream.service.realtime_events import ResponseOptions, new_id
 
 THREADS = 64  # of answers in progress; more wait, and no picture or request waits for them
@@ -72,7 +72,7 @@ class Response:
         if self._is_cancelled:
             self._end("cancelled", reason="client_cancelled")
         elif isinstance(piece, Exception):
-            self._end("failed", error=body_of(500, fault_of(piece))["error"])
+            self._end("failed", error=body_of(status_of(piece), fault_of(piece))["error"])
         elif self.reply.finish_reason == "length":
             self._end("incomplete", reason="max_output_tokens")
         else:

@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import playwright
 import pytest
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
 
 from flash_vstream.cli import main
 from flash_vstream.serve.command import CLIP
@@ -68,6 +71,35 @@ def test_the_examples_of_the_documentation(demo: tuple[subprocess.Popen[str], st
         assert re.search(rf'"content":"({rooms})"', run.stdout), run.stdout
 
 
+def node() -> str | None:
+    """A JavaScript runtime: the system's, or the one that playwright brings."""
+    own = Path(playwright.__file__).parent / "driver" / "node"
+    return shutil.which("node") or (str(own) if own.is_file() else None)
+
+
+@pytest.mark.slow
+def test_the_example_in_javascript(demo: tuple[subprocess.Popen[str], str], tmp_path: Path) -> None:
+    program = node()
+    if program is None:
+        pytest.skip("there is no node")
+    script = tmp_path / "ask.mjs"
+    script.write_text(BLOCKS["javascript"].replace("http://127.0.0.1:8000", demo[1]))
+    run = subprocess.run([program, str(script)], capture_output=True, text=True)
+    assert re.fullmatch("|".join(ROOMS), run.stdout.strip(" .")), run.stdout + run.stderr
+
+
+@pytest.mark.slow
+def test_langchain_asks_unmodified(demo: tuple[subprocess.Popen[str], str]) -> None:
+    """Whole, streamed, and with an earlier turn."""
+    chat = ChatOpenAI(model="flash-vstream/demo", base_url=f"{demo[1]}/v1", api_key=SecretStr("none"), temperature=0)
+    question = "Which room is shown now?"
+    whole = chat.invoke(question)
+    assert whole.content in ROOMS and whole.usage_metadata is not None
+    assert whole.usage_metadata["output_tokens"] >= 1
+    assert "".join(str(piece.content) for piece in chat.stream(question)) in ROOMS
+    assert chat.invoke([("human", question), ("ai", str(whole.content)), ("human", question)]).content in ROOMS
+
+
 @pytest.mark.slow
 def test_the_example_of_a_video_in_a_question(demo: tuple[subprocess.Popen[str], str]) -> None:
     (block,) = (text for text in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if "video/mp4" in text)
@@ -84,7 +116,7 @@ def test_the_end_saves_all_streams(demo: tuple[subprocess.Popen[str], str]) -> N
     output, _ = process.communicate(timeout=60)
     assert process.returncode in (0, -signal.SIGTERM) and "Traceback" not in output
     state = Path(str(process.args).split("--state_dir', '")[1].split("'")[0])
-    assert {path.name for path in (state / "demo").iterdir()} == {"stream.json", "session.safetensors"}
+    assert {path.name for path in (state / "demo").iterdir()} == {"stream.json", "session.safetensors", "pictures"}
 
 
 def test_streams_of_a_file(tmp_path: Path) -> None:
