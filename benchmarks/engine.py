@@ -65,7 +65,12 @@ def random_questions(count: int, n_tokens: int) -> tuple[VStreamForConditionalGe
         eos_token_id=None,
     )
     vision = CLIPVisionConfig(
-        hidden_size=1024, intermediate_size=64, num_hidden_layers=2, image_size=224, patch_size=14
+        hidden_size=1024,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=16,
+        image_size=224,
+        patch_size=14,
     )
     config = VStreamConfig(vision_config=vision, text_config=text, memory=MemoryConfig())
     torch.manual_seed(0)
