@@ -23,14 +23,10 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 import transformers
 
 from flash_vstream.engine.address import LOCAL, parse_engine
-from flash_vstream.engine.base import Engine
-from flash_vstream.engine.local import LocalEngine
-from flash_vstream.engine.opening import open_remote
-from flash_vstream.model import load
+from flash_vstream.engine.pictures import PictureEngine
 from flash_vstream.options import (
     CommandParser,
     add_device,
@@ -41,11 +37,11 @@ from flash_vstream.options import (
     positive_float,
     positive_int,
 )
-from flash_vstream.process import Process
 from flash_vstream.serve import plain
 from flash_vstream.serve.event_log import EventLog
 from flash_vstream.serve.gallery import Gallery
 from flash_vstream.serve.loop import AnswerError
+from flash_vstream.serve.opening import open_model
 from flash_vstream.serve.questions import Schedule, parse, read_file
 from flash_vstream.serve.session import DEFAULT_MAX_NEW_TOKENS, StreamSession
 from flash_vstream.video import TIMEOUT_S, FrameBuffer, SourceEvent, SourceLost, is_camera, masked, open_source
@@ -221,19 +217,8 @@ def _open_session(options: argparse.Namespace) -> StreamSession:
     # transformers' progress bars and hints are for developers, and would disturb the prompt.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    device = Process().device(options.device)
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    address = parse_engine(options.engine)
-    model, processor = load(
-        options.model_path,
-        device=device,
-        dtype=dtype,
-        memory_mode=options.memory,
-        with_language_model=address is None,
-    )
-    engine: Engine = LocalEngine(model, processor) if address is None else open_remote(address, model, processor)
-    shows_pictures = address is not None and address.kind == "openai"
-    gallery = Gallery() if shows_pictures else None
+    model, processor, engine = open_model(options)
+    gallery = Gallery() if isinstance(engine, PictureEngine) else None
     if options.resume is None:
         return StreamSession(model, processor, engine, gallery=gallery)
     return StreamSession.load(model, processor, options.resume, engine, gallery=gallery)

@@ -14,13 +14,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 import uvicorn
 import yaml
 
-from flash_vstream.engine.address import parse_engine
-from flash_vstream.engine.opening import open_remote
-from flash_vstream.model import load
 from flash_vstream.options import (
     CommandParser,
     add_device,
@@ -31,8 +27,8 @@ from flash_vstream.options import (
     positive_float,
     positive_int,
 )
-from flash_vstream.process import Process
 from flash_vstream.serve.command import CLIP
+from flash_vstream.serve.opening import open_model
 from flash_vstream.service.app import make_app
 from flash_vstream.service.server import Server
 from flash_vstream.service.settings import KEY_VARIABLE, Settings, StreamDefinition
@@ -100,18 +96,8 @@ def run(options: argparse.Namespace) -> int:
         max_new_tokens=options.max_new_tokens,
         prefill_s=options.prefill,
     )
-    address = parse_engine(options.engine)
     definitions = read_streams(options.streams) if options.streams else []
-    device = Process().device(options.device)
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model, processor = load(
-        options.model_path,
-        device=device,
-        dtype=dtype,
-        memory_mode=options.memory,
-        with_language_model=address is None,
-    )
-    engine = None if address is None else open_remote(address, model, processor)
+    model, processor, engine = open_model(options)
     server = Server(model, processor, settings, engine)
     known = {stream.definition.name for stream in server.all()}
     if not definitions and not known and options.model_path is None:
