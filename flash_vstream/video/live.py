@@ -21,7 +21,7 @@ from .addresses import is_silence, masked, reason_of, unreadable, without_frames
 from .clock import Grid, StreamClock
 from .events import SourceEvent, SourceLost
 from .opening import has_timestamps, may_jump, packets_of, picture_stream, step_of
-from .orientation import orientation_of, upright_rgb
+from .orientation import UprightFrames
 from .patience import Patience, next_timeout_s, retry_wait_s
 from .reader import EPSILON_S, TimedFrame
 
@@ -81,8 +81,9 @@ class LiveReader:
     def frames(self) -> Iterator[TimedFrame]:
         """The frames, upright, and their times. Raises ValueError or SourceLost when the source has failed."""
         threading.Thread(target=self._work, name="camera", daemon=True).start()
+        upright = UprightFrames()
         while (picked := self._next()) is not None:
-            yield upright_rgb(picked[0], orientation_of(picked[0])), picked[1]
+            yield upright.rgb(picked[0]), picked[1]
 
     def stream_now(self) -> float | None:
         """The stream time of this moment, by the wall clock; None before the first frame."""

@@ -49,6 +49,22 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
     return Orientation(False, mirrors_x=a < 0, mirrors_y=d < 0)
 
 
+class UprightFrames:
+    """Makes the decoded frames of one stream upright RGB; their display matrix may change."""
+
+    def __init__(self) -> None:
+        self._rotation: float | None = None
+        self._orientation = UPRIGHT
+
+    def rgb(self, frame: av.VideoFrame) -> RGBFrame:
+        """A frame as upright uint8 RGB `[H, W, 3]`."""
+        # The matrix is read as rarely as possible: afterwards only the garbage collector can free the frame, and it may
+        # come after hundreds of them.
+        if frame.rotation != self._rotation:
+            self._rotation, self._orientation = frame.rotation, orientation_of(frame)
+        return upright_rgb(frame, self._orientation)
+
+
 def upright_rgb(frame: av.VideoFrame, orientation: Orientation, size: tuple[int, int] | None = None) -> RGBFrame:
     """A decoded frame as upright uint8 RGB `[H, W, 3]`, of `size` (width, height) if given.
 
@@ -57,5 +73,6 @@ def upright_rgb(frame: av.VideoFrame, orientation: Orientation, size: tuple[int,
     width, height = size or (frame.width, frame.height)
     if size and orientation.swaps_axes:
         width, height = height, width
-    stored = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+    # One thread: more would be started anew for each frame.
+    stored = frame.reformat(width=width, height=height, format="rgb24", threads=1).to_ndarray()
     return orientation.upright(np.asarray(stored, np.uint8))

@@ -35,7 +35,7 @@ from .events import SourceEvent
 from .growing import GrowingFile, follow_pictures
 from .live import LiveReader, decodable
 from .opening import has_timestamps, may_jump, open_input, picture_stream, step_of
-from .orientation import orientation_of, upright_rgb
+from .orientation import UprightFrames
 from .patience import TIMEOUT_S, Patience
 from .pictures import read_pictures
 from .pipe import TICK_S, Pipe
@@ -263,7 +263,7 @@ class _Opening:
 
     def _decoded(self, opened: Callable[[], InputContainer]) -> Iterator[TimedFrame]:
         """Frames of a stream that cannot be read twice, at the play speed, or as they arrive from a camera's pipe."""
-        at, n_frames = 0.0, 0
+        at, n_frames, upright = 0.0, 0, UprightFrames()
         try:
             with opened() as container:
                 stream = picture_stream(container, self._name)
@@ -279,7 +279,7 @@ class _Opening:
                 timed = on_grid(((frame, clock.seconds(frame.time, at)) for frame, at in arriving), self._fps)
                 for frame, at in timed if is_camera else self._paced(timed):
                     n_frames += 1
-                    yield upright_rgb(frame, orientation_of(frame)), at
+                    yield upright.rgb(frame), at
         except (av.FFmpegError, OSError) as error:
             if self._closing.is_set():
                 return
