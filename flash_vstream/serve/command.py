@@ -23,8 +23,6 @@ import os
 import sys
 from pathlib import Path
 
-import transformers
-
 from flash_vstream.engine.address import LOCAL, parse_engine
 from flash_vstream.engine.pictures import PictureEngine
 from flash_vstream.options import (
@@ -214,9 +212,6 @@ def _ffmpeg_option(text: str) -> tuple[str, str]:
 
 
 def _open_session(options: argparse.Namespace) -> StreamSession:
-    # transformers' progress bars and hints are for developers, and would disturb the prompt.
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
     model, processor, engine = open_model(options)
     gallery = Gallery() if isinstance(engine, PictureEngine) else None
     if options.resume is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import torch
+import transformers
 
 from flash_vstream.engine.address import parse_engine
 from flash_vstream.engine.opening import RemoteEngine, open_remote
@@ -20,6 +21,9 @@ def open_model(
     The model is in bfloat16 on a GPU and in float32 on a CPU, and without its language model if another engine answers.
     Raises ValueError for an option that cannot be.
     """
+    # transformers' progress bars and hints are for developers, and would disturb the prompt.
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     address = parse_engine(options.engine)  # before the model is read, which takes long
     device = Process().device(options.device)
     model, processor = load(
