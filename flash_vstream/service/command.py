@@ -10,6 +10,8 @@ Any OpenAI client can ask: the model is "flash-vstream/NAME" for the stream NAME
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import os
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from flash_vstream.service.server import Server
 from flash_vstream.service.settings import KEY_VARIABLE, Settings, StreamDefinition
 
 DEMO = StreamDefinition("demo", str(CLIP), loop=True)
+M_ARENA_MAX, ARENAS = -8, 2  # glibc's number of the setting, and its value
 END_S = 2  # seconds that open replies have when the server ends
 PONG_S = 300  # a socket's reply to a ping waits behind the frames that its client has sent
 
@@ -85,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
+    bound_arenas()
     settings = Settings(
         host=options.host,
         port=options.port,
@@ -117,6 +121,16 @@ def run(options: argparse.Namespace) -> int:
     )
     uvicorn.Server(config).run()
     return 0
+
+
+def bound_arenas() -> None:
+    """Let all threads share few arenas of memory.
+
+    By default glibc gives each of many threads one of its own, and what one has freed no other can use: a server of 16
+    streams grew to three times what it needed. Other allocators have no such function.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 def read_streams(path: Path) -> list[StreamDefinition]:
