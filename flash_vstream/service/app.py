@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from anyio import to_thread
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRouter
@@ -214,8 +214,18 @@ def memory_tokens(name: str, server: Here) -> Response:
 
 
 @router.get("/v1/streams/{name}/events", response_class=StreamingResponse, responses=of_type("text/event-stream"))
-def events(name: str, server: Here, after: Annotated[int, Query(ge=0)] = 0) -> StreamingResponse:
-    """State changes and gaps as server-sent events; `after` leaves out those that were seen."""
+def events(
+    name: str,
+    server: Here,
+    after: Annotated[int, Query(ge=0)] = 0,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> StreamingResponse:
+    """State changes and gaps as server-sent events.
+
+    `after`, or the header that a browser sends when it connects again, leaves out those that were seen.
+    """
+    if last_event_id is not None and last_event_id.isdecimal() and len(last_event_id) < 19:
+        after = max(after, int(last_event_id))
     return StreamingResponse(event_lines(server.find(name), after), media_type="text/event-stream")
 
 

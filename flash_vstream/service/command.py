@@ -12,7 +12,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import logging
 import os
+import socket
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,9 @@ def run(options: argparse.Namespace) -> int:
         prefill_s=options.prefill,
     )
     definitions = read_streams(options.streams) if options.streams else []
+    listener = bind(settings.host, settings.port)  # before the model is read, which takes long
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    logging.getLogger("flash_vstream.service").setLevel(logging.INFO)
     model, processor, engine = open_model(options)
     server = Server(model, processor, settings, engine)
     known = {stream.definition.name for stream in server.all()}
@@ -109,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
     for definition in definitions:
         if definition.name not in known:
             server.add(definition, is_trusted=True)
-    introduce(settings, server)
+    introduce(settings, listener.getsockname()[1], server)
     config = uvicorn.Config(
         make_app(server),
         settings.host,
@@ -119,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
         ws_max_size=settings.max_body_bytes,
         ws_ping_timeout=PONG_S,
     )
-    uvicorn.Server(config).run()
+    uvicorn.Server(config).run(sockets=[listener])
     return 0
 
 
@@ -141,18 +147,43 @@ def read_streams(path: Path) -> list[StreamDefinition]:
         raise ValueError(f"--streams {path} cannot be read ({error})") from error
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
         raise ValueError(f"--streams {path} holds no list of streams: write '- name: cam' and '  url: rtsp://...'")
+    known = [each.name for each in fields(StreamDefinition)]
+    definitions: dict[str, StreamDefinition] = {}
+    for number, entry in enumerate(found, start=1):
+        place = f"--streams {path}, stream {number} ({entry.get('name')!r:.80})"
+        if unknown := [key for key in entry if key not in known]:
+            raise ValueError(f"{place} has the field {unknown[0]!r}: the fields are {', '.join(known)}")
+        try:
+            definition = StreamDefinition(**{"name": None, **entry})
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        if definition.name in definitions:
+            raise ValueError(f"{place} has the name of an earlier one: give each its own")
+        definitions[definition.name] = definition
+    return list(definitions.values())
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at the address that the server is to listen on. Raises ValueError if it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return [StreamDefinition(**entry) for entry in found]
-    except TypeError as error:
-        raise ValueError(f"--streams {path}: {error}") from error
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot listen on {host}, port {port} ({reason}): give another --host or --port") from error
+    return listener
 
 
-def introduce(settings: Settings, server: Server) -> None:
+def introduce(settings: Settings, port: int, server: Server) -> None:
     """Print where the server is, and a question to try."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"http://{host}:{settings.port}"
+    address = f"http://{host}:{port}"
     names = [stream.definition.name for stream in server.all()]
-    print(f"serving {address} with {len(names)} streams; page: {address}/ API: {address}/docs", flush=True)
+    count = f"{len(names)} stream{'' if len(names) == 1 else 's'}"
+    print(f"serving {count}; the page is {address}/ and its API is described at {address}/docs", flush=True)
     key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if settings.api_key else ""
     body = f'{{"model": "flash-vstream/{names[0] if names else "NAME"}", "messages": [{{"role": "user", "content": '
     body += '"Which room is shown now?"}]}'

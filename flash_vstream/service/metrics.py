@@ -68,6 +68,10 @@ class Metrics:
             for stream, described in facts:
                 counter.add_metric([stream], described[key])
             yield counter
+        states = GaugeMetricFamily("vstream_state", "1 for the state of each stream", labels=["stream", "state"])
+        for stream, described in facts:
+            states.add_metric([stream, described["state"]], 1)
+        yield states
         queue = GaugeMetricFamily("vstream_questions", "Questions, by whether they wait or run", labels=["state"])
         for state, count in self._server.engine.load().items():
             queue.add_metric([state], count)

@@ -104,6 +104,7 @@ class Server:
             stream.close()
         self._save_all()
         if self.state is not None:
+            logger.info("stopped; the streams are saved in %s", self.state.folder)
             self.state.close()
         self.engine.close()
 
@@ -117,7 +118,7 @@ class Server:
                 saved.load_pictures(session)
             except Exception as error:  # a damaged file can raise anything
                 damage = str(error) or type(error).__name__
-        stream = self._start(saved.definition, session, damage=damage)
+        stream = self._start(saved.definition, session, damage=damage, has_ended=saved.has_ended)
         if stream.damage is not None:
             logger.warning("the stream %s is not restored: %s", saved.definition.name, stream.damage)
 
@@ -127,14 +128,17 @@ class Server:
         session: StreamSession,
         is_saved: bool = True,
         damage: str | None = None,
+        has_ended: bool = False,
     ) -> Stream:
         stream = self._streams[definition.name] = Stream(
             definition, session, self.settings.stall_s, self.settings.prefill_s, is_saved
         )
-        if damage is None:
-            stream.start()
-        else:
+        if damage is not None:
             stream.fail(damage)
+        elif has_ended:
+            stream.end()
+        else:
+            stream.start()
         return stream
 
     def _save_often(self) -> None:

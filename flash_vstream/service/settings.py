@@ -90,9 +90,13 @@ class StreamDefinition:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a name, an address or a rate that cannot be."""
-        if not NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             raise ValueError(f"name {self.name!r:.80}: give letters, digits and _.- (at most 64)")
         if self.url is not None and not isinstance(self.url, str):
             raise ValueError(f"url is {self.url!r:.80}: give an address or a file")
-        if not LEAST_FPS <= self.fps <= MOST_FPS:
-            raise ValueError(f"fps is {self.fps}: give a number from {LEAST_FPS} to {MOST_FPS}")
+        is_number = isinstance(self.fps, int | float) and not isinstance(self.fps, bool)
+        if not is_number or not LEAST_FPS <= self.fps <= MOST_FPS:
+            raise ValueError(f"fps is {self.fps!r:.80}: give a number from {LEAST_FPS} to {MOST_FPS}")
+        for name in ("reconnect", "loop", "redirects"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name} is {value!r:.80}: give true or false")

@@ -20,6 +20,7 @@ from flash_vstream.service.settings import NAME, StreamDefinition
 from flash_vstream.service.streams import Stream
 
 DEFINITION, SESSION, PICTURES = "stream.json", "session.safetensors", "pictures"
+HAS_ENDED = "has_ended"  # beside the fields of a definition
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,13 @@ class Saved:
         definition: With only a name if it is damaged.
         session: The file of its memory.
         damage: Why it cannot be restored; None if nothing is known to be wrong.
+        has_ended: Whether its file had been watched to the end.
     """
 
     definition: StreamDefinition
     session: Path
     damage: str | None = None
+    has_ended: bool = False
 
     def load_pictures(self, session: StreamSession) -> None:
         """Read the pictures of a session's memory, as far as they were saved."""
@@ -73,17 +76,19 @@ class StateFolder:
                     logger.warning("%s holds a memory but no %s: it is left as it is", folder, DEFINITION)
                 continue
             try:
-                definition = StreamDefinition(**json.loads(files[0].read_text(encoding="utf-8")))
+                stored = json.loads(files[0].read_text(encoding="utf-8"))
+                has_ended = stored.pop(HAS_ENDED, False)
+                definition = StreamDefinition(**stored)
                 if definition.name != folder.name:
                     raise ValueError(f"it names the stream {definition.name}, its folder {folder.name}")
-            except (OSError, TypeError, ValueError, RecursionError) as error:
+            except (OSError, TypeError, ValueError, AttributeError, RecursionError) as error:
                 damage = f"{files[0]} is damaged ({error}): repair it, or delete the stream"
                 if NAME.fullmatch(folder.name):
                     yield Saved(StreamDefinition(folder.name), files[1], damage)
                 else:
                     logger.warning("%s", damage)
                 continue
-            yield Saved(definition, files[1])
+            yield Saved(definition, files[1], has_ended=has_ended is True)
 
     def save(self, stream: Stream) -> None:
         """Write a stream's pictures, memory and definition. The definition comes last: it always has a memory."""
@@ -92,7 +97,8 @@ class StateFolder:
         stream.gallery.save(folder / PICTURES, stream.session.snapshot.memory)
         stream.session.save(folder / SESSION)
         with atomic(folder / DEFINITION) as path:
-            path.write_text(json.dumps(asdict(stream.definition)), encoding="utf-8")
+            stored = {**asdict(stream.definition), HAS_ENDED: stream.state == "ended"}
+            path.write_text(json.dumps(stored), encoding="utf-8")
 
     def remove(self, name: str) -> None:
         """Forget a stream; its definition goes first. Files that are not the server's stay."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from flash_vstream.service.sources import reader_options
 from flash_vstream.video import FrameBuffer, SourceEvent, masked, open_source
 
 KEPT_EVENTS = 200
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,10 @@ class Stream:
         """Begin to read the source, if there is one."""
         if self.definition.url is not None:
             self._thread.start()
+
+    def end(self) -> None:
+        """Instead of `start`: the file had been watched to its end before the server was restarted."""
+        self._end("ended", None)
 
     def fail(self, damage: str) -> None:
         """Instead of `start`: the stream cannot be restored. It reads nothing, and takes no frames."""
@@ -121,6 +128,7 @@ class Stream:
     def describe(self) -> dict[str, Any]:
         """What `GET /v1/streams/NAME` answers."""
         stats, buffer, definition = self.session.stats(), self._buffer, asdict(self.definition)
+        is_over = self._state in ("ended", "failed")
         definition["url"] = None if self.definition.url is None else masked(self.definition.url)
         return {
             **definition,
@@ -130,7 +138,7 @@ class Stream:
             "reconnects": self.n_reconnects,
             "stream_time": stats.stream_time_s,
             "wall_time": self.wall_time,
-            "lag": None if buffer is None or stats.n_frames == 0 else round(buffer.lag_s(), 3),
+            "lag": None if buffer is None or stats.n_frames == 0 or is_over else round(buffer.lag_s(), 3),
             "last_error": self.last_error,
             "memory_tokens": stats.n_memory_tokens,
             "memory_bytes": stats.memory_nbytes,
@@ -147,10 +155,14 @@ class Stream:
             self._n_events += 1
             stream_time = self.session.snapshot.time_s
             self._events.append(Event(self._n_events, time.time(), kind, stream_time, details))
+        facts = ", ".join(f"{name} {value}" for name, value in details.items())
+        logger.info("%s: %s%s", self.definition.name, kind, f" ({facts})" if facts else "")
 
     def events_after(self, number: int) -> list[Event]:
-        """The kept events after a number."""
+        """The kept events after a number; all if the number is of an earlier run of the server."""
         with self._lock:
+            if number > self._n_events:
+                number = 0
             return [event for event in self._events if event.number > number]
 
     def _watch(self, frame: NDArray[np.uint8], time_s: float) -> None:

@@ -127,7 +127,19 @@ def test_streams_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "named"),
-    [("door", "list"), ("- door", "list"), ("- {name: a, uri: b}", "uri"), ("- {name: a/b}", "a/b"), ("[", "cannot")],
+    [
+        ("door", "list"),
+        ("- door", "list"),
+        ("- {name: a, uri: b}", "uri"),
+        ("- {name: a/b}", "a/b"),
+        ("[", "cannot"),
+        ("- url: x", "None"),
+        ("- {name: a, fps: fast}", "'fast'"),
+        ("- {name: a, loop: 1}", "loop is 1"),
+        ("- name: a\n- name: a", "stream 2"),
+        ("- name: 7", "name 7"),
+        ("- {name: [a]}", "['a']"),
+    ],
 )
 def test_a_file_that_lists_no_streams(
     tmp_path: Path, content: str, named: str, capsys: pytest.CaptureFixture[str]
@@ -136,6 +148,16 @@ def test_a_file_that_lists_no_streams(
     file.write_text(content)
     assert main(["serve", "--streams", str(file)]) == 2
     assert named in capsys.readouterr().err
+
+
+def test_an_address_that_cannot_be_listened_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 2
+    assert str(port) in capsys.readouterr().err
+    for port in (80_000, -1):
+        assert main(["serve", "--port", str(port)]) == 2
+        assert str(port) in capsys.readouterr().err
 
 
 def test_a_public_address_without_a_token(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

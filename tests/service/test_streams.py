@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from flash_vstream.service.sources import check_source
 from flash_vstream.service.streams import Stream
 from tests.conftest import TinyModel
 from tests.service.servers import Running, frames, serve, to_png
+from tests.video.clips import write_clip
 
 
 def test_a_stream_from_its_making_to_its_end(running: Running) -> None:
@@ -56,11 +58,27 @@ def test_events_end_with_their_stream(running: Running) -> None:
         list(lines)  # ends
 
 
+def test_events_that_were_seen_are_not_sent_again(running: Running) -> None:
+    running.add("again", 1)
+    stream = running.server.find("again")
+    stream.record("gap", seconds=3.0)
+
+    def first(headers: dict[str, str]) -> str:
+        with running.client.stream("GET", "/v1/streams/again/events", headers=headers) as reply:
+            return next(reply.iter_lines())
+
+    assert first({}) == "id: 1"
+    assert first({"Last-Event-ID": "1"}) == "id: 2"
+    assert first({"Last-Event-ID": "999"}) == "id: 1"  # of an earlier run of the server
+    running.client.delete("/v1/streams/again")
+
+
 def test_metrics_of_each_stream(running: Running) -> None:
     running.add("counted", 4)
     lines = running.client.get("/metrics").text.splitlines()
     assert 'vstream_frames_total{stream="counted"} 4.0' in lines
     assert 'vstream_stream_time_seconds{stream="counted"} 3.0' in lines
+    assert 'vstream_state{state="playing",stream="counted"} 1.0' in lines
 
 
 def test_a_stream_with_a_source_takes_no_frames(running: Running) -> None:
@@ -245,3 +263,17 @@ def test_frames_of_a_stream_that_is_asked_are_prefilled(tiny_model: TinyModel) -
             time.sleep(0.01)
     hook.remove()
     assert lengths[3] == lengths[1] and len(lengths) == 5  # the second question found its memory computed
+
+
+def test_a_file_that_has_ended_is_not_watched_again_after_a_restart(tiny_model: TinyModel, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", range(4), Fraction(1, 10), rate=10)
+    settings = Settings(state_dir=tmp_path / "state")
+    with serve(tiny_model, settings) as running:
+        stream = running.server.add(StreamDefinition("file", str(path), fps=10), is_trusted=True)
+        while stream.state != "ended":
+            time.sleep(0.01)
+        seen = stream.session.snapshot.n_frames
+    with serve(tiny_model, settings) as running:
+        found = running.client.get("/v1/streams/file").json()
+        assert (found["state"], found["frames_seen"], found["lag"]) == ("ended", seen, None)
+        assert "stream file" not in [thread.name for thread in threading.enumerate()]

@@ -123,7 +123,8 @@ async function receive(stream, messages, signal, onPiece) {
 
 function footOf({ finish, flash_vstream: facts }) {
   const cut = finish === "length" ? " Cut: it reached the most tokens that an answer may have." : "";
-  return `At ${clock(facts.stream_time)}, after ${plural(facts.frames_seen, "frame")}.${cut}`;
+  const below = facts.evidence.length ? " Key frames of the memory:" : "";
+  return `At ${clock(facts.stream_time)}, after ${plural(facts.frames_seen, "frame")}.${cut}${below}`;
 }
 
 /** The key frames that the memory held for the answer, as buttons that enlarge them. */
