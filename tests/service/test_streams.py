@@ -7,6 +7,7 @@ import threading
 import time
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from PIL import Image
 
 from flash_vstream.serve.command import CLIP
 from flash_vstream.serve.session import StreamSession
+from flash_vstream.service import streams
 from flash_vstream.service.errors import ApiError
 from flash_vstream.service.settings import Settings, StreamDefinition
 from flash_vstream.service.sources import check_source
 from flash_vstream.service.streams import Stream
+from flash_vstream.video import FrameSource, open_source
 from tests.conftest import TinyModel
 from tests.service.servers import Running, frames, serve, to_png
 from tests.video.clips import write_clip
@@ -87,10 +90,19 @@ def test_a_stream_with_a_source_takes_no_frames(running: Running) -> None:
     running.client.delete("/v1/streams/file")
 
 
-def test_a_stream_that_is_closed_while_it_opens_stops_reading(tiny_model: TinyModel) -> None:
+def test_a_stream_that_is_closed_while_it_opens_stops_reading(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = Stream(StreamDefinition("early", str(CLIP)), StreamSession(*tiny_model), stall_s=3.0)
-    stream.stop_reading()  # before its thread has opened the clip
+
+    def open_late(*arguments: Any, **options: Any) -> FrameSource:
+        stream.stop_reading()
+        return open_source(*arguments, **options)
+
+    monkeypatch.setattr(streams, "open_source", open_late)
     stream.start()
+    while not stream.is_closed:
+        time.sleep(0.01)
     stream.close()
     assert "stream early" not in [thread.name for thread in threading.enumerate()]
     assert stream.session.snapshot.n_frames == 0
