@@ -119,6 +119,7 @@ def test_a_streamed_answer_about_a_picture(running: Running, tiny_model: TinyMod
 
 
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///CLIP\n#EXT-X-ENDLIST\n"
+Y4M = b"YUV4MPEG2 W16 H16 F1:1 Ip A1:1 C420\n" + 3 * (b"FRAME\n" + bytes(16 * 16 * 3 // 2))
 CLIP = Path(__file__).parent.parent.parent / "flash_vstream" / "assets" / "clip.mp4"
 
 
@@ -140,6 +141,7 @@ CLIP = Path(__file__).parent.parent.parent / "flash_vstream" / "assets" / "clip.
         ([video(data_url(b"no video", "video/mp4"))], 422, "bad_video"),
         ([video(data_url(PLAYLIST.replace(b"/CLIP", bytes(CLIP)), "application/x-mpegurl"))], 422, "bad_video"),
         ([video(data_url(b"ffconcat version 1.0\nfile " + bytes(CLIP), "video/mp4"))], 422, "bad_video"),
+        ([video(data_url(Y4M, "video/mp4"))], 422, "bad_video"),  # FFmpeg reads it, and much else
         ([video(data_url(animation(2, (200, 200)), "image/gif"))], 413, "too_large"),
     ],
 )
