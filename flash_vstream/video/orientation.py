@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
@@ -65,6 +66,11 @@ class UprightFrames:
         return upright_rgb(frame, self._orientation)
 
 
+def conversion_options(version: str) -> dict[str, Any]:
+    """One thread converts. From version 17 on, PyAV would start more anew for each frame; before, it had no option."""
+    return {"threads": 1} if int(version.partition(".")[0]) >= 17 else {}
+
+
 def upright_rgb(frame: av.VideoFrame, orientation: Orientation, size: tuple[int, int] | None = None) -> RGBFrame:
     """A decoded frame as upright uint8 RGB `[H, W, 3]`, of `size` (width, height) if given.
 
@@ -73,6 +79,7 @@ def upright_rgb(frame: av.VideoFrame, orientation: Orientation, size: tuple[int,
     width, height = size or (frame.width, frame.height)
     if size and orientation.swaps_axes:
         width, height = height, width
-    # One thread: more would be started anew for each frame.
-    stored = frame.reformat(width=width, height=height, format="rgb24", threads=1).to_ndarray()
+    stored = frame.reformat(
+        width=width, height=height, format="rgb24", **conversion_options(av.__version__)
+    ).to_ndarray()
     return orientation.upright(np.asarray(stored, np.uint8))

@@ -14,7 +14,7 @@ import pytest
 
 from flash_vstream.serve.command import CLIP
 from flash_vstream.video import read_frames
-from flash_vstream.video.orientation import UprightFrames
+from flash_vstream.video.orientation import UprightFrames, conversion_options
 
 from .clips import with_matrix, write_clip
 
@@ -66,5 +66,8 @@ def test_a_matrix_that_changes_is_followed(tmp_path: Path) -> None:
 def test_conversion_with_one_thread_changes_no_pixel() -> None:
     with av.open(str(CLIP)) as file:
         frame = next(file.decode(video=0))
-    one, many = (frame.reformat(format="rgb24", threads=threads).to_ndarray() for threads in (1, 0))
+    one, many = (
+        frame.reformat(format="rgb24", **options).to_ndarray() for options in (conversion_options(av.__version__), {})
+    )
     np.testing.assert_array_equal(one, many)
+    assert conversion_options("16.1.0") == {} and conversion_options("18.1.0") == {"threads": 1}
