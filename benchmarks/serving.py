@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from benchmarks.memory import synchronise
-from benchmarks.session import ATTENTION, model_of_7b
-from flash_vstream import StreamSession, load
+from benchmarks.session import add_shapes, make_model
+from flash_vstream import StreamSession
 from flash_vstream.engine.batcher import Batcher
 from flash_vstream.engine.encoder import Encoder
 from flash_vstream.engine.local import LocalEngine
@@ -143,26 +143,17 @@ def percentile(values: list[float], share: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", choices=("tiny", "7b"), default="tiny")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--attention", choices=ATTENTION, default="sdpa")
+    add_shapes(parser)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=30.0, help="of streaming, for each number of streams")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--height", type=int, default=480)
     parser.add_argument("--width", type=int, default=640)
     options = parser.parse_args()
-    dtype = getattr(torch, options.dtype)
-    if options.shapes == "tiny":
-        model, processor = load(device=options.device, dtype=dtype, attn_implementation=options.attention)
-    else:
-        model, processor = model_of_7b(options.device, dtype, options.attention)
+    model, processor = make_model(options)
     assert model.generation_config is not None
     model.generation_config.eos_token_id = model.config.text_config.eos_token_id = None  # answers of equal length
     peak = bandwidth(options.device)
-    where = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
-    print(f"{options.shapes} shapes, {options.dtype}, {options.attention}, {where}, torch {torch.__version__}")
     print(f"bandwidth of a copy: {peak / 1e9:.0f} GB/s")
     print(
         "| streams | frames | late | lag p95, ms | questions | first token p50, ms | p95 | the last of all at once, ms "

@@ -97,34 +97,43 @@ def timed(device: str, work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_shapes(parser: argparse.ArgumentParser) -> None:
+    """The options of the model that is measured."""
     parser.add_argument("--shapes", choices=("tiny", "7b"), default="tiny")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--attention", choices=ATTENTION, default="sdpa")
+
+
+def make_model(options: argparse.Namespace) -> tuple[VStreamForConditionalGeneration, VStreamProcessor]:
+    """The model of these options; prints what it is."""
+    dtype = getattr(torch, options.dtype)
+    where = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
+    print(f"{options.shapes} shapes, {options.dtype}, {options.attention}, {where}, torch {torch.__version__}")
+    if options.shapes == "tiny":
+        return load(device=options.device, dtype=dtype, attn_implementation=options.attention)
+    return model_of_7b(options.device, dtype, options.attention)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_shapes(parser)
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--questions", type=int, default=5)
     arguments = parser.parse_args()
-    dtype = getattr(torch, arguments.dtype)
-    if arguments.shapes == "tiny":
-        session = StreamSession(*load(device=arguments.device, dtype=dtype, attn_implementation=arguments.attention))
-    else:
-        session = StreamSession(*model_of_7b(arguments.device, dtype, arguments.attention))
+    session = StreamSession(*make_model(arguments))
     measure(session, 30, 8, 1)  # warm up, and fill the memory
     rows = {
         name: measure(session, arguments.frames, arguments.tokens, arguments.questions)
         for name in ("in a young stream", "in a long stream")
     }
-    where = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "CPU"
-    print(f"{arguments.shapes} shapes, {arguments.dtype}, {arguments.attention}, {where}, torch {torch.__version__}")
     print("| | " + " | ".join(rows) + " |\n|---|---|---|")
     for key in rows["in a young stream"]:
         print(f"| {key} | " + " | ".join(f"{row[key]:.1f}" for row in rows.values()) + " |")
     peak = (
         torch.cuda.max_memory_allocated()
-        if where != "CPU"
+        if arguments.device.startswith("cuda")
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
     print(f"| peak memory, GiB | | {peak / 2**30:.2f} |")

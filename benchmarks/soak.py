@@ -16,8 +16,6 @@ import dataclasses
 import io
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -30,14 +28,15 @@ import openai
 import yaml
 from PIL import Image
 
-from benchmarks.live_senders import FPS, Sender, World, free_port, senders
+from benchmarks.live_senders import FPS, Sender, World, senders
+from benchmarks.server_process import ServerProcess
 from flash_vstream.synthetic.render import render_stream
 from flash_vstream.synthetic.world import ROOMS, Stream, Visit, random_scene
 
 QUESTION = "Which room is shown now?"
 SIZE = 144
 DURATION_S = 30.0
-HEALTHY_S = 120.0  # the server must be ready by then
+BEGIN_S = 120.0  # all streams must have begun by then
 
 
 def one_room(number: int) -> Stream:
@@ -105,11 +104,11 @@ def ask(client: openai.OpenAI, http: httpx.Client, watched: list[Watched], numbe
         found.wrong.append(f"{stream.name} ({stream.room}) at {at}: {text!r}, picture of {nearest.name}")
 
 
-def keep_asking(port: int, watched: list[Watched], seed: int, until: float, found: Findings) -> None:
+def keep_asking(address: str, watched: list[Watched], seed: int, until: float, found: Findings) -> None:
     """One client: questions about streams at random, with pauses."""
     rng = random.Random(f"client-{seed}")
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=120)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120)
+    with httpx.Client(base_url=address, timeout=60) as http:
         while time.monotonic() < until:
             try:
                 ask(client, http, watched, rng.randrange(len(watched)), found)
@@ -131,12 +130,6 @@ def disturb(stream: Watched, seed: int, until: float) -> None:
         stream.n_outages += 1
 
 
-def resident_mb(pid: int) -> float:
-    """The resident memory of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
-
-
 def start_senders(count: int, folder: Path) -> list[Watched]:
     """One sender for each stream, of the eight kinds in turn."""
     watched = []
@@ -152,17 +145,6 @@ def start_senders(count: int, folder: Path) -> list[Watched]:
     return watched
 
 
-def wait_until_ready(http: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + HEALTHY_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if http.get("/health").status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.2)
-    raise SystemExit("the server did not become ready")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0)
@@ -175,32 +157,26 @@ def main() -> None:
         watched = start_senders(options.streams, folder)
         listed = folder / "streams.yaml"
         listed.write_text(yaml.safe_dump([{"name": one.name, "url": one.sender.address} for one in watched]))
-        port, log = free_port(), folder / "server.log"
-        command = [sys.executable, "-m", "flash_vstream", "serve", "--port", str(port), "--streams", str(listed)]
-        with log.open("wb") as out:
-            process = subprocess.Popen([*command, "--state_dir", str(folder / "state")], stdout=out, stderr=out)
+        server = ServerProcess(folder / "server.log", "--streams", str(listed), "--state_dir", str(folder / "state"))
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-                wait_until_ready(http, process)
-                run(options, watched, http, port, process.pid)
-            print("server's output after its first two lines:")
-            print("\n".join(log.read_text(errors="replace").splitlines()[2:][-20:]) or "none")
+            with httpx.Client(base_url=server.address, timeout=60) as http:
+                run(options, watched, http, server)
         finally:
-            process.terminate()
-            print(f"the server ended with code {process.wait(20)}")
+            server.terminate()
+        print("the server's last lines:", *server.output().splitlines()[-20:], sep="\n")
 
 
-def run(options: argparse.Namespace, watched: list[Watched], http: httpx.Client, port: int, pid: int) -> None:
+def run(options: argparse.Namespace, watched: list[Watched], http: httpx.Client, server: ServerProcess) -> None:
     """Let clients ask while senders come and go; print the table."""
     until = time.monotonic() + 60 * options.minutes
     began, found = time.monotonic(), Findings()
-    deadline = time.monotonic() + HEALTHY_S
+    deadline = time.monotonic() + BEGIN_S
     while any(one["frames_seen"] < 3 for one in http.get("/v1/streams").json()["data"]):
         if time.monotonic() > deadline:
             raise SystemExit("not every stream has begun")
         time.sleep(1)
     threads = [
-        threading.Thread(target=keep_asking, args=(port, watched, number, until, found))
+        threading.Thread(target=keep_asking, args=(server.address, watched, number, until, found))
         for number in range(options.clients)
     ]
     threads += [
@@ -209,14 +185,14 @@ def run(options: argparse.Namespace, watched: list[Watched], http: httpx.Client,
     ]
     for thread in threads:
         thread.start()
-    print("| minute | resident MB | right | wrong | errors | frames | dropped | gaps | largest lag, s |")
+    print("| minute | resident MiB | right | wrong | errors | frames | dropped | gaps | largest lag, s |")
     print("|---|---|---|---|---|---|---|---|---|")
     while time.monotonic() < until + 1:
         time.sleep(min(options.every_s, max(0.0, until + 1 - time.monotonic())))
         data = http.get("/v1/streams").json()["data"]
         lags = [one["lag"] for one in data if one["state"] == "playing"]
         print(
-            f"| {(time.monotonic() - began) / 60:.0f} | {resident_mb(pid):.0f} | {found.n_right} | {len(found.wrong)} "
+            f"| {(time.monotonic() - began) / 60:.0f} | {server.rss_mib():.0f} | {found.n_right} | {len(found.wrong)} "
             f"| {sum(found.errors.values())} | {sum(one['frames_seen'] for one in data)} "
             f"| {sum(one['frames_dropped'] for one in data)} | {sum(one['reconnects'] for one in data)} "
             f"| {max(lags, default=0.0):.1f} |",

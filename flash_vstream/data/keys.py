@@ -26,7 +26,10 @@ VISUALS = {
     "image", "img", "picture", "pic", "photo", "video", "vid", "clip", "movie", "film", "frame", "gif", "media",
     "visual", "screenshot",
 }  # fmt: skip
-PLACES = {"path", "file", "filename", "name", "url", "uri", "list", "source", "src", "data", "byte", "base", "b"}
+PLACES = {
+    "path", "file", "filename", "name", "url", "uri", "list", "source", "src", "data", "byte",
+    "base", "b",  # base64, b64
+}  # fmt: skip
 SELECTORS = {
     "start", "begin", "from", "end", "stop", "until", "time", "timestamp", "moment", "segment", "interval", "span",
     "range", "window", "frame", "clip", "offset",

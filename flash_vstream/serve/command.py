@@ -23,7 +23,7 @@ import os
 import sys
 from pathlib import Path
 
-from flash_vstream.engine.address import LOCAL, parse_engine
+from flash_vstream.engine.address import LOCAL
 from flash_vstream.engine.pictures import PictureEngine
 from flash_vstream.options import (
     CommandParser,
@@ -135,7 +135,6 @@ def run(options: argparse.Namespace) -> int:
     video = str(CLIP) if options.video_file is None else options.video_file
     is_clip = Path(video).is_file() and CLIP.samefile(video)
     schedule = Schedule([parse(line, need_time=True) for line in options.ask])
-    parse_engine(options.engine)  # before the model is read, which takes long
     source = open_source(
         video,
         fps=options.fps,

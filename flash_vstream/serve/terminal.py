@@ -34,13 +34,8 @@ Type a question and press Enter; it is answered from what was seen up to then. O
   /reset         forget what was seen; the stream plays on
   /help          this text
   /quit          end (also Ctrl-D)"""
-WORDS = {
-    "quit": "/quit",
-    "exit": "/quit",
-    "/exit": "/quit",
-    "help": "/help",
-    "?": "/help",
-}  # words that are commands, not questions
+# Words that are commands, not questions.
+WORDS = {"quit": "/quit", "exit": "/quit", "/exit": "/quit", "help": "/help", "?": "/help"}
 COMMANDS = ("/memory", "/save", "/reset", "/help", "/quit")
 
 

@@ -37,7 +37,7 @@ from flash_vstream.service.streams import Stream
 
 HEARTBEAT_S = 15.0  # between two comments of a quiet event stream, so that proxies keep it open
 POLL_S = 0.2
-THREADS = 128  # of requests that wait for tokens, pictures or a source
+THREADS = 128  # of requests that wait for a picture, a source or the state folder
 router = APIRouter()
 
 

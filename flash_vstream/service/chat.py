@@ -54,7 +54,8 @@ def find_subject(request: ChatRequest) -> tuple[str | None, tuple[Visual, ...]]:
     """What a request is about: a stream, by `stream://NAME` or by its model's name, or the pictures of all messages."""
     model, _, name = request.model.partition("/")
     if model != MODEL:
-        raise ApiError(404, f"the model {request.model!r} does not exist", "model_not_found", "model")
+        reason = f"the model {request.model!r} does not exist: give {MODEL}/NAME for the stream NAME"
+        raise ApiError(404, reason, "model_not_found", "model")
     names = {name} if name else set()
     visuals = []
     for message in request.messages:

@@ -260,7 +260,7 @@ class Socket:
             self.conversation.add(item, len(self.conversation.items))
         reply = Reply(self.model, self.stream, answer, (), self.metrics, self.stream.wall_time)
         self.response = Response(reply, item, options, conversation_id)
-        self.worker = self.response.start(self.worker)
+        self.worker = self.response.start(self.worker, self.websocket.app.state.lanes.answers)
         self.tasks.create_task(self._respond(self.response))
 
     def _ask(self, options: ResponseOptions, dropped: list[str]) -> Answer:

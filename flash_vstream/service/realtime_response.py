@@ -9,26 +9,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
-from anyio.lowlevel import RunVar
 
 from flash_vstream.service.chat import Reply
 from flash_vstream.service.conversation import Item
 from flash_vstream.service.errors import body_of, fault_of, status_of
 from flash_vstream.service.realtime_events import ResponseOptions, new_id
 
-THREADS = 64  # of answers in progress; more wait, and no picture or request waits for them
-_threads: RunVar[CapacityLimiter] = RunVar("realtime_answers")
-
 logger = logging.getLogger(__name__)
-
-
-def answer_threads() -> CapacityLimiter:
-    """The threads of the answers of this event loop."""
-    limiter = _threads.get(None)
-    if limiter is None:
-        limiter = CapacityLimiter(THREADS)
-        _threads.set(limiter)
-    return limiter
 
 
 class Response:
@@ -48,13 +35,13 @@ class Response:
         # No longer than an answer, so its thread never waits for a client that reads slowly.
         self._pieces: asyncio.Queue[str | Exception | None] = asyncio.Queue()
 
-    def start(self, previous: asyncio.Task[None] | None) -> asyncio.Task[None]:
-        """Begin to generate, when the thread of the socket's previous answer has ended."""
+    def start(self, previous: asyncio.Task[None] | None, threads: CapacityLimiter) -> asyncio.Task[None]:
+        """Begin to generate in one of the `threads` of answers, when the socket's previous answer has left its own."""
 
         async def work() -> None:
             if previous is not None:
                 await asyncio.wait([previous])
-            await to_thread.run_sync(self._generate, limiter=answer_threads())
+            await to_thread.run_sync(self._generate, limiter=threads)
 
         return asyncio.create_task(work())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 from flash_vstream.engine.base import Engine
 from flash_vstream.engine.batcher import Batcher
@@ -33,13 +34,14 @@ class Server:
         engine: Engine | None = None,
     ) -> None:
         self.model, self.processor, self.settings = model, processor, settings
+        # First: a folder that another server has is refused before any thread begins.
+        self.state = None if settings.state_dir is None else StateFolder(settings.state_dir)
         self.engine = engine or LocalEngine(model, processor, Batcher(model))
         self.encoder = Encoder(model, processor)
         self._lock = threading.Lock()
         self._streams: dict[str, Stream] = {}
         self._closing = threading.Event()
         self._saving = threading.Lock()  # a stream that is removed must not be saved again
-        self.state = None if settings.state_dir is None else StateFolder(settings.state_dir)
         if self.state is not None:
             for saved in self.state.saved():
                 self._restore(saved)
@@ -68,9 +70,12 @@ class Server:
                 )
             return self._start(definition, self.new_session(), is_saved)
 
-    def new_session(self) -> StreamSession:
-        """A session on the server's model that has seen nothing."""
-        return StreamSession(self.model, self.processor, self.engine, self.encoder, Gallery())
+    def new_session(self, path: Path | None = None) -> StreamSession:
+        """A session on the server's model: that of a file, or one that has seen nothing."""
+        shared = (self.engine, self.encoder, Gallery())
+        if path is not None:
+            return StreamSession.load(self.model, self.processor, path, *shared)
+        return StreamSession(self.model, self.processor, *shared)
 
     def find(self, name: str) -> Stream:
         """The stream of a name. Raises ApiError 404."""
@@ -113,8 +118,7 @@ class Server:
         session, damage = self.new_session(), saved.damage
         if damage is None:
             try:
-                shared = (self.engine, self.encoder, Gallery())
-                session = StreamSession.load(self.model, self.processor, saved.session, *shared)
+                session = self.new_session(saved.session)
                 saved.load_pictures(session)
             except Exception as error:  # a damaged file can raise anything
                 damage = str(error) or type(error).__name__

@@ -132,7 +132,7 @@ class LiveReader:
         return SourceEvent("stalled", self._clock.last, seconds=silent_s)
 
     def _resumed(self, now: float) -> SourceEvent | None:
-        """The event if a stall is over since CONFIRM_S: FFmpeg also gives its last frames when it ends a connection."""
+        """The event if a stall has been over for CONFIRM_S; FFmpeg also gives frames when it ends a connection."""
         if self._revived is None or now - self._revived[0] <= CONFIRM_S:
             return None
         self.state, seconds, self._revived = "playing", self._revived[1], None

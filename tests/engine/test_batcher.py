@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 import weakref
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from flash_vstream.memory.state import State
 from flash_vstream.model import VStreamConfig, VStreamForConditionalGeneration
 from flash_vstream.model.generation import greedy_tokens
 from tests.conftest import TinyModel
+from tests.waiting import wait_until
 
 Question = tuple[Tensor, State, int]  # prompt ids, memory, tokens at most
 
@@ -140,10 +140,7 @@ def test_a_snapshot_that_nobody_holds_is_not_kept(tiny_model: TinyModel, questio
     list(batcher.tokens(ids, memory, 3))
     assert reference() is not None
     del memory
-    deadline = time.monotonic() + 60
-    while reference() is not None and time.monotonic() < deadline:
-        time.sleep(0.01)  # the batcher's thread ends its turn
-    assert reference() is None
+    wait_until(lambda: reference() is None)  # when the batcher's thread has ended its turn
     batcher.close()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flash_vstream.engine.encoder import Encoder, EncoderClosed
 from tests.conftest import TinyModel
+from tests.waiting import wait_until
 
 Frame = NDArray[np.uint8]
 Encode = Callable[[Tensor], Tensor]
@@ -53,16 +54,6 @@ def gate(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> Gate:
     found = Gate(model.encode_frames)
     monkeypatch.setattr(model, "encode_frames", found)
     return found
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    """Wait for a state of another thread."""
-    tick = threading.Event()
-    for _ in range(6000):
-        if is_true():
-            return
-        tick.wait(0.01)
-    raise AssertionError("the state was not reached in a minute")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from flash_vstream.files import read_json_lines
 from flash_vstream.serve.gallery import to_jpeg
 from tests.conftest import TinyModel, make_tiny_model
 from tests.engine.remote_server import Connection, remote
-from tests.eval.worlds import MEMORY, N_FRAMES, RUN, SETTINGS, make_samples, tiny, write_videos
+from tests.eval.worlds import MEMORY, N_FRAMES, RUN, SETTINGS, make_samples, tiny, write_public, write_videos
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +80,7 @@ def test_pictures_are_those_seen_when_a_question_is_asked(
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ActivityNet-QA as `prepare` leaves it, but for its size."""
     root = tmp_path_factory.mktemp("public")
-    folder = root / "ActivityNet-QA"
-    (folder / "videos").mkdir(parents=True)
-    write_videos(folder / "videos")
-    rows = [
-        {"id": f"{video}_{number}", "video_id": video, "question": question, "answer": "yes", "answer_type": "3"}
-        for video in ("v0", "v1")
-        for number, question in enumerate(("Is it a room?", "Is it a kitchen?"))
-    ]
-    (folder / "test_qa.json").write_text(json.dumps(rows))
-    return root
+    return write_public(root, ("v0", "v1"), (("Is it a room?", "yes"), ("Is it a kitchen?", "yes")))
 
 
 def test_the_command(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,25 +18,16 @@ from flash_vstream.eval.answering.store import read_run
 from flash_vstream.files import read_json_lines
 from tests.eval.conftest import N_STREAMS
 from tests.eval.launch import finish, kill_all, start, two_processes
-from tests.eval.worlds import N_FRAMES, write_videos
+from tests.eval.worlds import N_FRAMES, write_public
 
 QUICK = ("--max_new_tokens", "8", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
 def public_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with ActivityNet-QA as `prepare` leaves it, but for its size: 3 videos of which one is missing."""
+    """A data root with three videos, of which one is missing."""
     root = tmp_path_factory.mktemp("public")
-    folder = root / "ActivityNet-QA"
-    (folder / "videos").mkdir(parents=True)
-    write_videos(folder / "videos")
-    rows = [
-        {"id": f"{video}_{number}", "video_id": video, "question": question, "answer": answer, "answer_type": "3"}
-        for video in ("v0", "v1", "lost")
-        for number, (question, answer) in enumerate((("Is it a room?", "yes"), ("Which room is it?", "kitchen")))
-    ]
-    (folder / "test_qa.json").write_text(json.dumps(rows))
-    return root
+    return write_public(root, ("v0", "v1", "lost"), (("Is it a room?", "yes"), ("Which room is it?", "kitchen")))
 
 
 def main(arguments: list[str]) -> int:

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flash_vstream.eval.answering.predict import PredictSettings, predict
@@ -35,6 +36,20 @@ def write_videos(folder: Path, n_videos: int = 2) -> dict[str, Path]:
         if not path.exists():
             write_mp4(make_stream(number, N_FRAMES, N_FRAMES + 0.5), path, fps=1)
     return media
+
+
+def write_public(root: Path, videos: Sequence[str], questions: Sequence[tuple[str, str]]) -> Path:
+    """ActivityNet-QA as `prepare` leaves it, but for its size: v0 and v1, and (question, answer)s about each video."""
+    folder = root / "ActivityNet-QA"
+    (folder / "videos").mkdir(parents=True)
+    write_videos(folder / "videos")
+    rows = [
+        {"id": f"{video}_{number}", "video_id": video, "question": question, "answer": answer, "answer_type": "3"}
+        for video in videos
+        for number, (question, answer) in enumerate(questions)
+    ]
+    (folder / "test_qa.json").write_text(json.dumps(rows))
+    return root
 
 
 def make_samples(n_videos: int = 2) -> list[Sample]:

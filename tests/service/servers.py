@@ -6,7 +6,7 @@ import contextlib
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import numpy as np
@@ -19,15 +19,6 @@ from flash_vstream.service.app import make_app
 from flash_vstream.service.server import Server
 from flash_vstream.service.settings import Settings
 from tests.conftest import TinyModel
-
-DEADLINE_S = 120  # only a server that hangs reaches it
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Running:

@@ -150,6 +150,14 @@ def test_a_file_that_lists_no_streams(
     assert named in capsys.readouterr().err
 
 
+def test_more_streams_than_the_server_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "streams.yaml"
+    file.write_text("[{name: a}, {name: b}]")
+    assert main(["serve", "--port", "0", "--streams", str(file), "--max_streams", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "stream b" in error and "--max_streams" in error and "Traceback" not in error
+
+
 def test_an_address_that_cannot_be_listened_on(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

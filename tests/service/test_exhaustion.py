@@ -20,8 +20,9 @@ from PIL import Image
 from flash_vstream.service.settings import Settings
 from flash_vstream.service.steps import Steps
 from tests.conftest import TinyModel
-from tests.service.servers import DEADLINE_S, Running, frames, serve, to_png, wait_until
+from tests.service.servers import Running, frames, serve, to_png
 from tests.service.test_clips import data_url, picture, video
+from tests.waiting import DEADLINE_S, wait_until
 
 
 def png_of(width: int, height: int) -> bytes:

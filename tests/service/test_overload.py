@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
 from torch import Tensor
@@ -13,17 +12,11 @@ from flash_vstream.service.server import Server
 from flash_vstream.service.settings import Settings, StreamDefinition
 from flash_vstream.service.streams import Stream
 from tests.conftest import TinyModel
+from tests.waiting import wait_until
 
 N_STREAMS = 3
 FPS = 8
 SLOW_S = 0.4  # for a batch, so a stream can have at most 2.5 frames a second
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def n_skipped(stream: Stream) -> int:

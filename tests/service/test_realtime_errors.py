@@ -8,8 +8,7 @@ import json
 import re
 import socket as sockets
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,7 @@ from flash_vstream.service.settings import Settings
 from tests.conftest import TinyModel
 from tests.service.servers import Running, frames, serve, to_png
 from tests.service.sockets import Socket, image_part, message, open_socket, text_of
-
-
-def wait_for(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not is_so():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
+from tests.waiting import wait_until
 
 
 def n_cancelled(running: Running) -> float:
@@ -195,7 +188,7 @@ def test_a_message_that_is_too_large(running: Running) -> None:
         with pytest.raises(ConnectionClosed) as closed:
             socket.receive()
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
-    wait_for(lambda: len(own_streams(running)) <= before)
+    wait_until(lambda: len(own_streams(running)) <= before)
 
 
 def test_sockets_count_as_streams_and_are_not_saved(tiny_model: TinyModel, tmp_path: Path) -> None:
@@ -212,11 +205,11 @@ def test_sockets_count_as_streams_and_are_not_saved(tiny_model: TinyModel, tmp_p
             with open_socket(running, "flash-vstream/kept") as third:
                 assert third.receive()["type"] == "session.created"
             saved = tmp_path / "kept" / "stream.json"
-            wait_for(saved.exists)
+            wait_until(saved.exists)
             saved.unlink()
-            wait_for(saved.exists)  # so all streams were saved once
+            wait_until(saved.exists)  # so all streams were saved once
             assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["kept"]
-        wait_for(lambda: not own_streams(running))
+        wait_until(lambda: not own_streams(running))
         with open_socket(running) as again:
             assert again.receive()["type"] == "session.created"
 
@@ -229,13 +222,21 @@ def ask(socket: Socket) -> None:
     socket.until("response.content_part.added")
 
 
-def test_cancelling_while_a_token_is_awaited(gated: tuple[Running, Gate]) -> None:
+@contextlib.contextmanager
+def awaited(gated: tuple[Running, Gate]) -> Iterator[Socket]:
+    """A socket with a question whose first token is held back by the gate."""
     running, gate = gated
-    before = n_cancelled(running)
     with open_socket(running) as socket:
         gate.shut()
         ask(socket)
-        wait_for(lambda: gate.n_waiting == 1)
+        wait_until(lambda: gate.n_waiting == 1)
+        yield socket
+
+
+def test_cancelling_while_a_token_is_awaited(gated: tuple[Running, Gate]) -> None:
+    running, gate = gated
+    before = n_cancelled(running)
+    with awaited(gated) as socket:
         socket.create(image_part(frames(1, 1)[0]))  # watched while the answer is awaited
         socket.send("response.create", event_id="second")
         error = socket.error()
@@ -263,15 +264,12 @@ def test_a_client_that_vanishes(gated: tuple[Running, Gate]) -> None:
     """Its stream is freed at once, also while a token is awaited; then its answer ends."""
     running, gate = gated
     before = n_cancelled(running)
-    with open_socket(running) as socket:
-        gate.shut()
-        ask(socket)
-        wait_for(lambda: gate.n_waiting == 1)
+    with awaited(gated) as socket:
         socket.connection.socket.shutdown(sockets.SHUT_RDWR)
-        wait_for(lambda: not own_streams(running))
+        wait_until(lambda: not own_streams(running))
     gate.open()
-    wait_for(lambda: n_cancelled(running) == before + 1)
-    wait_for(lambda: running.server.engine.load() == {"running": 0, "waiting": 0})
+    wait_until(lambda: n_cancelled(running) == before + 1)
+    wait_until(lambda: running.server.engine.load() == {"running": 0, "waiting": 0})
     with open_socket(running) as socket:
         ask(socket)
         assert len(text_of(socket.until("response.done")["response"])) == 16
@@ -283,7 +281,7 @@ def test_a_client_that_does_not_read_is_given_up(tiny_model: TinyModel) -> None:
         plain.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
         plain.connect(("127.0.0.1", int(running.address.rpartition(":")[2])))
         with open_socket(running, sock=plain, max_queue=1, compression=None) as slow, open_socket(running) as other:
-            wait_for(lambda: len(own_streams(running)) == 2)
+            wait_until(lambda: len(own_streams(running)) == 2)
 
             def send() -> None:
                 with contextlib.suppress(ConnectionClosed):
@@ -292,7 +290,7 @@ def test_a_client_that_does_not_read_is_given_up(tiny_model: TinyModel) -> None:
 
             thread = threading.Thread(target=send)
             thread.start()
-            wait_for(lambda: len(own_streams(running)) == 1)
+            wait_until(lambda: len(own_streams(running)) == 1)
             ask(other)
             assert len(text_of(other.until("response.done")["response"])) == 16
             plain.shutdown(sockets.SHUT_RDWR)
@@ -337,7 +335,7 @@ def test_a_socket_needs_the_token(tiny_model: TinyModel) -> None:
         own = {"Authorization": "Bearer right", "Origin": running.address}
         assert status(own) is None
         assert status({**own, "Origin": SITE}) == 403
-        wait_for(lambda: not own_streams(running))
+        wait_until(lambda: not own_streams(running))
 
 
 def test_pages_of_other_sites_are_refused(running: Running) -> None:

@@ -17,8 +17,9 @@ import pytest
 
 from flash_vstream.service.settings import Settings, StreamDefinition
 from tests.conftest import TinyModel
-from tests.service.servers import Running, frames, serve, to_png, wait_until
+from tests.service.servers import Running, frames, serve, to_png
 from tests.service.test_clips import picture, video
+from tests.waiting import wait_until
 
 
 class Site:

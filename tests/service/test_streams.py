@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from flash_vstream.video import FrameSource, open_source
 from tests.conftest import TinyModel
 from tests.service.servers import Running, frames, serve, to_png
 from tests.video.clips import write_clip
+from tests.waiting import wait_until
 
 
 def test_a_stream_from_its_making_to_its_end(running: Running) -> None:
@@ -101,8 +101,7 @@ def test_a_stream_that_is_closed_while_it_opens_stops_reading(
 
     monkeypatch.setattr(streams, "open_source", open_late)
     stream.start()
-    while not stream.is_closed:
-        time.sleep(0.01)
+    wait_until(lambda: stream.is_closed)
     stream.close()
     assert "stream early" not in [thread.name for thread in threading.enumerate()]
     assert stream.session.snapshot.n_frames == 0
@@ -203,8 +202,7 @@ def test_a_state_that_cannot_be_written_is_told(tiny_model: TinyModel, tmp_path:
         (tmp_path / "cam").write_text("a file where the folder of the stream belongs")
         running.add("cam", 1)
         stream = running.server.find("cam")
-        while "not_saved" not in {event.kind for event in stream.events_after(0)}:
-            time.sleep(0.01)
+        wait_until(lambda: "not_saved" in {event.kind for event in stream.events_after(0)})
         assert running.push("cam", to_png(frames(1, 1)[0]), time=1).status_code == 200
 
 
@@ -270,9 +268,7 @@ def test_frames_of_a_stream_that_is_asked_are_prefilled(tiny_model: TinyModel) -
         running.push("cam", to_png(frames(1, 5)[0]), time=2)
         assert running.client.post("/v1/chat/completions", json=question).status_code == 200
         running.push("cam", to_png(frames(1, 6)[0]), time=3)
-        deadline = time.monotonic() + 60
-        while len(lengths) < 5 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: len(lengths) >= 5)
     hook.remove()
     assert lengths[3] == lengths[1] and len(lengths) == 5  # the second question found its memory computed
 
@@ -282,8 +278,7 @@ def test_a_file_that_has_ended_is_not_watched_again_after_a_restart(tiny_model: 
     settings = Settings(state_dir=tmp_path / "state")
     with serve(tiny_model, settings) as running:
         stream = running.server.add(StreamDefinition("file", str(path), fps=10), is_trusted=True)
-        while stream.state != "ended":
-            time.sleep(0.01)
+        wait_until(lambda: stream.state == "ended")
         seen = stream.session.snapshot.n_frames
     with serve(tiny_model, settings) as running:
         found = running.client.get("/v1/streams/file").json()

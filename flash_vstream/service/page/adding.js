@@ -14,7 +14,10 @@ export function connectAdding(onAdded) {
     byId("new-url").required = kind() === "address";
     byId("new-file").required = kind() === "file";
   };
-  form.onchange = showKind;
+  form.onchange = () => {
+    showKind();
+    setText(byId("adding-error"), "");
+  };
   byId("add").onclick = () => {
     form.reset();
     showKind();

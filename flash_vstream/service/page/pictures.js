@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { byId } from "./dom.js";
 
-/** Fetch a picture; returns the address of its blob. Who takes it must revoke it. */
+/** Fetch a picture; returns the address of its blob, which the caller must revoke. */
 export async function fetchPicture(path) {
   return URL.createObjectURL(await (await call(path)).blob());
 }

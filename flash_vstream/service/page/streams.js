@@ -75,7 +75,7 @@ async function showPicture(stream) {
   try {
     address = await fetchPicture(streamPath(stream.name, "/snapshot.jpg"));
   } catch (error) {
-    if (error.status === 404) return; // a restored stream has no picture before its next frame
+    if (error.status === 404) return; // a restored stream may have no picture before its next frame
     throw error;
   }
   if (shown.name !== stream.name) return URL.revokeObjectURL(address);
