@@ -126,7 +126,8 @@ def run(options: argparse.Namespace) -> int:
         ws_max_size=settings.max_body_bytes,
         ws_ping_timeout=PONG_S,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    with contextlib.suppress(KeyboardInterrupt):  # the usual end of a server
+        uvicorn.Server(config).run(sockets=[listener])
     return 0
 
 

@@ -108,7 +108,9 @@ class Server:
         for stream in streams:
             stream.close()
         self._save_all()
-        if self.state is not None:
+        if self.state is None:
+            logger.info("stopped; without --state_dir nothing is saved")
+        else:
             logger.info("stopped; the streams are saved in %s", self.state.folder)
             self.state.close()
         self.engine.close()

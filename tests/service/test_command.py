@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -32,13 +33,12 @@ PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 BLOCKS = dict(reversed(re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL)))  # the first of each language
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], str]]:
+@contextlib.contextmanager
+def serving(state: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`flash-vstream serve` with the demo: the process, and its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    state = tmp_path_factory.mktemp("state")
     command = [sys.executable, "-m", "flash_vstream", "serve", "--port", str(port), "--state_dir", str(state)]
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -55,6 +55,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.
             time.sleep(0.1)
         yield process, address
         process.kill()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    with serving(tmp_path_factory.mktemp("state")) as found:
+        yield found
 
 
 @pytest.mark.slow
@@ -110,13 +116,16 @@ def test_the_example_of_a_video_in_a_question(demo: tuple[subprocess.Popen[str],
 
 
 @pytest.mark.slow
-def test_the_end_saves_all_streams(demo: tuple[subprocess.Popen[str], str]) -> None:
-    process, _ = demo
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode in (0, -signal.SIGTERM) and "Traceback" not in output
-    state = Path(str(process.args).split("--state_dir', '")[1].split("'")[0])
-    assert {path.name for path in (state / "demo").iterdir()} == {"stream.json", "session.safetensors", "pictures"}
+@pytest.mark.parametrize(("sent", "codes"), [(signal.SIGTERM, (0, -signal.SIGTERM)), (signal.SIGINT, (0,))])
+def test_the_end_saves_all_streams(tmp_path: Path, sent: signal.Signals, codes: tuple[int, ...]) -> None:
+    with serving(tmp_path / "state") as (process, _):
+        process.send_signal(sent)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode in codes and "Traceback" not in output
+    assert f"saved in {tmp_path / 'state'}" in output and "again" not in output
+    assert {path.name for path in (tmp_path / "state" / "demo").iterdir()} == {
+        "stream.json", "session.safetensors", "pictures",
+    }  # fmt: skip
 
 
 def test_streams_of_a_file(tmp_path: Path) -> None:

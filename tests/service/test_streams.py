@@ -280,6 +280,7 @@ def test_a_file_that_has_ended_is_not_watched_again_after_a_restart(tiny_model: 
         stream = running.server.add(StreamDefinition("file", str(path), fps=10), is_trusted=True)
         wait_until(lambda: stream.state == "ended")
         seen = stream.session.snapshot.n_frames
+        assert running.client.get("/v1/streams/file").json()["lag"] is None
     with serve(tiny_model, settings) as running:
         found = running.client.get("/v1/streams/file").json()
         assert (found["state"], found["frames_seen"], found["lag"]) == ("ended", seen, None)
